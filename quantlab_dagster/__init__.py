@@ -1,0 +1,1 @@
+"""Thousands of tiny Parquet parts per symbol and day become one sorted, numbered, audited file, through Dagster."""

@@ -1,0 +1,138 @@
+"""Fetching the parts of a symbol-day: one GET each, many at a time, in key order, checked against the listing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import ObjectChanged, ObjectNotFound, StoreUnavailable
+from quantlab_dagster.kernel.parts import Part
+from quantlab_dagster.lake.store import first_error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from quantlab_dagster.lake.store import ObjectInfo, Store
+
+__all__ = ["ChecksumVerifier", "MemoryGate", "fetch_parts"]
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_PARTS_PER_BATCH = 128
+
+
+class MemoryGate:
+    """Lets downloads hold at most so many bytes in memory, over all symbol-days of a step; first come, first served."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._held = 0
+        self._freed = asyncio.Condition()
+
+    async def acquire(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` fit, and take them."""
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._held + size_bytes <= self.capacity_bytes or not self._held)
+            self._held += size_bytes
+
+    async def release(self, size_bytes: int) -> None:
+        """Give back what was taken."""
+        async with self._freed:
+            self._held -= size_bytes
+            self._freed.notify_all()
+
+
+@dataclass(slots=True)
+class ChecksumVerifier:
+    """Checks contents against ETags where these are MD5 sums.
+
+    Nothing in a listing says whether they are: under SSE-KMS they look alike but are not. So a mismatch counts only
+    where another object's ETag was its MD5 sum.
+    """
+
+    matched: int = 0
+    mismatched: list[str] = field(default_factory=list)
+
+    def check(self, part: Part, info: ObjectInfo) -> None:
+        """Compare one content (CPU-bound; releases the GIL)."""
+        if not _MD5.fullmatch(info.etag):
+            return
+        if _md5(part.source) == info.etag:
+            self.matched += 1
+        else:
+            self.mismatched.append(info.key)
+
+    def finish(self, store: Store) -> None:
+        """Raise if a content was damaged on its way.
+
+        Raises:
+            StoreUnavailable: a content differs from what the store holds; fetching it again may help.
+        """
+        if self.matched and self.mismatched:
+            raise StoreUnavailable(
+                store.name(self.mismatched[0]),
+                f"{len(self.mismatched)} downloaded parts do not have the MD5 sum that their ETags give",
+                "Run again; if it stays, the objects are damaged in the store",
+            )
+
+
+def _md5(source: bytes | Path) -> str:
+    if isinstance(source, bytes):
+        return hashlib.md5(source, usedforsecurity=False).hexdigest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+async def fetch_parts(
+    store: Store,
+    listed: Sequence[ObjectInfo],
+    consume: Callable[[list[Part]], Awaitable[None]],
+    *,
+    gate: asyncio.Semaphore,
+    spool: Path | None,
+) -> None:
+    """Fetch parts, running ahead of the consumer, which gets them in batches, in the order listed.
+
+    Args:
+        store: the raw lake.
+        listed: the parts.
+        consume: called with one batch after another.
+        gate: bounds the requests in flight.
+        spool: directory to write the contents to; None keeps them in memory.
+
+    Raises:
+        ObjectChanged: a part is not what was listed, or gone. List again.
+        StoreError: any other failure; no part is ever left out.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = deque(
+                group.create_task(_fetch(store, info, gate, spool / f"{index:08d}.parquet" if spool else None))
+                for index, info in enumerate(listed)
+            )
+            while tasks:
+                batch = [tasks.popleft() for _ in range(min(_PARTS_PER_BATCH, len(tasks)))]
+                await consume([await task for task in batch])
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from errors
+
+
+async def _fetch(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: Path | None) -> Part:
+    async with gate:
+        try:
+            if path is None:
+                content, got = await store.get(info.key)
+                source: bytes | Path = content
+                size_bytes = len(content)
+            else:
+                got = await store.download(info.key, path)
+                source, size_bytes = path, path.stat().st_size
+        except ObjectNotFound as error:
+            raise ObjectChanged(store.name(info.key), "was deleted after it was listed", "Run again") from error
+    if (got.etag, size_bytes) != (info.etag, info.size_bytes):
+        raise ObjectChanged(store.name(info.key), "was replaced after it was listed", "Run again")
+    return Part(info.name, source, size_bytes)

@@ -1,0 +1,119 @@
+"""The JSON objects beside a published day: meta.json, sources.json, quarantine.json. Typed, both ways.
+
+No wall-clock value is in any of them but quarantine's, so that the same raw objects give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantlab_dagster.errors import MalformedObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from quantlab_dagster.lake.store import ObjectInfo
+
+__all__ = ["DayMeta", "Quarantine", "Source", "Sources", "fingerprint"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @classmethod
+    def read(cls, content: bytes, where: str) -> Self:
+        """Parse an object of the lake.
+
+        Raises:
+            MalformedObject: it is no such record. It is never treated as absent.
+        """
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            at = ".".join(str(item) for item in first["loc"])
+            raise MalformedObject(
+                where,
+                f"is not a valid {cls.__name__} record ({at}: {first['msg']})",
+                "Restore the object, or remove it and compact the day again",
+            ) from None
+
+    def dump(self) -> bytes:
+        """The object's bytes: indented JSON, keys in a fixed order."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+class Source(BaseModel):
+    """One raw object that was read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size_bytes: int
+    etag: str
+
+    @classmethod
+    def of(cls, info: ObjectInfo) -> Self:
+        """The source that a listed object is."""
+        return cls(name=info.name, size_bytes=info.size_bytes, etag=info.etag)
+
+
+def fingerprint(sources: Iterable[Source]) -> str:
+    """What was read, as one SHA-256 over names, sizes and ETags in key order: equal fingerprints, equal raw objects."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{source.name}\t{source.size_bytes}\t{source.etag}\n".encode())
+    return digest.hexdigest()
+
+
+class DayMeta(_Record):
+    """meta.json: what replay clients read first, and the commit mark of a published day.
+
+    Everything after `post_filter_version` is this project's; days that other software published lack it.
+    """
+
+    schema_version: Literal[1] = 1
+    rows: int
+    ts_event_min: int | None
+    ts_event_max: int | None
+    ordering_columns: tuple[str, ...] = ("ts_event", "seq")
+    stream_type: str
+    sha256: str | None = None
+    source_files: int | None = None
+    day_quality: str = "UNKNOWN"
+    post_filter_version: str | None = None
+    data_size_bytes: int | None = None
+    data_etag: str | None = None
+    raw_fingerprint: str | None = None
+    raw_bytes: int | None = None
+    revision: int = 1
+    writer: str | None = None
+    writer_version: str | None = None
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether other software published the day."""
+        return self.raw_fingerprint is None
+
+
+class Sources(_Record):
+    """sources.json: the raw objects that a published day was made of, in key order."""
+
+    schema_version: Literal[1] = 1
+    raw_fingerprint: str
+    objects: tuple[Source, ...]
+
+
+class Quarantine(_Record):
+    """quarantine.json: why a symbol-day is not published."""
+
+    schema_version: Literal[1] = 1
+    raw_fingerprint: str
+    part: str | None = None
+    reason: str
+    writer_version: str | None = None
+    source_files: int = Field(default=0)

@@ -1,0 +1,129 @@
+"""Errors that people meet: each names the object, the cause and what to do next.
+
+Every error also inherits the matching builtin, so that callers who know nothing of this package can catch it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "AuditFailed",
+    "BadPart",
+    "ConditionalWriteUnsupported",
+    "Conflict",
+    "CorruptPart",
+    "DayRefused",
+    "MalformedObject",
+    "NullOrder",
+    "ObjectChanged",
+    "ObjectNotFound",
+    "PathError",
+    "QuantlabError",
+    "SchemaConflict",
+    "SettingsError",
+    "StoreError",
+    "StoreUnavailable",
+]
+
+
+class QuantlabError(Exception):
+    """Base of all expected errors.
+
+    Args:
+        where: the object concerned: a URL, key, column, setting or day.
+        cause: what is wrong with it.
+        remedy: what the reader should do next.
+    """
+
+    def __init__(self, where: str, cause: str, remedy: str = "") -> None:
+        self.where = where
+        self.cause = cause
+        self.remedy = remedy
+        super().__init__(where, cause, remedy)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.cause}" if self.where else self.cause
+        return f"{text}. {self.remedy}" if self.remedy else text
+
+
+class SettingsError(QuantlabError, ValueError):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class PathError(QuantlabError, ValueError):
+    """A key or a value does not fit the path grammar of the lake."""
+
+
+class DayRefused(QuantlabError, ValueError):
+    """The day is not eligible: today, the future, or yesterday before 02:30 UTC."""
+
+
+class StoreError(QuantlabError, OSError):
+    """The object store answered with an error that a retry will not mend."""
+
+    # OSError formats (errno, strerror) itself; ours is the message to show.
+    __str__ = QuantlabError.__str__
+
+
+class StoreUnavailable(StoreError, ConnectionError):
+    """The store did not answer, or not usefully, after all retries. Nothing was decided; run again later."""
+
+
+class ObjectNotFound(StoreError, FileNotFoundError):
+    """There is definitely no such object."""
+
+
+class AccessDenied(StoreError, PermissionError):
+    """The credentials do not allow this request."""
+
+
+class ObjectChanged(StoreError):
+    """The object is not the one that was listed: replaced or deleted between the listing and the read."""
+
+
+class Conflict(StoreError):
+    """Another writer changed the object since it was read; read it again and decide anew."""
+
+
+class ConditionalWriteUnsupported(StoreError):
+    """The server refuses a correct conditional write; concurrent writers could not be told apart."""
+
+
+class MalformedObject(QuantlabError, ValueError):
+    """A JSON object of the lake exists but cannot be understood. It is never treated as absent."""
+
+
+class BadPart(QuantlabError, ValueError):
+    """A raw part cannot be merged; its symbol-day is quarantined.
+
+    Args:
+        part: key of the part.
+        cause: what is wrong with it.
+    """
+
+    def __init__(self, part: str, cause: str) -> None:
+        self.part = part
+        super().__init__(
+            part,
+            cause,
+            "Replace or remove the part, then compact the day again; nothing was published from it",
+        )
+
+    def __reduce__(self) -> tuple[type[BadPart], tuple[str, str]]:
+        return type(self), (self.part, self.cause)
+
+
+class CorruptPart(BadPart):
+    """The part is not a readable Parquet file, or contradicts its own footer."""
+
+
+class NullOrder(BadPart):
+    """The part has nulls in the column that orders the day."""
+
+
+class SchemaConflict(BadPart):
+    """The part has a column that cannot be united with the others' without loss."""
+
+
+class AuditFailed(QuantlabError, AssertionError):
+    """The written file is not proved to hold exactly the rows of the parts in order. It is not published."""

@@ -1,0 +1,159 @@
+"""The union of the parts' schemas: one dtype per column, widened without loss, or an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from quantlab_dagster.errors import SchemaConflict
+from quantlab_dagster.kernel.parts import ConstantValue, Footer, Part, is_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["SEQ", "Columns", "unite", "widen"]
+
+SEQ = "seq"
+
+# Parquet keeps none of these as they are: a Duration comes back as an integer, the others cannot be written.
+_UNSUPPORTED = (pl.Duration, pl.Int128, pl.UInt128, pl.Object, pl.Unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a merged file, before numbering.
+
+    Attributes:
+        order_by: the integer column that orders the rows.
+        dtypes: name to dtype, in the order of first appearance in key order.
+        constants: columns that hold the same value in every row of every part. They are verified against the data
+            as it is decoded, and otherwise neither sorted, hashed nor carried along.
+    """
+
+    order_by: str
+    dtypes: dict[str, pl.DataType]
+    constants: dict[str, ConstantValue]
+
+    @property
+    def varying(self) -> list[str]:
+        """Names of the columns that are carried through the merge, in order."""
+        return [name for name in self.dtypes if name not in self.constants]
+
+    def helper(self, name: str) -> str:
+        """A name for a helper column that no data column bears."""
+        while name in self.dtypes:
+            name = f"_{name}"
+        return name
+
+
+def widen(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
+    """The narrowest dtype that holds every value of both, or None where that would be lossy or ambiguous.
+
+    The spellings of text unite to String, integers and floats widen among themselves, an all-null column fits
+    anything. Never between integers and floats, never UInt64 with a signed integer, never between decimals,
+    time units or nested types.
+    """
+    if a == b and not is_text(a):
+        return a
+    if a == pl.Null:
+        return b
+    if b == pl.Null:
+        return a
+    if is_text(a) and is_text(b):
+        return pl.String()
+    if a.is_float() and b.is_float():
+        return pl.Float64()
+    if a.is_integer() and b.is_integer():
+        return _widen_integers(a, b)
+    return None
+
+
+def _widen_integers(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
+    bits_a, bits_b = _bits(a), _bits(b)
+    if a.is_signed_integer() == b.is_signed_integer():
+        return a if bits_a >= bits_b else b
+    signed, unsigned = (bits_a, bits_b) if a.is_signed_integer() else (bits_b, bits_a)
+    need = max(signed, 2 * unsigned)
+    return {16: pl.Int16(), 32: pl.Int32(), 64: pl.Int64()}.get(need)
+
+
+def _bits(dtype: pl.DataType) -> int:
+    return int("".join(character for character in str(dtype) if character.isdigit()))
+
+
+def unite(
+    parts: Iterable[Part], footers: Iterable[Footer], order_by: str, *, reserved: frozenset[str] = frozenset()
+) -> Columns:
+    """Unite the schemas of all parts, which must come in key order.
+
+    Args:
+        parts: the parts, for naming the culprit.
+        footers: their footers, in the same order.
+        order_by: must be an integer column of every part, and becomes Int64.
+        reserved: column names that the output adds itself.
+
+    Raises:
+        SchemaConflict: naming part and column.
+    """
+    dtypes: dict[str, pl.DataType] = {}
+    first_in: dict[str, str] = {}
+    constants: dict[str, ConstantValue] | None = None
+    seen: set[int] = set()
+    for part, footer in zip(parts, footers, strict=True):
+        if footer.rows:
+            constants = footer.constants if constants is None else _agreeing(constants, footer.constants)
+        if id(footer.schema) in seen:
+            continue
+        seen.add(id(footer.schema))
+        if order_by not in footer.schema:
+            raise SchemaConflict(part.key, f"column {order_by!r} is missing")
+        for name, dtype in footer.schema.items():
+            if name in reserved:
+                raise SchemaConflict(part.key, f"column {name!r} is reserved for the compacted file")
+            _unite_column(part, name, dtype, dtypes, first_in)
+    order_dtype = widen(dtypes[order_by], pl.Int64()) if order_by in dtypes else pl.Int64()
+    if order_dtype != pl.Int64:
+        raise SchemaConflict(
+            first_in[order_by],
+            f"column {order_by!r} is {dtypes[order_by]}, which is no integer that fits into 64 signed bits",
+        )
+    if order_by in dtypes:
+        dtypes[order_by] = pl.Int64()
+    kept = {name: value for name, value in (constants or {}).items() if name != order_by and name in dtypes}
+    return Columns(order_by, dtypes, kept)
+
+
+def _agreeing(a: Mapping[str, ConstantValue], b: Mapping[str, ConstantValue]) -> dict[str, ConstantValue]:
+    return {name: value for name, value in a.items() if name in b and b[name] == value}
+
+
+def _unite_column(
+    part: Part, name: str, dtype: pl.DataType, dtypes: dict[str, pl.DataType], first_in: dict[str, str]
+) -> None:
+    if _contains_unsupported(dtype):
+        raise SchemaConflict(
+            part.key, f"column {name!r} is {dtype}, which Parquet readers would not give back as it is"
+        )
+    if name not in dtypes:
+        dtypes[name] = pl.String() if is_text(dtype) else dtype
+        first_in[name] = part.key
+        return
+    united = widen(dtypes[name], dtype)
+    if united is None:
+        cause = f"column {name!r} is {dtype}, but {dtypes[name]} in {first_in[name]}: not widened without loss"
+        raise SchemaConflict(part.key, cause)
+    dtypes[name] = united
+
+
+def _contains_unsupported(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, _UNSUPPORTED):
+        return True
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        return _contains_unsupported(inner if isinstance(inner, pl.DataType) else inner())
+    if isinstance(dtype, pl.Struct):
+        fields = (field.dtype for field in dtype.fields)
+        return any(_contains_unsupported(inner if isinstance(inner, pl.DataType) else inner()) for inner in fields)
+    return False

@@ -1,0 +1,122 @@
+"""Decoding: parts in, one frame of the united columns out, each row knowing its position in the day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from quantlab_dagster.errors import CorruptPart
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from quantlab_dagster.kernel.columns import Columns
+    from quantlab_dagster.kernel.parts import Part
+
+__all__ = ["POSITION", "UNREADABLE", "read_parts", "scan"]
+
+POSITION = "position"
+"""Base name of the helper column with a row's position in the day: Int64, the number of rows before it in
+(part, row) order. (order column, position) is the total order of a day."""
+
+# What Polars raises for damaged input. A panic of its Rust core is no Exception in Python.
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
+# Lossless casts only: the others (`integer_cast="allow-float"`, `extra_columns="ignore"`) lose data silently.
+_LOSSLESS = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast", categorical_to_string="allow")
+
+
+def scan(parts: Sequence[Part], dtypes: dict[str, pl.DataType], row_index: str) -> pl.LazyFrame:
+    """One scan over all parts, in order, with the given columns and a row index over their concatenation."""
+    sources: list[bytes] | list[Path] = [part.source for part in parts]  # type: ignore[assignment]
+    return pl.scan_parquet(
+        sources,
+        schema=dtypes,
+        missing_columns="insert",
+        extra_columns="raise",
+        cast_options=_LOSSLESS,
+        row_index_name=row_index,
+        glob=False,
+        hive_partitioning=False,
+        cache=False,
+    )
+
+
+def read_parts(
+    parts: Sequence[Part],
+    columns: Columns,
+    first_positions: np.ndarray,
+    rows: np.ndarray,
+    *,
+    part_slice: tuple[int, int] | None = None,
+) -> pl.DataFrame:
+    """Decode parts completely, check and drop the constant columns, and add each row's position in the day.
+
+    Args:
+        parts: in key order, none of them without rows.
+        columns: the united columns.
+        first_positions: position of each part's first row, int64, shape (parts,).
+        rows: rows that each part's footer declares, int64, shape (parts,).
+        part_slice: (offset, length) to read rows of one part only; then `parts` holds just that part.
+
+    Returns:
+        The varying columns and the position column (Int64), in position order.
+
+    Raises:
+        CorruptPart: naming the part that cannot be decoded, or that contradicts its own footer.
+    """
+    position = columns.helper(POSITION)
+    try:
+        lazy = scan(parts, columns.dtypes, position)
+        if part_slice is not None:
+            lazy = lazy.slice(*part_slice)
+        frame = lazy.collect(engine="streaming")
+    except UNREADABLE as error:
+        raise blame(parts, columns, error) from error
+    expected = int(rows.sum()) if part_slice is None else part_slice[1]
+    if frame.height != expected:
+        raise blame(parts, columns, f"{frame.height} rows were decoded where the footers declare {expected}")
+    if part_slice is None:
+        starts = np.concatenate(([0], np.cumsum(rows)[:-1]))
+        shift = pl.Series(np.repeat(first_positions - starts, rows))
+    else:
+        shift = pl.Series([int(first_positions[0])], dtype=pl.Int64)
+    frame = frame.with_columns((pl.col(position).cast(pl.Int64) + shift).alias(position))
+    _check_constants(frame, parts, columns, first_positions, position)
+    return frame.select(*columns.varying, position)
+
+
+def _check_constants(
+    frame: pl.DataFrame, parts: Sequence[Part], columns: Columns, first_positions: np.ndarray, position: str
+) -> None:
+    if not columns.constants or not frame.height:
+        return
+    holds = frame.select(
+        (pl.col(name).eq_missing(pl.lit(value, dtype=columns.dtypes[name]))).all().alias(name)
+        for name, value in columns.constants.items()
+    ).row(0, named=True)
+    for name, held in holds.items():
+        if not held:
+            wrong = frame.filter(pl.col(name).ne_missing(pl.lit(columns.constants[name], dtype=columns.dtypes[name])))
+            culprit = int(np.searchsorted(first_positions, wrong[position][0], side="right")) - 1
+            cause = f"column {name!r} has other values than the statistics in its footer declare"
+            raise CorruptPart(parts[culprit].key, cause)
+
+
+def blame(parts: Sequence[Part], columns: Columns, error: object) -> CorruptPart:
+    """Find the part that cannot be read: with many buffers in one scan, Polars does not say which it was."""
+    for part in parts:
+        try:
+            scan([part], columns.dtypes, columns.helper(POSITION)).collect(engine="streaming")
+        except UNREADABLE as own_error:
+            return CorruptPart(part.key, f"cannot be decoded ({_brief(own_error)})")
+    names = parts[0].key if len(parts) == 1 else f"{parts[0].key} … {parts[-1].key}"
+    return CorruptPart(names, f"cannot be decoded ({_brief(error)})")
+
+
+def _brief(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

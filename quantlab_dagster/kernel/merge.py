@@ -1,0 +1,286 @@
+"""The windowed merge: the one algorithm for every size and both lakes.
+
+Per window: decode the parts that reach into it, keep the window's rows, sort them stably by the order column, number
+them on, hand them to the encoder, which works while the next window is decoded. Afterwards the written file is read
+back and must hold exactly the rows of the parts, in exactly the order they were written.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import polars as pl
+
+from quantlab_dagster.errors import AuditFailed
+from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
+from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes, sequence_hash
+from quantlab_dagster.kernel.frames import POSITION, read_parts
+from quantlab_dagster.kernel.runs import Runs
+from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from quantlab_dagster.kernel.columns import Columns
+    from quantlab_dagster.kernel.cuts import Window
+    from quantlab_dagster.kernel.survey import Survey
+
+__all__ = ["DEFAULT_BUDGET_BYTES", "Cancelled", "Merged", "merge", "window_rows"]
+
+DEFAULT_BUDGET_BYTES = 512 << 20
+
+# Measured on the real-size day (benchmarks/): at the peak there are, per row of a window, its decoded, its sorted and
+# its waiting copy and the sort's own; and per row of a row group the encoder's table and its pages.
+_COPIES_OF_WINDOW = 5
+_COPIES_OF_ROW_GROUP = 2
+_HELPER_BYTES = 24  # position, hash, sort index
+
+
+class Cancelled(Exception):  # not an error: somebody asked for it
+    """The merge was asked to stop; the unfinished output is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A finished, audited file.
+
+    Attributes:
+        rows: rows in it, equal to the rows of all parts.
+        key_min: least value of the order column; None without rows.
+        key_max: greatest value of the order column.
+        columns: name to Polars dtype, in file order, `seq` included.
+        size_bytes: of the file.
+        windows: how many windows the day was cut into.
+        distributed: whether parts were first distributed into runs.
+        histogram: (bucket, rows) for each occupied bucket of `bucket_width` order values; empty without a width.
+        digest: of the file, as read back.
+    """
+
+    rows: int
+    key_min: int | None
+    key_max: int | None
+    columns: dict[str, str]
+    size_bytes: int
+    windows: int
+    distributed: bool
+    histogram: tuple[tuple[int, int], ...]
+    digest: FileDigest
+
+
+class Windows(Protocol):
+    """Where the rows of a window come from: the parts themselves, or runs distributed from them."""
+
+    content: int
+    """Hash of all rows decoded from the parts, each counted once."""
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """One frame per window: varying columns and position, in position order."""
+        ...
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """What was handed to the writer, to be compared with the parts and with the file."""
+
+    rows: int = 0
+    content: int = 0
+    sequence: int = 0
+    histogram: dict[int, int] = field(default_factory=dict)
+
+
+def window_rows(row_bytes: int, budget_bytes: int, resident_bytes: int) -> int:
+    """How many rows a window may have.
+
+    Args:
+        row_bytes: decoded size of a row's varying columns.
+        budget_bytes: memory for the merge, the compressed parts it holds included.
+        resident_bytes: compressed parts held in memory.
+    """
+    row = row_bytes + _HELPER_BYTES
+    available = budget_bytes - resident_bytes - _COPIES_OF_ROW_GROUP * ROW_GROUP_ROWS * row
+    # Never less than an eighth of the budget: what is fixed may not starve the windows.
+    return max(1, max(available, budget_bytes // 8) // (_COPIES_OF_WINDOW * row))
+
+
+def merge(
+    survey: Survey,
+    output: Path,
+    *,
+    scratch: Path,
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    bucket_width: int | None = None,
+    metadata: dict[str, str] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Merged:
+    """Merge surveyed parts into one sorted, audited file.
+
+    Args:
+        survey: of all parts, in key order.
+        output: file to write; what it held is replaced.
+        scratch: existing directory for runs, needed only where parts overlap badly.
+        budget_bytes: memory to stay within, beyond what the process needs anyway. The least it can work with is a few
+            times the largest row group among the parts.
+        bucket_width: width of the histogram's buckets, in units of the order column.
+        metadata: key-value pairs for the file.
+        cancelled: asked between windows; when it says yes the merge stops.
+
+    Raises:
+        BadPart: a part cannot be decoded, or contradicts its footer.
+        AuditFailed: the file is not proved to be right. This is a bug or broken hardware.
+        Cancelled: as asked.
+    """
+    resident = survey.total_bytes if survey.parts and isinstance(survey.parts[0].source, bytes) else 0
+    rows = window_rows(row_bytes(survey), budget_bytes, resident)
+    plan = plan_windows(survey, rows)
+    windows: Windows = Runs(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
+    ledger = _Ledger()
+    with (
+        SortedFileWriter(output, survey.columns, survey.order, metadata) as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
+    ):
+        encoding: Future[None] | None = None
+        for frame in windows:
+            if cancelled():
+                raise Cancelled
+            ordered = _ordered(frame, survey)
+            _record(ledger, ordered, survey, bucket_width)
+            if encoding is not None:
+                encoding.result()
+            encoding = encoder.submit(writer.append, ordered.select(survey.columns.varying))
+        if encoding is not None:
+            encoding.result()
+    digest = digest_file(
+        output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
+    )
+    _audit(output, survey, windows.content, ledger, digest)
+    return Merged(
+        rows=digest.rows,
+        key_min=digest.key_min,
+        key_max=digest.key_max,
+        columns=_file_columns(survey),
+        size_bytes=output.stat().st_size,
+        windows=len(plan.windows),
+        distributed=plan.distribute,
+        histogram=tuple(sorted(ledger.histogram.items())),
+        digest=digest,
+    )
+
+
+class _Direct:
+    """Windows read straight from the parts that reach into them."""
+
+    def __init__(self, survey: Survey, plan: WindowPlan) -> None:
+        self._survey = survey
+        self._plan = plan
+        self.content = 0
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        seen = np.zeros(len(self._survey.parts), dtype=bool)
+        for window in self._plan.windows:
+            if window.parts:
+                yield self._read(window, seen)
+
+    def _read(self, window: Window, seen: np.ndarray) -> pl.DataFrame:
+        survey = self._survey
+        parts = np.array(window.parts)
+        frame = read_parts(
+            [survey.parts[i] for i in window.parts], survey.columns, survey.first_positions[parts], survey.rows[parts]
+        )
+        # A part that reaches into several windows is hashed as a whole where it is first met.
+        hashes = row_hashes(frame.select(survey.columns.varying))
+        if seen[parts].any():
+            hashes = hashes.filter(pl.Series(np.repeat(~seen[parts], survey.rows[parts])))
+        self.content = add_hashes(self.content, hashes)
+        seen[parts] = True
+        if window.low is None and window.high is None:
+            return frame
+        key, position = survey.columns.helper("key"), survey.columns.helper(POSITION)
+        inside = frame.select(survey.order.key().alias(key), position).select(window.contains(key, position))
+        return frame.filter(inside.to_series())
+
+
+def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
+    """Sort a window and prove that (order value, position) strictly increases: ties are in order, nothing is twice."""
+    position = survey.columns.helper(POSITION)
+    keys = frame.select(survey.order.key()).to_series()
+    if not keys.is_sorted():
+        frame = frame.sort(survey.order.column, maintain_order=True, nulls_last=False)
+        keys = frame.select(survey.order.key()).to_series()
+    key_values, positions = keys.to_numpy(), frame[position].to_numpy()
+    later = key_values[1:] > key_values[:-1]
+    tied_in_order = (key_values[1:] == key_values[:-1]) & (positions[1:] > positions[:-1])
+    if not (later | tied_in_order).all():
+        raise AuditFailed(survey.order.column, "a window is not in the total order after sorting", "Please report this")
+    return frame
+
+
+def _record(ledger: _Ledger, frame: pl.DataFrame, survey: Survey, bucket_width: int | None) -> None:
+    hashes = row_hashes(frame.select(survey.columns.varying))
+    ledger.content = add_hashes(ledger.content, hashes)
+    ledger.sequence = add_hashes(ledger.sequence, sequence_hash(hashes, ledger.rows))
+    ledger.rows += frame.height
+    if bucket_width is not None:
+        buckets = (frame[survey.order.column] // bucket_width).rle().struct.unnest()
+        for length, bucket in buckets.iter_rows():
+            ledger.histogram[bucket] = ledger.histogram.get(bucket, 0) + length
+
+
+def _audit(output: Path, survey: Survey, parts_content: int, ledger: _Ledger, digest: FileDigest) -> None:
+    expected_range = survey.key_range or (None, None)
+    findings = {
+        f"{survey.total_rows} rows in the parts, {ledger.rows} in the windows, {digest.rows} in the file": (
+            survey.total_rows == ledger.rows == digest.rows
+        ),
+        "the rows of the windows are not the rows of the parts": parts_content == ledger.content,
+        "the rows of the file are not the rows of the windows": digest.content == ledger.content,
+        "the rows of the file are not in the order of the windows": digest.sequence == ledger.sequence,
+        f"{digest.inversions} rows of the file are out of order": digest.inversions == 0,
+        f"{digest.misnumbered} rows of the file are misnumbered": digest.misnumbered == 0,
+        "the range of the file is not the range of the parts": (digest.key_min, digest.key_max) == expected_range,
+    }
+    failed = [finding for finding, held in findings.items() if not held]
+    if failed:
+        raise AuditFailed(
+            output.name,
+            "; ".join(failed),
+            "Nothing was published. Check the machine's memory and disk, and report this with the raw parts",
+        )
+
+
+def row_bytes(survey: Survey) -> int:
+    """Decoded bytes of a row's varying columns, measured on the parts with the largest rows."""
+    filled = np.flatnonzero(survey.rows)
+    if not filled.size:
+        return 1
+    # Parts of very few rows are left out: one odd row must not shrink every window.
+    usual = filled[survey.rows[filled] * 2 >= np.median(survey.rows[filled])]
+    density = np.array([survey.parts[i].size_bytes for i in usual]) / survey.rows[usual]
+    densest = usual[np.argsort(-density, kind="stable")[:3]]
+    longest = usual[np.argmax(survey.rows[usual])]
+    return max(_measured_row_bytes(survey, index) for index in {*densest.tolist(), int(longest)})
+
+
+def _measured_row_bytes(survey: Survey, index: int) -> int:
+    offset, length = next(survey.footers[index].slices(1))
+    frame = read_parts(
+        [survey.parts[index]],
+        survey.columns,
+        survey.first_positions[[index]],
+        survey.rows[[index]],
+        part_slice=None if length == survey.rows[index] else (offset, length),
+    )
+    return max(1, int(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).nbytes) // frame.height)
+
+
+def _file_columns(survey: Survey) -> dict[str, str]:
+    columns: Columns = survey.columns
+    result: dict[str, str] = {}
+    for name, dtype in columns.dtypes.items():
+        result[name] = str(dtype)
+        if name == columns.order_by and survey.order.numbered:
+            result["seq"] = "Int64"
+    return result

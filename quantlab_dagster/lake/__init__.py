@@ -1,0 +1,1 @@
+"""Where the bytes are: object stores behind one narrow interface, and the grammar of their keys. Knows no Dagster."""

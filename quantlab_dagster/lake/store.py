@@ -1,0 +1,465 @@
+"""One narrow interface to an object store: a bucket prefix on S3, or a local directory. The engine is obstore.
+
+Everything is asynchronous, because a run that waits in Python can be stopped and one that waits in a blocking call
+cannot. Listings come sorted in byte order of the keys whatever the server's order; conditional writes mean the same on
+every server; every failure is a domain error that names the object.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from filelock import AsyncFileLock
+from obstore import exceptions as obs
+from obstore.store import LocalStore, S3Store
+
+from quantlab_dagster.errors import (
+    AccessDenied,
+    ConditionalWriteUnsupported,
+    Conflict,
+    ObjectNotFound,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import boto3
+    from obstore.store import ClientConfig, RetryConfig
+
+__all__ = [
+    "Directory",
+    "ObjectInfo",
+    "Requests",
+    "S3Options",
+    "Store",
+    "first_error",
+    "local_store",
+    "open_store",
+    "s3_store",
+]
+
+RequestKind = Literal["LIST", "GET", "HEAD", "PUT", "DELETE"]
+
+_LIST_PAGE = 1000
+# Above this size a file goes up in parts; one atomic request or a completed multipart upload, never anything between.
+_MULTIPART_BYTES = 64 << 20
+_MULTIPART_CHUNK = 16 << 20
+_UPLOADS_AT_ONCE = 4
+_STATUS = re.compile(r"status(?: code)?:?\s*\"?(\d{3})")
+_DENIED = (401, 403)
+_NOT_FOUND = 404
+_RETRIED = (408, 429)
+_SERVER_ERROR = 500
+_LOCK_DIRECTORY = ".quantlab-locks"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object as a listing or a HEAD shows it.
+
+    Attributes:
+        key: relative to the store's URL.
+        size_bytes: length of its content.
+        etag: the store's tag of this content, without quotes. On local directories it derives from inode and time.
+    """
+
+    key: str
+    size_bytes: int
+    etag: str
+
+    @property
+    def name(self) -> str:
+        """The last segment of the key."""
+        return self.key.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """One level of a listing.
+
+    Attributes:
+        directories: names of the common prefixes just below, without slashes, sorted.
+        objects: the objects just below, sorted by key.
+    """
+
+    directories: tuple[str, ...]
+    objects: tuple[ObjectInfo, ...]
+
+
+class Requests:
+    """Counts requests by kind. Retries inside the engine are not seen."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[RequestKind] = Counter()
+
+    def add(self, kind: RequestKind, number: int = 1) -> None:
+        """Count requests."""
+        self._counts[kind] += number
+
+    @property
+    def total(self) -> int:
+        """Requests of all kinds."""
+        return self._counts.total()
+
+    def by_kind(self) -> dict[str, int]:
+        """A copy of the counts."""
+        return {str(kind): number for kind, number in sorted(self._counts.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """How to reach S3.
+
+    Attributes:
+        session: where credentials (and the default region) come from; None makes unsigned requests.
+        region: of the bucket.
+        endpoint_url: None for AWS itself.
+        verify_tls: whether certificates are checked.
+        retries: attempts after the first one fails.
+    """
+
+    session: boto3.session.Session | None
+    region: str
+    endpoint_url: str | None
+    verify_tls: bool = True
+    retries: int = 6
+
+
+class Store:
+    """An object store below a URL. Make one with `open_store`.
+
+    Args:
+        url: as given by the user, for messages.
+        engine: the obstore store, rooted at the URL.
+        root: the directory, for a local store.
+    """
+
+    def __init__(self, url: str, engine: LocalStore | S3Store, root: Path | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.requests = Requests()
+        self._engine = engine
+        self._root = root
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a directory of this machine."""
+        return self._root is not None
+
+    def name(self, key: str) -> str:
+        """The full name of an object, for messages."""
+        return f"{self.url}/{key}"
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    async def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        """All objects below a prefix that ends in a slash, sorted by the bytes of their keys.
+
+        Raises:
+            StoreError: the listing failed. A prefix without objects is an empty list.
+        """
+        found: list[ObjectInfo] = []
+        with self._errors(prefix):
+            async for chunk in obstore.list(self._engine, prefix, chunk_size=_LIST_PAGE):
+                found += [_info(meta) for meta in chunk]
+        self.requests.add("LIST", max(1, -(-len(found) // _LIST_PAGE)))
+        return sorted((info for info in found if info.key.startswith(prefix)), key=_byte_order)
+
+    async def list_directory(self, prefix: str) -> Directory:
+        """One level below a prefix that ends in a slash, or is empty for the root.
+
+        Raises:
+            StoreError: the listing failed.
+        """
+        with self._errors(prefix):
+            result = await obstore.list_with_delimiter_async(self._engine, prefix)
+        objects = sorted((_info(meta) for meta in result["objects"]), key=_byte_order)
+        names = {path.rstrip("/").rpartition("/")[2] for path in result["common_prefixes"]} - {_LOCK_DIRECTORY}
+        self.requests.add("LIST", max(1, -(-(len(objects) + len(names)) // _LIST_PAGE)))
+        return Directory(tuple(sorted(names, key=str.encode)), tuple(objects))
+
+    async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
+        """The whole object in one request, and which version of it this is.
+
+        Raises:
+            ObjectNotFound: there is definitely no such object.
+            StoreError: any other failure.
+        """
+        self.requests.add("GET")
+        with self._errors(key):
+            response = await obstore.get_async(self._engine, key)
+            return bytes(await response.bytes_async()), _info(response.meta)
+
+    async def get_if_exists(self, key: str) -> tuple[bytes, ObjectInfo] | None:
+        """Like `get`, but None for an object that does not exist."""
+        try:
+            return await self.get(key)
+        except ObjectNotFound:
+            return None
+
+    async def download(self, key: str, path: Path) -> ObjectInfo:
+        """Stream the object into a file, in bounded memory; same errors as `get`."""
+        self.requests.add("GET")
+        with self._errors(key):
+            response = await obstore.get_async(self._engine, key)
+            with path.open("wb") as file:
+                async for chunk in response.stream(min_chunk_size=4 << 20):
+                    file.write(chunk)
+            return _info(response.meta)
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """What the store says of an object, or None if it does not exist."""
+        self.requests.add("HEAD")
+        try:
+            with self._errors(key):
+                return _info(await obstore.head_async(self._engine, key))
+        except ObjectNotFound:
+            return None
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    async def put(self, key: str, content: bytes | Path) -> str:
+        """Write an object whole and unconditionally; readers see the old or the new one. Returns its ETag."""
+        large = isinstance(content, Path) and content.stat().st_size > _MULTIPART_BYTES
+        with self._errors(key):
+            result = await obstore.put_async(
+                self._engine,
+                key,
+                content,
+                mode="overwrite",
+                use_multipart=large and not self.is_local,
+                chunk_size=_MULTIPART_CHUNK,
+                max_concurrency=_UPLOADS_AT_ONCE,
+            )
+        self.requests.add("PUT")
+        return await self._etag_after_put(key, result["e_tag"])
+
+    async def compare_and_swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        """Write a small object only if it is still the one that was read. Returns its new ETag.
+
+        Args:
+            key: of the object.
+            content: new content.
+            expected_etag: ETag of the object as read; None if there was none.
+
+        Raises:
+            Conflict: somebody else wrote it meanwhile.
+            ConditionalWriteUnsupported: the server refuses although nobody did.
+        """
+        if self._root is not None:
+            return await self._swap_locally(key, content, expected_etag)
+        forms = [None] if expected_etag is None else [f'"{expected_etag}"', expected_etag]
+        for form in forms:
+            written = await self._swap_on_server(key, content, form)
+            if written is not None:
+                return written
+            current = await self.get_if_exists(key)
+            # A retried request whose first answer was lost fails on its own success.
+            if current is not None and current[0] == content:
+                return current[1].etag
+            if (current[1].etag if current else None) != expected_etag:
+                raise Conflict(self.name(key), "was changed by another writer", "Run again")
+        raise ConditionalWriteUnsupported(
+            self.name(key),
+            "the server refuses a conditional write although the object is unchanged",
+            "Without it concurrent writers cannot be told apart; use a server that supports If-None-Match and If-Match",
+        )
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; it is no error if it does not exist."""
+        self.requests.add("DELETE")
+        try:
+            with self._errors(key):
+                await obstore.delete_async(self._engine, key)
+        except ObjectNotFound:
+            return
+
+    async def _swap_on_server(self, key: str, content: bytes, etag: str | None) -> str | None:
+        self.requests.add("PUT")
+        try:
+            with self._errors(key, passing=(obs.AlreadyExistsError, obs.PreconditionError)):
+                result = await obstore.put_async(
+                    self._engine, key, content, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False
+                )
+        except (obs.AlreadyExistsError, obs.PreconditionError):
+            return None
+        return await self._etag_after_put(key, result["e_tag"])
+
+    async def _swap_locally(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        async with self._local_lock(key):
+            current = await self.head(key)
+            if (current.etag if current else None) != expected_etag:
+                raise Conflict(self.name(key), "was changed by another writer", "Run again")
+            return await self.put(key, content)
+
+    @asynccontextmanager
+    async def _local_lock(self, key: str) -> AsyncIterator[None]:
+        assert self._root is not None  # only called for local stores
+        directory = self._root / _LOCK_DIRECTORY
+        directory.mkdir(exist_ok=True)
+        async with AsyncFileLock(directory / f"{key.replace('/', '~')[-200:]}.lock", poll_interval=0.01):
+            yield
+
+    async def _etag_after_put(self, key: str, etag: str | None) -> str:
+        if etag and etag.strip('"'):
+            return etag.strip('"')
+        info = await self.head(key)  # Ceph answers a completed multipart upload without one
+        if info is None:
+            raise StoreError(self.name(key), "vanished right after it was written", "Run again")
+        return info.etag
+
+    def _errors(self, key: str, passing: tuple[type[Exception], ...] = ()) -> _ErrorMapping:
+        return _ErrorMapping(self.name(key), passing)
+
+
+class _ErrorMapping:
+    """Turns what the engine raises into domain errors that name the object."""
+
+    def __init__(self, where: str, passing: tuple[type[Exception], ...]) -> None:
+        self._where = where
+        self._passing = passing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or isinstance(error, (*self._passing, StoreError)):
+            return
+        mapped = _map(self._where, error)
+        if mapped is not None:
+            raise mapped from error
+
+
+def _map(where: str, error: BaseException) -> StoreError | None:
+    if isinstance(error, FileNotFoundError):
+        return ObjectNotFound(where, "does not exist", "Check the URL and the key")
+    if isinstance(error, obs.PermissionDeniedError | obs.UnauthenticatedError | PermissionError):
+        return _denied(where)
+    if isinstance(error, obs.BaseError | OSError | ValueError):
+        return _map_generic(where, error)
+    return None
+
+
+def _map_generic(where: str, error: Exception) -> StoreError:
+    """Listings report everything as one generic error; its text holds the status."""
+    text = str(error)
+    found = _STATUS.search(text)
+    status = int(found.group(1)) if found else None
+    first = (text.strip().splitlines() or [type(error).__name__])[0][:300]
+    if status in _DENIED:
+        return _denied(where)
+    if isinstance(error, obs.InvalidPathError) or "illegal" in text or "InvalidPath" in text:
+        return StoreError(where, f"holds a key that cannot be addressed ({first})", "Rename or remove that object")
+    if status == _NOT_FOUND or "NoSuchBucket" in text:
+        return StoreError(where, f"the bucket does not exist ({first})", "Check URL, endpoint and region")
+    if status is not None and status < _SERVER_ERROR and status not in _RETRIED:
+        return StoreError(where, f"the store refused the request ({first})", "Check the URL and the settings")
+    remedy = "Nothing was changed; run again later"
+    return StoreUnavailable(where, f"no usable answer after retries ({first})", remedy)
+
+
+def _denied(where: str) -> AccessDenied:
+    return AccessDenied(where, "access denied", "Check the credentials, and that they may do this on this bucket")
+
+
+def _info(meta: Any) -> ObjectInfo:
+    return ObjectInfo(meta["path"], int(meta["size"]), (meta["e_tag"] or "").strip('"'))
+
+
+def _byte_order(info: ObjectInfo) -> bytes:
+    return info.key.encode()
+
+
+def open_store(url: str, s3: S3Options | None = None, *, create: bool = False) -> Store:
+    """Open the store of a URL: `s3://bucket/prefix`, `file:///directory`, or a plain path.
+
+    Args:
+        url: where.
+        s3: how to reach S3; needed for `s3://` URLs only.
+        create: whether a missing local directory is made.
+
+    Raises:
+        SettingsError: the URL cannot be understood, or the local directory is missing.
+    """
+    if url.startswith("s3://"):
+        if s3 is None:
+            raise SettingsError(url, "needs S3 options", "Configure the resource's region and credentials")
+        return s3_store(url, s3)
+    if "://" in url and not url.startswith("file://"):
+        raise SettingsError(url, "is no URL this project knows", "Use s3://bucket/prefix, file:///directory or a path")
+    path = Path(unquote(urlsplit(url).path)) if url.startswith("file://") else Path(url)
+    return local_store(path, url=url, create=create)
+
+
+def local_store(path: Path, *, url: str | None = None, create: bool = False) -> Store:
+    """Open a local directory as a store.
+
+    Raises:
+        SettingsError: the directory does not exist, and is not to be made.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        if not create:
+            raise SettingsError(
+                str(url or path),
+                "this local lake does not exist",
+                "Set QUANTLAB_RAW_URL and QUANTLAB_COMPACT_URL, or run `make demo` for a first lake",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise SettingsError(str(url or path), "this directory cannot be read", "Check its permissions")
+    return Store(url or str(path), LocalStore(path), path)
+
+
+def s3_store(url: str, options: S3Options) -> Store:
+    """Open a bucket, or a prefix of one.
+
+    Raises:
+        SettingsError: the URL names no bucket.
+    """
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise SettingsError(url, "names no bucket", "Use s3://bucket/prefix")
+    client: ClientConfig = {
+        "timeout": timedelta(minutes=5),
+        "connect_timeout": timedelta(seconds=5),
+        "allow_invalid_certificates": not options.verify_tls,
+    }
+    retry: RetryConfig = {
+        "max_retries": options.retries,
+        "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
+        "retry_timeout": timedelta(minutes=2),
+    }
+    config: dict[str, Any] = {"region": options.region}
+    if options.endpoint_url:
+        config["endpoint"] = options.endpoint_url
+        client["allow_http"] = options.endpoint_url.startswith("http://")
+    else:
+        # Said explicitly, so that an AWS_ENDPOINT_URL meant for the other lake is not picked up by the engine.
+        config["endpoint"] = f"https://s3.{options.region}.amazonaws.com"
+    if options.session is None:
+        config["skip_signature"] = True
+    else:
+        # Imported here: local lakes need no boto3.
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+
+        config["credential_provider"] = Boto3CredentialProvider(options.session)
+    engine = S3Store(bucket, prefix=prefix.strip("/") or None, client_options=client, retry_config=retry, **config)
+    return Store(url, engine)
+
+
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a task group, unwrapped: it says what happened, the others are its consequences."""
+    first = errors.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,187 @@
+"""The environment becomes one typed, validated object. Nothing else in the package reads environment variables.
+
+Values come from the environment; an optional file `quantlab.env` in the working directory fills in what is not set.
+(Not `.env`: Dagster loads that one itself and lets it override exported variables.)
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from quantlab_dagster.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+__all__ = ["ENV_FILE", "AwsSettings", "Lake", "Settings", "load_aws", "load_settings"]
+
+ENV_FILE = "quantlab.env"
+
+Lake = Literal["raw", "compact", "warehouse"]
+
+_LAKE_PREFIX: dict[Lake, str] = {"raw": "QUANTLAB_RAW_", "compact": "QUANTLAB_COMPACT_", "warehouse": "WAREHOUSE_"}
+
+_Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class _FromEnvironment(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+
+class Settings(_FromEnvironment):
+    """Everything that can be set, except credentials (see `AwsSettings`)."""
+
+    raw_url: str = Field(
+        default="demo-lake/raw",
+        validation_alias="QUANTLAB_RAW_URL",
+        description="Where collectors put parts: s3://bucket/prefix, file://… or a path.",
+    )
+    compact_url: str = Field(
+        default="demo-lake/compact",
+        validation_alias="QUANTLAB_COMPACT_URL",
+        description="Where compacted days are published.",
+    )
+    exchanges: _Names = Field(
+        default=("binance", "bybit", "okx"),
+        validation_alias="QUANTLAB_EXCHANGES",
+        description="Comma-separated; each (exchange, stream) pair becomes one asset.",
+    )
+    streams: _Names = Field(
+        default=("bbo", "trade", "mark_price", "funding", "open_interest"),
+        validation_alias="QUANTLAB_STREAMS",
+        description="Comma-separated.",
+    )
+    start_date: dt.date = Field(
+        default=dt.date(2026, 1, 1),
+        validation_alias="QUANTLAB_START_DATE",
+        description="First daily partition (UTC).",
+    )
+    memory_budget: ByteSize = Field(
+        default=ByteSize(512 << 20),
+        validation_alias="QUANTLAB_MEMORY_BUDGET",
+        description="Memory of a merge, downloaded parts included: bytes, or with a unit as in 512MiB.",
+    )
+    scratch_dir: Path | None = Field(
+        default=None,
+        validation_alias="QUANTLAB_SCRATCH_DIR",
+        description="For files under construction and what exceeds the memory budget; default: the system's.",
+    )
+    request_concurrency: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        validation_alias="QUANTLAB_REQUEST_CONCURRENCY",
+        description="Requests in flight at once.",
+    )
+
+    @field_validator("exchanges", "streams", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("exchanges", "streams")
+    @classmethod
+    def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("names at least one")
+        if len(set(names)) != len(names):
+            raise ValueError("names one of them twice")
+        for name in names:
+            if "/" in name:
+                raise ValueError(f"{name!r} contains a slash")
+        return names
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _enough_memory(cls, value: ByteSize) -> ByteSize:
+        if value < 16 << 20:
+            raise ValueError("must be at least 16MiB")
+        return value
+
+    def url(self, lake: Lake) -> str:
+        """URL of a lake."""
+        return {"raw": self.raw_url, "compact": self.compact_url}[lake]
+
+
+class AwsSettings(_FromEnvironment):
+    """The standard AWS variables, as far as this project passes them on.
+
+    What is not set here is left to boto3's own chain: profiles, instance roles, web identities.
+    """
+
+    access_key_id: SecretStr | None = Field(default=None, validation_alias="AWS_ACCESS_KEY_ID")
+    secret_access_key: SecretStr | None = Field(default=None, validation_alias="AWS_SECRET_ACCESS_KEY")
+    session_token: SecretStr | None = Field(default=None, validation_alias="AWS_SESSION_TOKEN")
+    region: str | None = Field(default=None, validation_alias="AWS_REGION")
+    default_region: str | None = Field(default=None, validation_alias="AWS_DEFAULT_REGION")
+    endpoint_url: str | None = Field(default=None, validation_alias="AWS_ENDPOINT_URL")
+    s3_endpoint_url: str | None = Field(default=None, validation_alias="AWS_ENDPOINT_URL_S3")
+    profile: str | None = Field(default=None, validation_alias="AWS_PROFILE")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together")
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: naming the variable and what is wrong with it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
+def load_aws(lake: Lake) -> AwsSettings:
+    """The AWS settings of one lake: `AWS_…`, each overridden by `QUANTLAB_RAW_AWS_…` and so on where set.
+
+    A lake with its own access key takes nothing of the common credentials, so that keys of two accounts never mix.
+
+    Raises:
+        SettingsError: half a pair of credentials.
+    """
+    own = _prefixed_aws(lake)
+    try:
+        own_values = own().model_dump(exclude_none=True)
+        if "access_key_id" in own_values or "profile" in own_values:
+            credentials = {"access_key_id", "secret_access_key", "session_token", "profile"}
+        else:
+            credentials = set()
+        common = {k: v for k, v in AwsSettings().model_dump(exclude_none=True).items() if k not in credentials}
+    except ValidationError as error:
+        raise _readable(error) from None
+    return AwsSettings.model_construct(**{**dict.fromkeys(AwsSettings.model_fields), **common, **own_values})
+
+
+def _prefixed_aws(lake: Lake) -> type[AwsSettings]:
+    prefix = _LAKE_PREFIX[lake]
+
+    def renamed(info: FieldInfo) -> Any:
+        return Field(default=None, validation_alias=f"{prefix}{info.validation_alias}")
+
+    namespace = {name: renamed(info) for name, info in AwsSettings.model_fields.items()}
+    annotations = {name: info.annotation for name, info in AwsSettings.model_fields.items()}
+    return type(f"{lake.title()}AwsSettings", (AwsSettings,), {"__annotations__": annotations, **namespace})
+
+
+def _readable(error: ValidationError) -> SettingsError:
+    findings = []
+    for item in error.errors(include_url=False, include_input=False):
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        findings.append(f"{name}: {item['msg']}")
+    remedy = f"Set it in the environment or in {ENV_FILE}; see quantlab.env.example"
+    return SettingsError("", "; ".join(findings), remedy)
