@@ -81,6 +81,12 @@ class Settings(_FromEnvironment):
         description="Requests in flight at once.",
     )
 
+    dagster_home: Path = Field(
+        default=Path(".dagster"),
+        validation_alias="DAGSTER_HOME",
+        description="Where Dagster keeps its history.",
+    )
+
     @field_validator("exchanges", "streams", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

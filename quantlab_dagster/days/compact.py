@@ -66,6 +66,7 @@ class Outcome:
         status: for the state file.
         action: what the plan said.
         reason: why, for people; of a failure or quarantine, its cause.
+        error: class name of the error that made it fail, empty otherwise.
         rows: rows now published; 0 where nothing is.
         parts: raw parts listed.
         raw_bytes: their compressed bytes.
@@ -83,6 +84,7 @@ class Outcome:
     status: Status
     action: Action
     reason: str
+    error: str = ""
     rows: int = 0
     parts: int = 0
     raw_bytes: int = 0
@@ -227,11 +229,11 @@ class _Step:
             try:
                 outcome = await self._attempts(symbol_day)
             except QuantlabError as error:
-                outcome = _failed(symbol_day, str(error))
+                outcome = _failed(symbol_day, error, str(error))
             except Exception as error:
                 # A bug must not take the other symbol-days down with it; the step fails after they are done.
                 logger.exception("unexpected error in %s", symbol_day)
-                outcome = _failed(symbol_day, f"unexpected {type(error).__name__}: {error}")
+                outcome = _failed(symbol_day, error, f"unexpected {type(error).__name__}: {error}")
             self._listener.finished(outcome)
             return outcome
 
@@ -333,8 +335,8 @@ class _Step:
             raise
 
 
-def _failed(symbol_day: SymbolDay, reason: str) -> Outcome:
-    return Outcome(symbol_day, Status.FAILED, Action.BUILD, reason)
+def _failed(symbol_day: SymbolDay, error: Exception, reason: str) -> Outcome:
+    return Outcome(symbol_day, Status.FAILED, Action.BUILD, reason, type(error).__name__)
 
 
 def _settled(plan: Plan) -> Outcome:

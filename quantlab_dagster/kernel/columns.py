@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from quantlab_dagster.errors import SchemaConflict
-from quantlab_dagster.kernel.parts import ConstantValue, Footer, Part, is_text
+from quantlab_dagster.kernel.parts import Footer, Part, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["SEQ", "Columns", "unite", "widen"]
+__all__ = ["SEQ", "Columns", "ConstantValue", "may_be_constant", "unite", "widen"]
 
 SEQ = "seq"
 
-# Parquet keeps none of these as they are: a Duration comes back as an integer, the others cannot be written.
-_UNSUPPORTED = (pl.Duration, pl.Int128, pl.UInt128, pl.Object, pl.Unknown)
+ConstantValue = int | str | bool
+
+# Parquet keeps none of these as they are: a Duration comes back as an integer, an Array as a list, the others cannot be
+# written.
+_UNSUPPORTED = (pl.Duration, pl.Array, pl.Int128, pl.UInt128, pl.Object, pl.Unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,8 @@ class Columns:
     Attributes:
         order_by: the integer column that orders the rows.
         dtypes: name to dtype, in the order of first appearance in key order.
-        constants: columns that hold the same value in every row of every part. They are verified against the data
-            as it is decoded, and otherwise neither sorted, hashed nor carried along.
+        constants: columns that hold the same value in every row of every part, as the survey saw. They are not decoded
+            again, and neither sorted, hashed nor carried along.
     """
 
     order_by: str
@@ -83,8 +86,18 @@ def _bits(dtype: pl.DataType) -> int:
     return int("".join(character for character in str(dtype) if character.isdigit()))
 
 
+def may_be_constant(dtype: pl.DataType) -> bool:
+    """Whether columns of this dtype are worth a look: labels, versions, flags."""
+    return dtype.is_integer() or dtype in (pl.String, pl.Boolean)
+
+
 def unite(
-    parts: Iterable[Part], footers: Iterable[Footer], order_by: str, *, reserved: frozenset[str] = frozenset()
+    parts: Iterable[Part],
+    footers: Iterable[Footer],
+    order_by: str,
+    *,
+    constants: Mapping[str, ConstantValue] | None = None,
+    reserved: frozenset[str] = frozenset(),
 ) -> Columns:
     """Unite the schemas of all parts, which must come in key order.
 
@@ -92,6 +105,7 @@ def unite(
         parts: the parts, for naming the culprit.
         footers: their footers, in the same order.
         order_by: must be an integer column of every part, and becomes Int64.
+        constants: columns known to hold one value in every row of every part.
         reserved: column names that the output adds itself.
 
     Raises:
@@ -99,34 +113,23 @@ def unite(
     """
     dtypes: dict[str, pl.DataType] = {}
     first_in: dict[str, str] = {}
-    constants: dict[str, ConstantValue] | None = None
     seen: set[int] = set()
     for part, footer in zip(parts, footers, strict=True):
-        if footer.rows:
-            constants = footer.constants if constants is None else _agreeing(constants, footer.constants)
         if id(footer.schema) in seen:
             continue
         seen.add(id(footer.schema))
         if order_by not in footer.schema:
             raise SchemaConflict(part.key, f"column {order_by!r} is missing")
+        if widen(footer.schema[order_by], pl.Int64()) != pl.Int64:
+            cause = f"column {order_by!r} is {footer.schema[order_by]}, no integer that fits into 64 signed bits"
+            raise SchemaConflict(part.key, cause)
         for name, dtype in footer.schema.items():
             if name in reserved:
                 raise SchemaConflict(part.key, f"column {name!r} is reserved for the compacted file")
             _unite_column(part, name, dtype, dtypes, first_in)
-    order_dtype = widen(dtypes[order_by], pl.Int64()) if order_by in dtypes else pl.Int64()
-    if order_dtype != pl.Int64:
-        raise SchemaConflict(
-            first_in[order_by],
-            f"column {order_by!r} is {dtypes[order_by]}, which is no integer that fits into 64 signed bits",
-        )
     if order_by in dtypes:
         dtypes[order_by] = pl.Int64()
-    kept = {name: value for name, value in (constants or {}).items() if name != order_by and name in dtypes}
-    return Columns(order_by, dtypes, kept)
-
-
-def _agreeing(a: Mapping[str, ConstantValue], b: Mapping[str, ConstantValue]) -> dict[str, ConstantValue]:
-    return {name: value for name, value in a.items() if name in b and b[name] == value}
+    return Columns(order_by, dtypes, dict(constants or {}))
 
 
 def _unite_column(
@@ -150,10 +153,14 @@ def _unite_column(
 def _contains_unsupported(dtype: pl.DataType) -> bool:
     if isinstance(dtype, _UNSUPPORTED):
         return True
-    if isinstance(dtype, pl.List | pl.Array):
-        inner = dtype.inner
-        return _contains_unsupported(inner if isinstance(inner, pl.DataType) else inner())
-    if isinstance(dtype, pl.Struct):
-        fields = (field.dtype for field in dtype.fields)
-        return any(_contains_unsupported(inner if isinstance(inner, pl.DataType) else inner()) for inner in fields)
-    return False
+    if isinstance(dtype, pl.List):
+        inside = [dtype.inner]
+    elif isinstance(dtype, pl.Map):
+        inside = [dtype.key, dtype.value]
+    elif isinstance(dtype, pl.Struct):
+        inside = [field.dtype for field in dtype.fields]
+    else:
+        return False
+    inner_dtypes = [inner if isinstance(inner, pl.DataType) else inner() for inner in inside]
+    # Plain text is spelled the same everywhere; inside of something it is not, and would come back as String.
+    return any(isinstance(inner, pl.Categorical | pl.Enum) or _contains_unsupported(inner) for inner in inner_dtypes)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from quantlab_dagster.kernel.parts import ConstantValue
+    from quantlab_dagster.kernel.columns import ConstantValue
 
-__all__ = ["FileDigest", "add_hashes", "digest_file", "row_hashes", "sequence_hash"]
+__all__ = ["FileDigest", "add_hashes", "column_dtypes", "digest_file", "row_hashes", "sequence_hash"]
 
 _SEED, _SEQUENCE_SEED = 20_260_108, 80_106_202
 _MODULUS = 1 << 64
@@ -70,6 +70,11 @@ def sequence_hash(hashes: pl.Series, first_index: int) -> pl.Series:
     """Bind each row's hash to its index in the file: UInt64 per row."""
     index = pl.int_range(first_index, first_index + len(hashes), dtype=pl.Int64, eager=True)
     return pl.DataFrame({"row": hashes, "index": index}).hash_rows(_SEQUENCE_SEED)
+
+
+def column_dtypes(path: Path) -> dict[str, str]:
+    """Name to Polars dtype of a Parquet file's columns, in file order."""
+    return {name: str(dtype) for name, dtype in pl.read_parquet_schema(path).items()}
 
 
 def digest_file(

@@ -53,7 +53,7 @@ def read_parts(
     *,
     part_slice: tuple[int, int] | None = None,
 ) -> pl.DataFrame:
-    """Decode parts completely, check and drop the constant columns, and add each row's position in the day.
+    """Decode the varying columns of parts, and add each row's position in the day.
 
     Args:
         parts: in key order, none of them without rows.
@@ -70,49 +70,39 @@ def read_parts(
     """
     position = columns.helper(POSITION)
     try:
-        lazy = scan(parts, columns.dtypes, position)
+        lazy = scan(parts, columns.dtypes, position).select(*columns.varying, position)
         if part_slice is not None:
             lazy = lazy.slice(*part_slice)
         frame = lazy.collect(engine="streaming")
     except UNREADABLE as error:
-        raise blame(parts, columns, error) from error
+        raise blame(parts, rows, columns, error) from error
     expected = int(rows.sum()) if part_slice is None else part_slice[1]
     if frame.height != expected:
-        raise blame(parts, columns, f"{frame.height} rows were decoded where the footers declare {expected}")
+        raise blame(parts, rows, columns, f"{frame.height} rows were decoded where the footers declare {expected}")
     if part_slice is None:
         starts = np.concatenate(([0], np.cumsum(rows)[:-1]))
         shift = pl.Series(np.repeat(first_positions - starts, rows))
     else:
         shift = pl.Series([int(first_positions[0])], dtype=pl.Int64)
-    frame = frame.with_columns((pl.col(position).cast(pl.Int64) + shift).alias(position))
-    _check_constants(frame, parts, columns, first_positions, position)
-    return frame.select(*columns.varying, position)
+    return frame.with_columns((pl.col(position).cast(pl.Int64) + shift).alias(position))
 
 
-def _check_constants(
-    frame: pl.DataFrame, parts: Sequence[Part], columns: Columns, first_positions: np.ndarray, position: str
-) -> None:
-    if not columns.constants or not frame.height:
-        return
-    holds = frame.select(
-        (pl.col(name).eq_missing(pl.lit(value, dtype=columns.dtypes[name]))).all().alias(name)
-        for name, value in columns.constants.items()
-    ).row(0, named=True)
-    for name, held in holds.items():
-        if not held:
-            wrong = frame.filter(pl.col(name).ne_missing(pl.lit(columns.constants[name], dtype=columns.dtypes[name])))
-            culprit = int(np.searchsorted(first_positions, wrong[position][0], side="right")) - 1
-            cause = f"column {name!r} has other values than the statistics in its footer declare"
-            raise CorruptPart(parts[culprit].key, cause)
+def blame(parts: Sequence[Part], rows: np.ndarray, columns: Columns, error: object) -> CorruptPart:
+    """Find the part that cannot be read: with many buffers in one scan, Polars does not say which it was.
 
-
-def blame(parts: Sequence[Part], columns: Columns, error: object) -> CorruptPart:
-    """Find the part that cannot be read: with many buffers in one scan, Polars does not say which it was."""
-    for part in parts:
+    Args:
+        parts: those read together.
+        rows: rows that each part's footer declares.
+        columns: the united columns.
+        error: what happened when they were read together.
+    """
+    for part, expected in zip(parts, rows.tolist(), strict=True):
         try:
-            scan([part], columns.dtypes, columns.helper(POSITION)).collect(engine="streaming")
+            decoded = scan([part], columns.dtypes, columns.helper(POSITION)).collect(engine="streaming").height
         except UNREADABLE as own_error:
             return CorruptPart(part.key, f"cannot be decoded ({_brief(own_error)})")
+        if decoded != expected:
+            return CorruptPart(part.key, f"{decoded} rows were decoded where the footer declares {expected}")
     names = parts[0].key if len(parts) == 1 else f"{parts[0].key} … {parts[-1].key}"
     return CorruptPart(names, f"cannot be decoded ({_brief(error)})")
 

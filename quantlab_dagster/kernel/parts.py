@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.exceptions import PanicException, PolarsError
 
 from quantlab_dagster.errors import CorruptPart, SchemaConflict
 
@@ -16,12 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["ConstantValue", "Footer", "FooterReader", "Part"]
-
-ConstantValue = int | str | bool
-
-# Statistics of long strings may be truncated by the writer (64 bytes in arrow-rs); shorter ones are the values.
-_EXACT_STRING_BYTES = 32
+__all__ = ["Footer", "FooterReader", "Part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +42,10 @@ class Footer:
     Attributes:
         row_groups: rows of each row group, in file order.
         schema: column names and dtypes, in file order. Shared between parts that agree.
-        constants: columns that the statistics declare to hold one value and no null.
     """
 
     row_groups: tuple[int, ...]
     schema: pl.Schema
-    constants: dict[str, ConstantValue]
 
     @property
     def rows(self) -> int:
@@ -74,16 +68,17 @@ class Footer:
 
 
 class FooterReader:
-    """Reads footers; remembers schemas seen, because thousands of parts share a handful of them."""
+    """Reads footers; remembers schemas seen, because thousands of parts share a handful of them.
+
+    Nothing is read of a row group but its number of rows. PyArrow ends the whole process when it looks at a column
+    whose metadata is damaged, and statistics need not be true.
+    """
 
     def __init__(self) -> None:
-        self._known: list[tuple[Any, bytes, pl.Schema, dict[str, int]]] = []
-        self._candidates: set[str] | None = None
+        self._known: list[tuple[Any, bytes, pl.Schema]] = []
 
     def read(self, part: Part) -> Footer:
         """Parse the footer of one part.
-
-        Only columns that were constant in every part so far are examined: the others cannot be of use any more.
 
         Raises:
             CorruptPart: the file has no readable footer.
@@ -92,69 +87,31 @@ class FooterReader:
         try:
             source = pa.BufferReader(part.source) if isinstance(part.source, bytes) else str(part.source)
             metadata = pq.read_metadata(source)
-            schema, leaves = self._schema(part, metadata)
             row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-            constants: dict[str, ConstantValue] = {}
-            if sum(row_groups):
-                names = leaves.keys() if self._candidates is None else self._candidates & leaves.keys()
-                for name in names:
-                    value = _constant(metadata, leaves[name])
-                    if value is not None:
-                        constants[name] = value
-                self._candidates = set(constants)
-        except (pa.ArrowException, OSError, pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+            schema = self._schema(part, metadata)
+        except (pa.ArrowException, OSError, UnicodeDecodeError, PolarsError, PanicException) as error:
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
-        return Footer(row_groups, schema, constants)
+        if min(row_groups, default=0) < 0:
+            raise CorruptPart(part.key, "not a readable Parquet file (a row group of less than no rows)")
+        return Footer(row_groups, schema)
 
-    def _schema(self, part: Part, metadata: Any) -> tuple[pl.Schema, dict[str, int]]:
+    def _schema(self, part: Part, metadata: Any) -> pl.Schema:
         arrow_schema = (metadata.metadata or {}).get(b"ARROW:schema", b"")
-        for known, known_arrow, schema, leaves in self._known:
+        for known, known_arrow, schema in self._known:
             if known_arrow == arrow_schema and known.equals(metadata.schema):
-                return schema, leaves
+                return schema
         source = io.BytesIO(part.source) if isinstance(part.source, bytes) else part.source
         try:
             schema = pl.Schema(pl.read_parquet_schema(source))
         except pl.exceptions.DuplicateError as error:
             raise SchemaConflict(part.key, f"two columns share one name ({_first_line(error)})") from error
-        leaves = _flat_leaves(metadata.schema, schema)
-        self._known.append((metadata.schema, arrow_schema, schema, leaves))
-        return schema, leaves
-
-
-def _flat_leaves(parquet_schema: Any, schema: pl.Schema) -> dict[str, int]:
-    """Leaf index of the columns whose statistics can prove them constant: integers, strings, booleans."""
-    leaves: dict[str, int] = {}
-    for index in range(len(parquet_schema)):
-        column = parquet_schema.column(index)
-        dtype = schema.get(column.path)
-        if dtype is None or column.max_repetition_level or column.max_definition_level > 1:
-            continue
-        if dtype.is_integer() or dtype == pl.Boolean or is_text(dtype):
-            leaves[column.path] = index
-    return leaves
+        self._known.append((metadata.schema, arrow_schema, schema))
+        return schema
 
 
 def is_text(dtype: pl.DataType) -> bool:
     """Whether the dtype is one of the spellings of a plain string."""
     return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
-
-
-def _constant(metadata: Any, leaf: int) -> ConstantValue | None:
-    value: ConstantValue | None = None
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        if not group.num_rows:
-            continue
-        statistics = group.column(leaf).statistics
-        if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
-            return None
-        low = statistics.min
-        if not isinstance(low, int | str) or low != statistics.max or (value is not None and low != value):
-            return None
-        if isinstance(low, str) and len(low.encode()) > _EXACT_STRING_BYTES:
-            return None
-        value = low
-    return value
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,46 @@
+# Everything a newcomer types. `make demo` and `make test` install what they need themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+
+.PHONY: setup demo dev test lint validate bench clean help
+
+help:  ## Show the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed  ## Make .venv/ with everything, and the Dagster home
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+home: setup
+	@mkdir -p "$(DAGSTER_HOME)"
+	@test -e "$(DAGSTER_HOME)/dagster.yaml" || ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
+
+demo: setup  ## Make raw data in demo-lake/, compact it through Dagster, verify it, show the result
+	$(BIN)/quantlab demo
+
+dev: home  ## Dagster's UI and daemon on http://127.0.0.1:3000
+	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+
+test: setup  ## All tests, as CI runs them
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff and mypy (strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+validate: home  ## Load the definitions as Dagster does
+	$(BIN)/dagster definitions validate --workspace workspace.yaml
+
+bench: setup  ## The benchmarks of benchmarks/README.md
+	$(BIN)/python benchmarks/real_day.py
+
+clean:  ## Remove what the commands made, .venv/ included
+	rm -rf $(VENV) .dagster demo-lake

@@ -1,0 +1,45 @@
+"""The one place where everything is wired; workspace.yaml points here."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from quantlab_dagster.defs.assets import compact_asset, raw_asset
+from quantlab_dagster.defs.names import compact_key, configured_pairs, daily_partitions
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource
+from quantlab_dagster.settings import Settings, load_settings
+
+__all__ = ["build_definitions", "defs"]
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Everything Dagster knows of this project, for the given settings.
+
+    Raises:
+        SettingsError: the settings contradict each other.
+    """
+    partitions = daily_partitions(settings)
+    pairs = configured_pairs(settings).values()
+    return dg.Definitions(
+        assets=[
+            *(raw_asset(pair, partitions) for pair in pairs),
+            *(compact_asset(pair, partitions) for pair in pairs),
+        ],
+        jobs=[
+            dg.define_asset_job(
+                "compact_day",
+                selection=dg.AssetSelection.assets(*(compact_key(pair) for pair in pairs)),
+                description="Compacts one UTC day of every configured exchange and stream.",
+            )
+        ],
+        resources={
+            "raw_lake": LakeResource(lake="raw", url=settings.raw_url),
+            "compact_lake": LakeResource(lake="compact", url=settings.compact_url),
+            "limits": LimitsResource.of(settings),
+        },
+        # One process a run: a step is one pair's day and uses every core itself.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions(load_settings())

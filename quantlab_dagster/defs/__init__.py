@@ -1,0 +1,1 @@
+"""Dagster: thin adapters between its words and `days`."""

@@ -1,0 +1,152 @@
+"""The assets: one per configured pair and UTC day, downstream of what the collectors write.
+
+No `from __future__ import annotations` here: Dagster reads the annotations of an asset's function as objects.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from quantlab_dagster.days.compact import Outcome, PairOutcome, Status, compact_pair
+from quantlab_dagster.days.plan import Requested
+from quantlab_dagster.defs.metadata import describe
+from quantlab_dagster.defs.names import GROUP, compact_key, raw_key
+from quantlab_dagster.defs.progress import Listeners, LogListener, extra_listener
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
+from quantlab_dagster.errors import AuditFailed, QuantlabError
+from quantlab_dagster.lake.layout import Pair
+
+__all__ = ["AUDITED", "NOTHING_QUARANTINED", "CompactConfig", "compact_asset", "raw_asset"]
+
+AUDITED = "order_and_losslessness_audited"
+NOTHING_QUARANTINED = "nothing_quarantined"
+
+_Events = Iterator[dg.AssetObservation | dg.MaterializeResult[Any] | dg.AssetCheckResult]
+_MOST_REASONS = 5
+
+
+class CompactConfig(dg.Config):
+    """Options of one run; the defaults are what a schedule wants."""
+
+    symbols: list[str] = Field(
+        default=[],
+        description="Only these symbols, as in the path (lower case). Then the day is not marked as materialised.",
+    )
+    overwrite: bool = Field(default=False, description="Build again what is up to date or quarantined.")
+    allow_shrink: bool = Field(
+        default=False, description="Build even if raw parts that were read once are gone: the day may lose rows."
+    )
+
+
+def raw_asset(pair: Pair, partitions: dg.PartitionsDefinition[str]) -> dg.AssetSpec:
+    """The parts of a pair, which the collectors write: external to this project."""
+    return dg.AssetSpec(
+        raw_key(pair),
+        partitions_def=partitions,
+        group_name=GROUP,
+        description=f"Parts that the collectors of {pair.exchange} flush for stream {pair.stream}, by day of receipt.",
+        kinds={"parquet"},
+    )
+
+
+def compact_asset(pair: Pair, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The compacted days of a pair: per symbol one sorted, numbered, audited Parquet file."""
+    key = compact_key(pair)
+
+    @dg.asset(
+        key=key,
+        deps=[raw_key(pair)],
+        partitions_def=partitions,
+        group_name=GROUP,
+        kinds={"polars", "parquet"},
+        output_required=False,
+        check_specs=[
+            dg.AssetCheckSpec(
+                AUDITED,
+                asset=key,
+                description="Every file of the latest run was read back and proved: rows, order, seq, content.",
+            ),
+            dg.AssetCheckSpec(
+                NOTHING_QUARANTINED,
+                asset=key,
+                description="No symbol-day of the latest run had a part that cannot be merged.",
+            ),
+        ],
+        description=(
+            f"Stream {pair.stream} of {pair.exchange}: per symbol and day one file sorted by (ts_event, seq), proved "
+            "to hold exactly the rows of its raw parts."
+        ),
+    )
+    def compact(
+        context: dg.AssetExecutionContext,
+        config: CompactConfig,
+        raw_lake: LakeResource,
+        compact_lake: LakeResource,
+        limits: LimitsResource,
+    ) -> Iterator[Any]:
+        day = dt.date.fromisoformat(context.partition_key)
+        try:
+            outcome = asyncio.run(
+                compact_pair(
+                    workplace(raw_lake, compact_lake, limits),
+                    pair,
+                    day,
+                    listener=Listeners(LogListener(context.log), extra_listener.get()),
+                    symbols=config.symbols,
+                    requested=Requested(overwrite=config.overwrite, allow_shrink=config.allow_shrink),
+                )
+            )
+        except QuantlabError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        yield from _report(context, key, outcome, restricted=bool(config.symbols))
+
+    return compact
+
+
+def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, outcome: PairOutcome, *, restricted: bool) -> _Events:
+    metadata = describe(outcome)
+    failed = outcome.having(Status.FAILED)
+    if failed:
+        yield from _checks(context, key, outcome)
+        reasons = "; ".join(f"{item.symbol_day}: {item.reason}" for item in failed[:_MOST_REASONS])
+        more = f"; and {len(failed) - _MOST_REASONS} more" if len(failed) > _MOST_REASONS else ""
+        raise dg.Failure(
+            description=f"{len(failed)} of {len(outcome.outcomes)} symbol-days failed: {reasons}{more}",
+            metadata=metadata,
+            allow_retries=False,
+        )
+    if restricted:
+        context.log.info("Restricted to some symbols: recorded as an observation, the day is not marked as done")
+        yield dg.AssetObservation(asset_key=key, partition=context.partition_key, metadata=metadata)
+    else:
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+    yield from _checks(context, key, outcome)
+
+
+def _checks(context: dg.AssetExecutionContext, key: dg.AssetKey, outcome: PairOutcome) -> Iterator[dg.AssetCheckResult]:
+    built = [item for item in outcome.outcomes if item.built]
+    unproved = [item for item in outcome.outcomes if item.error == AuditFailed.__name__]
+    quarantined = outcome.having(Status.QUARANTINE)
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name=AUDITED,
+        passed=not unproved,
+        description=_first_reasons(unproved) or f"{len(built)} files read back and proved",
+        metadata={"partition": context.partition_key, "files": len(built), "rows": sum(item.rows for item in built)},
+    )
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name=NOTHING_QUARANTINED,
+        passed=not quarantined,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=_first_reasons(quarantined) or None,
+        metadata={"partition": context.partition_key, "quarantined": len(quarantined)},
+    )
+
+
+def _first_reasons(outcomes: list[Outcome]) -> str:
+    return "; ".join(f"{item.symbol_day}: {item.reason}" for item in outcomes[:_MOST_REASONS])

@@ -1,0 +1,63 @@
+"""Asset keys and partitions: the fixed names, in one place.
+
+Dagster allows letters, digits and underscores in a key's segments; exchanges and streams are whatever the paths say.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.lake.layout import Pair
+
+if TYPE_CHECKING:
+    from quantlab_dagster.settings import Settings
+
+__all__ = ["GROUP", "compact_key", "configured_pairs", "daily_partitions", "raw_key"]
+
+GROUP = "quantlab"
+
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_]")
+
+
+def _segment(name: str) -> str:
+    return _NOT_ALLOWED.sub("_", name)
+
+
+def compact_key(pair: Pair) -> dg.AssetKey:
+    """Key of the asset that compacts a pair."""
+    return dg.AssetKey(["compact", _segment(pair.exchange), _segment(pair.stream)])
+
+
+def raw_key(pair: Pair) -> dg.AssetKey:
+    """Key of the external asset that the collectors write."""
+    return dg.AssetKey(["raw", _segment(pair.exchange), _segment(pair.stream)])
+
+
+def configured_pairs(settings: Settings) -> dict[dg.AssetKey, Pair]:
+    """All configured pairs by the key of their compact asset.
+
+    Raises:
+        SettingsError: two pairs would get the same key.
+    """
+    pairs: dict[dg.AssetKey, Pair] = {}
+    for exchange in settings.exchanges:
+        for stream in settings.streams:
+            pair = Pair(exchange, stream)
+            key = compact_key(pair)
+            if key in pairs:
+                raise SettingsError(
+                    "QUANTLAB_EXCHANGES, QUANTLAB_STREAMS",
+                    f"{pair} and {pairs[key]} would both become the asset {key.to_user_string()}",
+                    "Leave one of them to another deployment",
+                )
+            pairs[key] = pair
+    return pairs
+
+
+def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
+    """UTC days from the start date to yesterday."""
+    return dg.DailyPartitionsDefinition(start_date=f"{settings.start_date:%Y-%m-%d}", timezone="UTC", end_offset=0)

@@ -1,0 +1,39 @@
+"""How symbol-days and sizes are put into words, the same in logs, metadata and on the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.days.compact import Status
+from quantlab_dagster.days.plan import Action
+
+if TYPE_CHECKING:
+    from quantlab_dagster.days.compact import Outcome
+
+__all__ = ["format_bytes", "line"]
+
+
+def format_bytes(size: float) -> str:
+    """A size for people, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def line(outcome: Outcome) -> str:
+    """One line on a symbol-day: parts merged, bytes in and out, rows, time, and how it ended."""
+    if outcome.built:
+        return (
+            f"{outcome.symbol_day}: {outcome.parts:,} parts, {format_bytes(outcome.raw_bytes)} → "
+            f"{format_bytes(outcome.data_bytes)}, {outcome.rows:,} rows, {outcome.seconds:.2f} s, "
+            f"published as revision {outcome.revision}"
+        )
+    if outcome.status is Status.SUCCESS:
+        verb = "kept" if outcome.action is Action.KEEP else "up to date"
+        return f"{outcome.symbol_day}: {verb}, {outcome.rows:,} rows ({outcome.reason})"
+    if outcome.status is Status.NO_FILES:
+        return f"{outcome.symbol_day}: no raw parts"
+    word = "QUARANTINED" if outcome.status is Status.QUARANTINE else "FAILED"
+    return f"{outcome.symbol_day}: {word}: {outcome.reason}"
