@@ -91,8 +91,9 @@ class FooterReader:
             schema = self._schema(part, metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError, PolarsError, PanicException) as error:
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
-        if min(row_groups, default=0) < 0:
-            raise CorruptPart(part.key, "not a readable Parquet file (a row group of less than no rows)")
+        if min(row_groups, default=0) < 0 or sum(row_groups) != metadata.num_rows:
+            cause = f"its row groups of {row_groups} rows do not add up to the {metadata.num_rows} that it declares"
+            raise CorruptPart(part.key, cause)
         return Footer(row_groups, schema)
 
     def _schema(self, part: Part, metadata: Any) -> pl.Schema:

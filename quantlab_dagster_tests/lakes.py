@@ -1,0 +1,152 @@
+"""Lakes for tests: small raw days put into stores, and what a naive reader makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quantlab_dagster.days.compact import Outcome, PairOutcome, Workplace, compact_pair
+from quantlab_dagster.days.plan import Plan, Requested
+from quantlab_dagster.lake.layout import Pair, SymbolDay
+from quantlab_dagster.synthetic import DaySpec, RawPart, generate_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from quantlab_dagster.lake.store import Store
+    from quantlab_dagster_tests.conftest import Rig
+
+DAY = dt.date(2026, 1, 8)
+NOON_AFTER = dt.datetime(2026, 1, 9, 12, tzinfo=dt.UTC)
+PAIR = Pair("binance", "bbo")
+
+
+def spec(symbol: str = "adausdt", *, parts: int = 12, rows: int = 600, seed: int = 0, day: dt.date = DAY) -> DaySpec:
+    """A small day of best bid/offer."""
+    return DaySpec(PAIR.exchange, PAIR.stream, symbol, day, parts=parts, rows=rows, seed=seed)
+
+
+def symbol_day(symbol: str = "adausdt", day: dt.date = DAY) -> SymbolDay:
+    """The symbol-day of `spec`."""
+    return SymbolDay(PAIR.exchange, PAIR.stream, symbol, day)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """A listener that remembers."""
+
+    built: list[Plan] = field(default_factory=list)
+    ended: list[Outcome] = field(default_factory=list)
+    fetched_parts: int = 0
+
+    def planned(self, pair: Pair, day: dt.date, symbols: int) -> None:
+        """Nothing to remember."""
+
+    def building(self, plan: Plan) -> None:
+        self.built.append(plan)
+
+    def fetched(self, symbol_day: SymbolDay, parts: int, of_parts: int) -> None:  # noqa: ARG002
+        self.fetched_parts = max(parts, self.fetched_parts)
+
+    def finished(self, outcome: Outcome) -> None:
+        self.ended.append(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Lakes:
+    """A raw and a compact lake of one rig."""
+
+    rig: Rig
+    raw_url: str
+    compact_url: str
+    scratch: Path
+
+    @classmethod
+    def of(cls, rig: Rig) -> Lakes:
+        scratch = rig.directory / "scratch"
+        scratch.mkdir(exist_ok=True)
+        return cls(rig, rig.new_url(), rig.new_url(), scratch)
+
+    @property
+    def raw(self) -> Store:
+        return self.rig.store(self.raw_url)
+
+    @property
+    def compact(self) -> Store:
+        return self.rig.store(self.compact_url)
+
+    def place(self, *, now: dt.datetime = NOON_AFTER, memory_budget: int = 64 << 20) -> Workplace:
+        return Workplace(self.raw, self.compact, memory_budget, scratch_base=self.scratch, clock=lambda: now)
+
+    def put_raw(self, day: SymbolDay, parts: Iterable[RawPart]) -> None:
+        async def put() -> None:
+            store = self.raw
+            await asyncio.gather(*(store.put(day.key(part.name), part.data) for part in parts))
+
+        asyncio.run(put())
+
+    def put_spec(self, day_spec: DaySpec) -> list[RawPart]:
+        parts = list(generate_parts(day_spec))
+        self.put_raw(SymbolDay(day_spec.exchange, day_spec.stream, day_spec.symbol, day_spec.day), parts)
+        return parts
+
+    def run(self, **options: Any) -> PairOutcome:
+        """Compact the pair's day."""
+        overwrite, allow_shrink = options.pop("overwrite", False), options.pop("allow_shrink", False)
+        place = options.pop("place", None) or self.place()
+        listener = options.pop("listener", None) or Recorder()
+        day = options.pop("day", DAY)
+        return asyncio.run(
+            compact_pair(
+                place,
+                PAIR,
+                day,
+                listener=listener,
+                requested=Requested(overwrite=overwrite, allow_shrink=allow_shrink),
+                **options,
+            )
+        )
+
+    def get(self, key: str) -> bytes:
+        """An object of the compact lake."""
+        return asyncio.run(self.compact.get(key))[0]
+
+    def compact_keys(self) -> dict[str, str]:
+        """Every object of the compact lake with its ETag."""
+        return {info.key: info.etag for info in asyncio.run(self.compact.list_objects(""))}
+
+    def published(self, day: SymbolDay) -> pa.Table:
+        """A published day."""
+        return pq.read_table(pa.BufferReader(self.get(day.key("data.parquet"))))
+
+
+def oracle(parts: Iterable[RawPart]) -> pa.Table:
+    """What a plain sort in another engine makes of the parts: rows by (ts_event, part, row), numbered."""
+    tables = []
+    for part in sorted(parts, key=lambda part: part.name.encode()):
+        table = pq.read_table(pa.BufferReader(part.data))
+        for index, name in enumerate(table.column_names):
+            if pa.types.is_dictionary(table.schema.field(name).type):
+                table = table.set_column(index, name, table[name].cast(pa.string()))
+        tables.append(
+            table.append_column("part", pa.array([part.name.encode()] * len(table), pa.binary())).append_column(
+                "row", pa.array(range(len(table)), pa.int64())
+            )
+        )
+    rows = pa.concat_tables(tables, promote_options="default")  # noqa: F841  # read by DuckDB
+    columns = [name for name in tables[0].column_names if name not in ("part", "row")]
+    numbered = ["ts_event", "row_number() over (order by ts_event, part, row) - 1 as seq", *columns[1:]]
+    with duckdb.connect() as connection:
+        return connection.sql(f"select {', '.join(numbered)} from rows order by seq").to_arrow_table()  # noqa: S608
+
+
+def same_rows(published: pa.Table, expected: pa.Table) -> bool:
+    """Whether two tables have the same columns and the same rows in the same order."""
+    return bool(published.column_names == expected.column_names and published.to_pydict() == expected.to_pydict())
