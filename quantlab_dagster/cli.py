@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import click
 import typer
 
 from quantlab_dagster.console import (
@@ -43,6 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain usage errors: what is not a terminal is never wrapped
 )
 
 EXIT_FINE, EXIT_FOUND, EXIT_USAGE = 0, 1, 2
@@ -162,9 +162,7 @@ def verify(
     exchange: Exchanges = None,
     stream: Streams = None,
     symbol: Symbols = None,
-    raw: Annotated[
-        bool, typer.Option(help="Merge the raw parts again and compare, where still there.")
-    ] = True,
+    raw: Annotated[bool, typer.Option(help="Merge the raw parts again and compare, where still there.")] = True,
     as_json: Json = False,
 ) -> None:
     """Audit published days again, from the store: meta, order, seq, content; works on days of other software too."""
@@ -277,24 +275,15 @@ def _exit(code: int) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: expected errors are one line on standard error, never a traceback."""
-    code: Any
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        Screen().error("interrupted; what was not finished is as it was")
-        code = 130
+        app(arguments)
     except (SettingsError, DayRefused, PathError) as error:
         Screen().error(str(error))
-        code = EXIT_USAGE
+        sys.exit(EXIT_USAGE)
     except QuantlabError as error:
         Screen().error(str(error))
-        code = EXIT_FOUND
-    sys.exit(code or EXIT_FINE)
+        sys.exit(EXIT_FOUND)
+    sys.exit(EXIT_FINE)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from quantlab_dagster.days.eligibility import Clock, utc_now
 from quantlab_dagster.defs.assets import compact_asset, raw_asset
 from quantlab_dagster.defs.names import compact_key, configured_pairs, daily_partitions
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource
@@ -12,8 +13,12 @@ from quantlab_dagster.settings import Settings, load_settings
 __all__ = ["build_definitions", "defs"]
 
 
-def build_definitions(settings: Settings) -> dg.Definitions:
+def build_definitions(settings: Settings, *, clock: Clock = utc_now) -> dg.Definitions:
     """Everything Dagster knows of this project, for the given settings.
+
+    Args:
+        settings: of the project.
+        clock: another clock than the machine's, for tests.
 
     Raises:
         SettingsError: the settings contradict each other.
@@ -36,6 +41,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "raw_lake": LakeResource(lake="raw", url=settings.raw_url),
             "compact_lake": LakeResource(lake="compact", url=settings.compact_url),
             "limits": LimitsResource.of(settings),
+            "clock": clock,
         },
         # One process a run: a step is one pair's day and uses every core itself.
         executor=dg.in_process_executor,

@@ -38,6 +38,7 @@ from obstore.store import S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from mypy_boto3_s3 import S3Client
 
@@ -140,8 +141,8 @@ class S3Server:
 def seaweedfs(directory: Path) -> Iterator[S3Server]:
     """Run SeaweedFS with its data, configuration and log (`weed.log`) in `directory`.
 
-    A later server on the same directory finds the objects of the earlier one again. Only about 14 buckets can hold
-    objects at a time: each takes 7 of the 100 volumes, and puts to a further one fail with an InternalError.
+    A later server on the same directory finds the objects of the earlier one again. Each bucket takes
+    a volume of a hundred.
     """
     with _started(lambda stack: _start_seaweedfs(directory.absolute(), stack)) as server:
         yield server
@@ -280,6 +281,7 @@ def _start_seaweedfs(directory: Path, stack: ExitStack) -> S3Server:
         f"-master.port.grpc={master_grpc}",
         "-master.volumeSizeLimitMB=256",
         "-master.telemetry=false",
+        "-master.peers=none",  # no leader election for the volume server's first heartbeat to lose a race with
         "-volume.max=100",
         f"-volume.port={volume}",
         f"-volume.port.grpc={volume_grpc}",
@@ -300,7 +302,8 @@ def _start_seaweedfs(directory: Path, stack: ExitStack) -> S3Server:
     # These it always makes, and SIGKILL leaves them.
     grpc_ports = {"master": master_grpc, "volume": volume_grpc, "filer": filer_grpc, "s3": s3_grpc}
     sockets = [Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock") for part, port in grpc_ports.items()]  # noqa: S108
-    env = {"WEED_LEVELDB2_DIR": str(directory / "filerldb")}
+    # One volume a bucket instead of seven of the hundred: a dozen buckets would use them all up.
+    env = {"WEED_LEVELDB2_DIR": str(directory / "filerldb"), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
     process = stack.enter_context(_process(argv, log=directory / "weed.log", env=env, sockets=sockets))
     server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key, REGION, (process.popen.pid,))
     _await_s3(server, [process])
@@ -309,55 +312,78 @@ def _start_seaweedfs(directory: Path, stack: ExitStack) -> S3Server:
 
 def _start_ceph(directory: Path, stack: ExitStack) -> S3Server:
     for name in ("mon", "osd", "rgw"):
-        (directory / name).mkdir(parents=True)
+        (directory / name).mkdir()
     access_key, secret_key = _new_credentials()
-    fsid, osd_uuid = str(uuid.uuid4()), str(uuid.uuid4())
+    fsid = str(uuid.uuid4())
     mon_port, rgw_port = free_ports(2)
-    config = directory / "ceph.conf"
-    config.write_text(_ceph_config(directory, fsid=fsid, mon_port=mon_port, rgw_port=rgw_port))
-    env = {"CEPH_CONF": str(config)}
-
-    processes: list[_Process] = []
-
-    def run(name: str, *argv: str) -> str:
-        with _process(argv, log=directory / f"{name}.log", env=env) as process:
-            return _output(process, needs=processes)
-
-    def ask_mon(name: str, *argv: str) -> str:
-        """As `run`, until it succeeds: a monitor which has just started may answer EPERM."""
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return run(name, *argv)
-            except ServerStartError:
-                processes[0].check()
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(POLL_SECONDS)
-
-    def start(name: str, *argv: str) -> _Process:
-        return stack.enter_context(_process(argv, log=directory / f"{name}.log", env=env))
-
-    run("monmap", "monmaptool", "--create", "--addv", "a", f"[v1:{HOST}:{mon_port}]", "--fsid", fsid, "monmap")
-    run("mon-mkfs", "ceph-mon", "-i", "a", "--mkfs", "--monmap", "monmap")
-    processes.append(start("mon", "ceph-mon", "-i", "a", "-f"))
-    ask_mon("osd-new", "ceph", "osd", "new", osd_uuid)
-    run("osd-mkfs", "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_uuid)
-    osd = start("osd", "ceph-osd", "-i", "0", "-f")
-    deadline = time.monotonic() + START_SECONDS
-    while "1 up" not in ask_mon("osd-stat", "ceph", "osd", "stat"):
-        if time.monotonic() > deadline:
-            raise ServerStartError(f"the OSD was not up within {START_SECONDS:.0f} s", osd.log)
-        if osd.popen.poll() is not None:  # "wrong fsid", about one start in five
-            osd = start("osd", "ceph-osd", "-i", "0", "-f")
-    processes.append(osd)
+    (directory / "ceph.conf").write_text(_ceph_config(directory, fsid=fsid, mon_port=mon_port, rgw_port=rgw_port))
+    cluster = _Ceph(directory, stack)
+    cluster.run("monmap", "monmaptool", "--create", "--addv", "a", f"[v1:{HOST}:{mon_port}]", "--fsid", fsid, "monmap")
+    cluster.run("mon-mkfs", "ceph-mon", "-i", "a", "--mkfs", "--monmap", "monmap")
+    mon = cluster.start("mon", "ceph-mon", "-i", "a", "-f")
+    osd = cluster.start_osd(mon)
     keys = (f"--access-key={access_key}", f"--secret-key={secret_key}")
-    run("user", "radosgw-admin", "user", "create", "--uid=ci", "--display-name=ci", *keys)
-    processes.append(start("rgw", "radosgw", "-n", "client.rgw", "-f"))
+    user = ("user", "create", "--uid=ci", "--display-name=ci", *keys)
+    cluster.run("user", "radosgw-admin", *user, needs=(mon, osd))
+    processes = [mon, osd, cluster.start("rgw", "radosgw", "-n", "client.rgw", "-f")]
     pids = tuple(process.popen.pid for process in processes)
     server = S3Server("ceph", f"http://{HOST}:{rgw_port}", access_key, secret_key, REGION, pids)
     _await_s3(server, processes)
     return server
+
+
+@dataclass(frozen=True, slots=True)
+class _Ceph:
+    """Runs Ceph's programs, which share `directory` and its ceph.conf; what is started ends with `stack`."""
+
+    directory: Path
+    stack: ExitStack
+
+    def start(self, name: str, *argv: str) -> _Process:
+        return self.stack.enter_context(self._process(name, argv))
+
+    def run(self, name: str, *argv: str, needs: Sequence[_Process] = ()) -> str:
+        """What a program printed, once it has succeeded. Raises early if a process it needs ends."""
+        with self._process(name, argv) as process:
+            deadline = time.monotonic() + START_SECONDS
+            while (status := process.popen.poll()) is None:
+                for needed in needs:
+                    needed.check()
+                if time.monotonic() > deadline:
+                    raise ServerStartError(f"{name} took over {START_SECONDS:.0f} s", process.log)
+                time.sleep(0.01)
+            if status:
+                raise ServerStartError(f"{name} failed with status {status}", process.log, status=status)
+            return process.log.read_text(errors="replace")
+
+    def ask(self, mon: _Process, name: str, *argv: str) -> str:
+        """As `run`, until it succeeds: a monitor which has just started may answer EPERM."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.run(name, *argv, needs=(mon,))
+            except ServerStartError:
+                mon.check()
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+    def start_osd(self, mon: _Process) -> _Process:
+        osd_uuid = str(uuid.uuid4())
+        self.ask(mon, "osd-new", "ceph", "osd", "new", osd_uuid)
+        self.run("osd-mkfs", "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_uuid, needs=(mon,))
+        deadline = time.monotonic() + START_SECONDS
+        osd = self.start("osd", "ceph-osd", "-i", "0", "-f")
+        while "1 up" not in self.ask(mon, "osd-stat", "ceph", "osd", "stat"):
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"the OSD was not up within {START_SECONDS:.0f} s", osd.log)
+            if osd.popen.poll() is not None:  # "wrong fsid", one start in four
+                osd = self.start("osd", "ceph-osd", "-i", "0", "-f")
+        return osd
+
+    def _process(self, name: str, argv: Sequence[str]) -> AbstractContextManager[_Process]:
+        env = {"CEPH_CONF": str(self.directory / "ceph.conf")}
+        return _process(argv, log=self.directory / f"{name}.log", env=env)
 
 
 def _ceph_config(directory: Path, *, fsid: str, mon_port: int, rgw_port: int) -> str:
@@ -397,20 +423,6 @@ mon cluster log file = {directory}/cluster.log
 # Without nodelay small objects are ten times slower.
 rgw frontends = beast endpoint={HOST}:{rgw_port} tcp_nodelay=1
 """
-
-
-def _output(process: _Process, needs: Sequence[_Process]) -> str:
-    """What a program printed, once it has succeeded; raises early if a process it needs ends."""
-    deadline = time.monotonic() + START_SECONDS
-    while (status := process.popen.poll()) is None:
-        for needed in needs:
-            needed.check()
-        if time.monotonic() > deadline:
-            raise ServerStartError(f"{process.log.stem} took over {START_SECONDS:.0f} s", process.log)
-        time.sleep(0.01)
-    if status:
-        raise ServerStartError(f"{process.log.stem} failed with status {status}", process.log, status=status)
-    return process.log.read_text(errors="replace")
 
 
 def _new_directory(parent: Path) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from quantlab_dagster.days.eligibility import check_eligible, utc_now
+from quantlab_dagster.days.eligibility import Clock, check_eligible, utc_now
 from quantlab_dagster.days.fetch import ChecksumVerifier, MemoryGate, fetch_parts
 from quantlab_dagster.days.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.days.publish import file_sha256, publish_day, publish_quarantine
@@ -160,7 +160,7 @@ class Workplace:
     memory_budget: int
     request_concurrency: int = 64
     scratch_base: Path | None = None
-    clock: Callable[[], dt.datetime] = utc_now
+    clock: Clock = utc_now
 
     @property
     def download_budget(self) -> int:

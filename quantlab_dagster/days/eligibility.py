@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
 from quantlab_dagster.errors import DayRefused
 
-__all__ = ["DAY_SETTLES_AT", "check_eligible", "eligible_from", "last_eligible_day", "utc_now"]
+__all__ = ["DAY_SETTLES_AT", "Clock", "check_eligible", "eligible_from", "last_eligible_day", "utc_now"]
+
+Clock = Callable[[], dt.datetime]
+"""Tells the present time, aware. Passed in, so that tests can cross midnight without waiting for it."""
 
 DAY_SETTLES_AT = dt.time(2, 30)
 """A day becomes eligible at this time (UTC) of the next day."""

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from quantlab_dagster.days.compact import Outcome, PairOutcome, Status, compact_pair
+from quantlab_dagster.days.eligibility import Clock
 from quantlab_dagster.days.plan import Requested
 from quantlab_dagster.defs.metadata import describe
 from quantlab_dagster.defs.names import GROUP, compact_key, raw_key
@@ -87,12 +88,13 @@ def compact_asset(pair: Pair, partitions: dg.PartitionsDefinition[str]) -> dg.As
         raw_lake: LakeResource,
         compact_lake: LakeResource,
         limits: LimitsResource,
+        clock: dg.ResourceParam[Clock],
     ) -> Iterator[Any]:
         day = dt.date.fromisoformat(context.partition_key)
         try:
             outcome = asyncio.run(
                 compact_pair(
-                    workplace(raw_lake, compact_lake, limits),
+                    workplace(raw_lake, compact_lake, limits, clock),
                     pair,
                     day,
                     listener=Listeners(LogListener(context.log), extra_listener.get()),

@@ -12,6 +12,7 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from quantlab_dagster.days.compact import Workplace
+from quantlab_dagster.days.eligibility import Clock, utc_now
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.lake.store import S3Options, Store, open_store
 from quantlab_dagster.settings import Lake, load_aws
@@ -120,7 +121,7 @@ class LimitsResource(dg.ConfigurableResource[None]):
         )
 
 
-def workplace(raw: LakeResource, compact: LakeResource, limits: LimitsResource) -> Workplace:
+def workplace(raw: LakeResource, compact: LakeResource, limits: LimitsResource, clock: Clock = utc_now) -> Workplace:
     """Open both lakes for work."""
     return Workplace(
         raw=raw.store(),
@@ -128,4 +129,5 @@ def workplace(raw: LakeResource, compact: LakeResource, limits: LimitsResource) 
         memory_budget=limits.memory_budget,
         request_concurrency=limits.request_concurrency,
         scratch_base=Path(limits.scratch_dir) if limits.scratch_dir else None,
+        clock=clock,
     )

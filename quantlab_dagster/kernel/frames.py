@@ -97,8 +97,11 @@ def blame(parts: Sequence[Part], rows: np.ndarray, columns: Columns, error: obje
         error: what happened when they were read together.
     """
     for part, expected in zip(parts, rows.tolist(), strict=True):
+        # Decodes every column, and holds none of them: the culprit may be huge.
+        lazy = scan([part], columns.dtypes, columns.helper(POSITION))
+        counts = lazy.select(pl.all().null_count(), pl.len().alias(columns.helper("rows")))
         try:
-            decoded = scan([part], columns.dtypes, columns.helper(POSITION)).collect(engine="streaming").height
+            decoded = counts.collect(engine="streaming")[columns.helper("rows")][0]
         except UNREADABLE as own_error:
             return CorruptPart(part.key, f"cannot be decoded ({_brief(own_error)})")
         if decoded != expected:

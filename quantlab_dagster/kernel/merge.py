@@ -18,7 +18,7 @@ from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
 from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes, sequence_hash
 from quantlab_dagster.kernel.frames import POSITION, read_parts
-from quantlab_dagster.kernel.runs import Runs
+from quantlab_dagster.kernel.runs import Cancelled, Runs
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ _FIXED_BYTES = 128 << 20
 _HELPER_BYTES = 24  # position, hash, sort index
 
 
-class Cancelled(Exception):  # not an error: somebody asked for it
-    """The merge was asked to stop; the unfinished output is of no use."""
-
-
 @dataclass(frozen=True, slots=True)
 class Merged:
     """A finished, audited file.
@@ -58,7 +54,8 @@ class Merged:
         size_bytes: of the file.
         windows: how many windows the day was cut into.
         distributed: whether parts were first distributed into runs.
-        histogram: (bucket, rows) for each occupied bucket of `bucket_width` order values; empty without a width.
+        histogram: (bucket, rows) for each occupied bucket of `bucket_width` order values; empty without a width. Nulls
+            are in no bucket.
         digest: of the file, as read back.
     """
 
@@ -208,7 +205,8 @@ def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     position = survey.columns.helper(POSITION)
     keys = frame.select(survey.order.key()).to_series()
     if not keys.is_sorted():
-        frame = frame.sort(survey.order.column, maintain_order=True, nulls_last=False)
+        # By the key, not the column: a null and the smallest integer are equal, and tie by position.
+        frame = frame.sort(survey.order.key(), maintain_order=True)
         keys = frame.select(survey.order.key()).to_series()
     key_values, positions = keys.to_numpy(), frame[position].to_numpy()
     later = key_values[1:] > key_values[:-1]
@@ -224,7 +222,7 @@ def _record(ledger: _Ledger, frame: pl.DataFrame, survey: Survey, bucket_width: 
     ledger.sequence = add_hashes(ledger.sequence, sequence_hash(hashes, ledger.rows))
     ledger.rows += frame.height
     if bucket_width is not None:
-        buckets = (frame[survey.order.column] // bucket_width).rle().struct.unnest()
+        buckets = (frame[survey.order.column].drop_nulls() // bucket_width).rle().struct.unnest()
         for length, bucket in buckets.iter_rows():
             ledger.histogram[bucket] = ledger.histogram.get(bucket, 0) + length
 

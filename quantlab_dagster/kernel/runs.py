@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from quantlab_dagster.kernel.cuts import WindowPlan
     from quantlab_dagster.kernel.survey import Survey
 
-__all__ = ["Runs"]
+__all__ = ["Cancelled", "Runs"]
+
+
+class Cancelled(Exception):  # not an error: somebody asked for it
+    """The merge was asked to stop; the unfinished output is of no use."""
 
 
 class Runs:
@@ -36,6 +40,9 @@ class Runs:
             read.
         batch_rows: how many rows to decode at once; a single row group may be larger.
         cancelled: asked between batches.
+
+    Raises:
+        Cancelled: on iteration, as asked.
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class Runs:
     def _distribute(self) -> None:
         for frame in self._batches():
             if self._cancelled():
-                return  # the merge asks again before it writes anything
+                raise Cancelled
             self.content = add_hashes(self.content, row_hashes(frame.select(self._survey.columns.varying)))
             target = self._window_of(frame)
             name = self._survey.columns.helper("window")

@@ -41,11 +41,14 @@ class SortedFileWriter:
     def __init__(self, path: Path, columns: Columns, order: Order, metadata: dict[str, str] | None = None) -> None:
         self._columns = columns
         self._order = order
-        self._schema = _arrow_schema(columns, order).with_metadata(metadata)
+        self._schema = _arrow_schema(columns, order)
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0
         self._written_rows = 0
         self._writer = pq.ParquetWriter(path, self._schema, **_writer_options(self._schema, order))
+        if metadata:
+            # Not as metadata of the schema, which goes the way of Arrow's own schema: it is not stored.
+            self._writer.add_key_value_metadata(metadata)
 
     def append(self, frame: pl.DataFrame) -> None:
         """Take the next rows: the varying columns, in order. Writes whole row groups as they fill."""

@@ -7,14 +7,18 @@ every server; every failure is a domain error that names the object.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import time
+import zlib
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -33,9 +37,10 @@ from quantlab_dagster.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     import boto3
+    from obstore import ListResult, ObjectMeta, PutMode
     from obstore.store import ClientConfig, RetryConfig
 
 __all__ = [
@@ -52,17 +57,32 @@ __all__ = [
 
 RequestKind = Literal["LIST", "GET", "HEAD", "PUT", "DELETE"]
 
+T = TypeVar("T")
+
 _LIST_PAGE = 1000
 # Above this size a file goes up in parts; one atomic request or a completed multipart upload, never anything between.
 _MULTIPART_BYTES = 64 << 20
 _MULTIPART_CHUNK = 16 << 20
 _UPLOADS_AT_ONCE = 4
-_STATUS = re.compile(r"status(?: code)?:?\s*\"?(\d{3})")
+# Texts of errors hold URLs, hence keys, but percent-encoded: a key cannot imitate these.
+_STATUS = re.compile(r"status code: (\d{3})")
+_NO_BUCKET = "<Code>NoSuchBucket</Code>"
+_EXHAUSTED = " retries, max_retries"
+_LOCAL = "Generic LocalFileSystem error:"
+_BAD_FILE_NAME = f"{_LOCAL} Filenames containing trailing"
 _DENIED = (401, 403)
 _NOT_FOUND = 404
 _RETRIED = (408, 429)
 _SERVER_ERROR = 500
+_NOT_IMPLEMENTED = 501
+# For everything that is repeated: by the engine where it does so itself, else by us.
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 10.0
+_RETRY_SECONDS = 120.0
+_CREATE_ATTEMPTS = 3
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LOCK_DIRECTORY = ".quantlab-locks"
+_LOCKS = 64  # so that a lake of many keys does not fill up with lock files
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +164,15 @@ class Store:
         url: as given by the user, for messages.
         engine: the obstore store, rooted at the URL.
         root: the directory, for a local store.
+        retries: attempts after the first one fails.
     """
 
-    def __init__(self, url: str, engine: LocalStore | S3Store, root: Path | None = None) -> None:
+    def __init__(self, url: str, engine: LocalStore | S3Store, root: Path | None = None, *, retries: int = 0) -> None:
         self.url = url.rstrip("/")
         self.requests = Requests()
         self._engine = engine
         self._root = root
+        self._retries = retries
 
     @property
     def is_local(self) -> bool:
@@ -169,12 +191,18 @@ class Store:
         Raises:
             StoreError: the listing failed. A prefix without objects is an empty list.
         """
-        found: list[ObjectInfo] = []
-        with self._errors(prefix):
-            async for chunk in obstore.list(self._engine, prefix, chunk_size=_LIST_PAGE):
-                found += [_info(meta) for meta in chunk]
+
+        async def listing() -> list[ObjectInfo]:
+            found: list[ObjectInfo] = []
+            with self._errors(prefix):
+                self._check_root()
+                async for chunk in obstore.list(self._engine, prefix, chunk_size=_LIST_PAGE):
+                    found += [_info(meta) for meta in chunk]
+            return found
+
+        found = await self._repeated(listing)
         self.requests.add("LIST", max(1, -(-len(found) // _LIST_PAGE)))
-        return sorted((info for info in found if info.key.startswith(prefix)), key=_byte_order)
+        return sorted((info for info in found if _is_below(prefix, info.key)), key=_byte_order)
 
     async def list_directory(self, prefix: str) -> Directory:
         """One level below a prefix that ends in a slash, or is empty for the root.
@@ -182,11 +210,17 @@ class Store:
         Raises:
             StoreError: the listing failed.
         """
-        with self._errors(prefix):
-            result = await obstore.list_with_delimiter_async(self._engine, prefix)
-        objects = sorted((_info(meta) for meta in result["objects"]), key=_byte_order)
+
+        async def listing() -> ListResult[Sequence[ObjectMeta]]:
+            with self._errors(prefix):
+                self._check_root()
+                return await obstore.list_with_delimiter_async(self._engine, prefix)
+
+        result = await self._repeated(listing)
+        found = [_info(meta) for meta in result["objects"]]
+        objects = sorted((info for info in found if _is_below(prefix, info.key)), key=_byte_order)
         names = {path.rstrip("/").rpartition("/")[2] for path in result["common_prefixes"]} - {_LOCK_DIRECTORY}
-        self.requests.add("LIST", max(1, -(-(len(objects) + len(names)) // _LIST_PAGE)))
+        self.requests.add("LIST", max(1, -(-(len(found) + len(names)) // _LIST_PAGE)))
         return Directory(tuple(sorted(names, key=str.encode)), tuple(objects))
 
     async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
@@ -231,18 +265,19 @@ class Store:
 
     async def put(self, key: str, content: bytes | Path) -> str:
         """Write an object whole and unconditionally; readers see the old or the new one. Returns its ETag."""
-        large = isinstance(content, Path) and content.stat().st_size > _MULTIPART_BYTES
+        size_bytes = content.stat().st_size if isinstance(content, Path) else len(content)
+        multipart = isinstance(content, Path) and size_bytes > _MULTIPART_BYTES and not self.is_local
         with self._errors(key):
             result = await obstore.put_async(
                 self._engine,
                 key,
                 content,
                 mode="overwrite",
-                use_multipart=large and not self.is_local,
+                use_multipart=multipart,
                 chunk_size=_MULTIPART_CHUNK,
                 max_concurrency=_UPLOADS_AT_ONCE,
             )
-        self.requests.add("PUT")
+        self.requests.add("PUT", 2 + -(-size_bytes // _MULTIPART_CHUNK) if multipart else 1)
         return await self._etag_after_put(key, result["e_tag"])
 
     async def compare_and_swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
@@ -259,17 +294,18 @@ class Store:
         """
         if self._root is not None:
             return await self._swap_locally(key, content, expected_etag)
-        forms = [None] if expected_etag is None else [f'"{expected_etag}"', expected_etag]
-        for form in forms:
-            written = await self._swap_on_server(key, content, form)
+        if expected_etag == "":
+            # SeaweedFS takes an empty If-Match for none at all, and overwrites.
+            raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
+        # AWS refuses to create an object (409) while another writer's attempt at it is not decided.
+        forms = [None] * _CREATE_ATTEMPTS if expected_etag is None else [f'"{expected_etag}"', expected_etag]
+        for number, form in enumerate(forms):
+            if number and form is None:
+                await asyncio.sleep(_FIRST_WAIT_SECONDS * 2**number)
+            attempt = partial(self._swap_on_server, key, content, form, expected_etag)
+            written = await self._repeated(attempt)
             if written is not None:
                 return written
-            current = await self.get_if_exists(key)
-            # A retried request whose first answer was lost fails on its own success.
-            if current is not None and current[0] == content:
-                return current[1].etag
-            if (current[1].etag if current else None) != expected_etag:
-                raise Conflict(self.name(key), "was changed by another writer", "Run again")
         raise ConditionalWriteUnsupported(
             self.name(key),
             "the server refuses a conditional write although the object is unchanged",
@@ -278,38 +314,80 @@ class Store:
 
     async def delete(self, key: str) -> None:
         """Delete an object; it is no error if it does not exist."""
-        self.requests.add("DELETE")
-        try:
+
+        async def deletion() -> None:
             with self._errors(key):
                 await obstore.delete_async(self._engine, key)
+
+        self.requests.add("DELETE")
+        try:
+            await self._repeated(deletion)
         except ObjectNotFound:
             return
 
-    async def _swap_on_server(self, key: str, content: bytes, etag: str | None) -> str | None:
+    async def _swap_on_server(
+        self, key: str, content: bytes, form: str | None, expected_etag: str | None
+    ) -> str | None:
+        """One conditional write. Returns None if it was refused although the object is unchanged."""
         self.requests.add("PUT")
+        unanswered: StoreUnavailable | None = None
         try:
             with self._errors(key, passing=(obs.AlreadyExistsError, obs.PreconditionError)):
-                result = await obstore.put_async(
-                    self._engine, key, content, mode="create" if etag is None else {"e_tag": etag}, use_multipart=False
-                )
+                mode: PutMode = "create" if form is None else {"e_tag": form}
+                result = await obstore.put_async(self._engine, key, content, mode=mode, use_multipart=False)
+            return await self._etag_after_put(key, result["e_tag"])
         except (obs.AlreadyExistsError, obs.PreconditionError):
-            return None
-        return await self._etag_after_put(key, result["e_tag"])
+            pass
+        except StoreUnavailable as error:
+            unanswered = error
+        # It may have been done nevertheless: the answer was lost, and a retry failed on its own success, or there was
+        # none, since the engine does not repeat a conditional write that may have been done.
+        current = await self.get_if_exists(key)
+        if current is not None and current[0] == content:
+            return current[1].etag
+        if (current[1].etag if current else None) != expected_etag:
+            raise Conflict(self.name(key), "was changed by another writer", "Run again")
+        if unanswered is not None:
+            raise unanswered
+        return None
+
+    async def _repeated(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Repeat what the engine does not: requests that broke off in a way it cannot tell from success."""
+        for repetition in range(self._retries):
+            try:
+                return await request()
+            except StoreUnavailable as error:
+                if not _broke_off(error):
+                    raise
+            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**repetition))
+        return await request()
 
     async def _swap_locally(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        assert self._root is not None  # only called for local stores
         async with self._local_lock(key):
             current = await self.head(key)
             if (current.etag if current else None) != expected_etag:
                 raise Conflict(self.name(key), "was changed by another writer", "Run again")
-            return await self.put(key, content)
+            await self.put(key, content)
+            # The ETag is made of inode, time and size. Inodes are used again at once, and file systems may stamp the
+            # time of the last tick, so that two swaps within one would bring an old ETag back.
+            now = time.time_ns()
+            with self._errors(key):
+                os.utime(self._root / key, ns=(now, now))
+            return await self._etag_after_put(key, None)
 
     @asynccontextmanager
     async def _local_lock(self, key: str) -> AsyncIterator[None]:
         assert self._root is not None  # only called for local stores
         directory = self._root / _LOCK_DIRECTORY
-        directory.mkdir(exist_ok=True)
-        async with AsyncFileLock(directory / f"{key.replace('/', '~')[-200:]}.lock", poll_interval=0.01):
+        lock = AsyncFileLock(directory / f"{zlib.crc32(key.encode()) % _LOCKS:02d}.lock", poll_interval=0.01)
+        with self._errors(key):
+            directory.mkdir(exist_ok=True)
+            await lock.acquire()
+        try:
             yield
+        finally:
+            await lock.release()
 
     async def _etag_after_put(self, key: str, etag: str | None) -> str:
         if etag and etag.strip('"'):
@@ -318,6 +396,13 @@ class Store:
         if info is None:
             raise StoreError(self.name(key), "vanished right after it was written", "Run again")
         return info.etag
+
+    def _check_root(self) -> None:
+        """Raise if the directory has gone since the store was opened: to the engine it would merely be empty."""
+        if self._root is not None and not self._root.is_dir():
+            raise StoreError(
+                self.url, "this directory has gone", "Bring it back, or check what should be mounted there"
+            )
 
     def _errors(self, key: str, passing: tuple[type[Exception], ...] = ()) -> _ErrorMapping:
         return _ErrorMapping(self.name(key), passing)
@@ -342,31 +427,49 @@ class _ErrorMapping:
 
 
 def _map(where: str, error: BaseException) -> StoreError | None:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, OSError) and error.errno is not None:  # not of the store: a file of ours
+        remedy = "Check the space and the permissions there, or set QUANTLAB_SCRATCH_DIR to another place"
+        return StoreError(where, f"a local file cannot be used ({error})", remedy)
+    if isinstance(error, FileNotFoundError) and _NO_BUCKET not in str(error):
         return ObjectNotFound(where, "does not exist", "Check the URL and the key")
     if isinstance(error, obs.PermissionDeniedError | obs.UnauthenticatedError | PermissionError):
         return _denied(where)
-    if isinstance(error, obs.BaseError | OSError | ValueError):
+    # Keys that cannot be parsed are a ValueError; a TypeError where a list of keys would do, too.
+    bad_key = isinstance(error, obs.InvalidPathError | ValueError)
+    bad_key |= isinstance(error, TypeError) and "Expected string path" in str(error)
+    if bad_key or str(error).startswith(_BAD_FILE_NAME):
+        cause = f"holds a key that cannot be addressed ({_first_line(error)})"
+        return StoreError(where, cause, "Rename or remove that object")
+    if isinstance(error, obs.BaseError | OSError):
         return _map_generic(where, error)
     return None
 
 
-def _map_generic(where: str, error: Exception) -> StoreError:
+def _map_generic(where: str, error: BaseException) -> StoreError:
     """Listings report everything as one generic error; its text holds the status."""
-    text = str(error)
+    text, first = str(error), _first_line(error)
+    if text.startswith(_LOCAL):
+        return StoreError(where, f"the file system refused ({first})", "Check the space and the permissions there")
     found = _STATUS.search(text)
     status = int(found.group(1)) if found else None
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:300]
     if status in _DENIED:
         return _denied(where)
-    if isinstance(error, obs.InvalidPathError) or "illegal" in text or "InvalidPath" in text:
-        return StoreError(where, f"holds a key that cannot be addressed ({first})", "Rename or remove that object")
-    if status == _NOT_FOUND or "NoSuchBucket" in text:
+    if status == _NOT_FOUND or _NO_BUCKET in text:
         return StoreError(where, f"the bucket does not exist ({first})", "Check URL, endpoint and region")
-    if status is not None and status < _SERVER_ERROR and status not in _RETRIED:
+    transient = status is None or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED) or status in _RETRIED
+    if not transient:
         return StoreError(where, f"the store refused the request ({first})", "Check the URL and the settings")
-    remedy = "Nothing was changed; run again later"
-    return StoreUnavailable(where, f"no usable answer after retries ({first})", remedy)
+    return StoreUnavailable(where, f"no usable answer after retries ({first})", "Nothing was decided; run again later")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _broke_off(error: StoreUnavailable) -> bool:
+    """Whether the connection broke, and the engine has not tried again by itself."""
+    text = str(error.__cause__)
+    return not _STATUS.search(text) and _EXHAUSTED not in text
 
 
 def _denied(where: str) -> AccessDenied:
@@ -379,6 +482,11 @@ def _info(meta: Any) -> ObjectInfo:
 
 def _byte_order(info: ObjectInfo) -> bytes:
     return info.key.encode()
+
+
+def _is_below(prefix: str, key: str) -> bool:
+    """Not so for the marker of a directory, which comes back without its slash, and for our own lock files."""
+    return bool(key) and key.startswith(prefix) and not key.startswith(f"{_LOCK_DIRECTORY}/")
 
 
 def open_store(url: str, s3: S3Options | None = None, *, create: bool = False) -> Store:
@@ -396,10 +504,12 @@ def open_store(url: str, s3: S3Options | None = None, *, create: bool = False) -
         if s3 is None:
             raise SettingsError(url, "needs S3 options", "Configure the resource's region and credentials")
         return s3_store(url, s3)
-    if "://" in url and not url.startswith("file://"):
+    parts = urlsplit(url)
+    is_file = url.startswith("file://") and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment)
+    # `s3:/bucket` or `S3://bucket` must not become a directory of that name.
+    if not url or (_SCHEME.match(url) and not is_file):
         raise SettingsError(url, "is no URL this project knows", "Use s3://bucket/prefix, file:///directory or a path")
-    path = Path(unquote(urlsplit(url).path)) if url.startswith("file://") else Path(url)
-    return local_store(path, url=url, create=create)
+    return local_store(Path(unquote(parts.path) if is_file else url), url=url, create=create)
 
 
 def local_store(path: Path, *, url: str | None = None, create: bool = False) -> Store:
@@ -416,7 +526,12 @@ def local_store(path: Path, *, url: str | None = None, create: bool = False) -> 
                 "this local lake does not exist",
                 "Set QUANTLAB_RAW_URL and QUANTLAB_COMPACT_URL, or run `make demo` for a first lake",
             )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                str(url or path), f"this directory cannot be made ({error})", "Choose another"
+            ) from error
     if not os.access(path, os.R_OK | os.X_OK):
         raise SettingsError(str(url or path), "this directory cannot be read", "Check its permissions")
     return Store(url or str(path), LocalStore(path), path)
@@ -438,8 +553,12 @@ def s3_store(url: str, options: S3Options) -> Store:
     }
     retry: RetryConfig = {
         "max_retries": options.retries,
-        "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
-        "retry_timeout": timedelta(minutes=2),
+        "backoff": {
+            "init_backoff": timedelta(seconds=_FIRST_WAIT_SECONDS),
+            "max_backoff": timedelta(seconds=_LONGEST_WAIT_SECONDS),
+            "base": 2,
+        },
+        "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
     }
     config: dict[str, Any] = {"region": options.region}
     if options.endpoint_url:
@@ -455,8 +574,11 @@ def s3_store(url: str, options: S3Options) -> Store:
         from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
 
         config["credential_provider"] = Boto3CredentialProvider(options.session)
-    engine = S3Store(bucket, prefix=prefix.strip("/") or None, client_options=client, retry_config=retry, **config)
-    return Store(url, engine)
+    try:
+        engine = S3Store(bucket, prefix=prefix.strip("/") or None, client_options=client, retry_config=retry, **config)
+    except (obs.BaseError, ValueError) as error:
+        raise SettingsError(url, f"cannot be used ({_first_line(error)})", "Check URL, endpoint and region") from error
+    return Store(url, engine, retries=options.retries)
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
