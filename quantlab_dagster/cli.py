@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from quantlab_dagster import operate
 from quantlab_dagster.console import (
     ProgressListener,
     Screen,
@@ -21,11 +22,11 @@ from quantlab_dagster.console import (
 )
 from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.eligibility import check_eligible, utc_now
-from quantlab_dagster.days.plan import Action, Plan, Requested, plan_symbol_day
+from quantlab_dagster.days.plan import Action, Requested
+from quantlab_dagster.days.rollup import plan_days
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
 from quantlab_dagster.errors import DayRefused, PathError, QuantlabError, SettingsError
-from quantlab_dagster.lake.discovery import find_symbols
-from quantlab_dagster.lake.layout import Pair, SymbolDay, parse_day
+from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.text import format_bytes
 
@@ -45,16 +46,14 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain usage errors: what is not a terminal is never wrapped
 )
 
+app.add_typer(operate.state_app, name="state")
+app.command()(operate.status)
+app.command("catch-up")(operate.catch_up)
+
 EXIT_FINE, EXIT_FOUND, EXIT_USAGE = 0, 1, 2
 
 
-def _day(text: str) -> dt.date:
-    try:
-        return parse_day(text)
-    except PathError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
+_day = operate.day_argument
 Date = Annotated[
     dt.date, typer.Option("--date", "-d", parser=_day, metavar="DAY", help="UTC day: 2026-01-08 or 20260108.")
 ]
@@ -78,10 +77,14 @@ def compact(
     allow_shrink: Annotated[
         bool, typer.Option(help="Build even if raw parts that were read once are gone: days may lose rows.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option(help="Verify first; build again what is wrong and has its raw parts, and what is missing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compact days: materialise their assets, recorded in Dagster's history; what is up to date stays as it is."""
-    from quantlab_dagster.runs import compact_days  # noqa: PLC0415  # Dagster takes a second to import
+    from quantlab_dagster.repair import repair_days  # noqa: PLC0415  # Dagster takes a second to import
+    from quantlab_dagster.runs import compact_days  # noqa: PLC0415
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
@@ -90,16 +93,23 @@ def compact(
     for day in days:
         check_eligible(day, utc_now())
     with ProgressListener(screen) as listener:
-        report = compact_days(
-            settings,
-            days,
-            pairs,
-            listener=listener,
-            symbols=symbol or (),
-            overwrite=overwrite,
-            allow_shrink=allow_shrink,
-        )
+        if repair:
+            report, found = repair_days(settings, days, pairs, listener=listener, symbols=symbol or ())
+            screen.say(f"{len(found)} symbol-days were wrong or missing")
+        else:
+            report = compact_days(
+                settings,
+                days,
+                pairs,
+                listener=listener,
+                roll_up=not (exchange or stream or symbol),
+                symbols=symbol or (),
+                overwrite=overwrite,
+                allow_shrink=allow_shrink,
+            )
     bad = [item for item in report.outcomes if item.status in (Status.QUARANTINE, Status.FAILED)]
+    # A wrong day that could not be rebuilt is still wrong.
+    bad += [item for item in report.outcomes if repair and item.action is Action.KEEP]
     built = [item for item in report.outcomes if item.built]
     screen.say(
         f"{len(report.outcomes)} symbol-days: {len(built)} built ({sum(item.rows for item in built):,} rows), "
@@ -133,7 +143,8 @@ def plan(
     pairs = _pairs(settings, exchange, stream)
     days = _days(settings, date, to)
     place = _workplace(settings)
-    plans = asyncio.run(_plans(place, pairs, days, symbol or (), Requested(overwrite=overwrite)))
+    requested = Requested(overwrite=overwrite)
+    plans = asyncio.run(plan_days(place, pairs, days, symbols=symbol or (), requested=requested))
     rows = [
         (
             str(item.symbol_day),
@@ -203,19 +214,6 @@ def show_verified(screen: Screen, title: str, verified: Sequence[VerifiedDay]) -
     screen.say(f"{right} right, {wrong} wrong, {rest} not published")
 
 
-async def _plans(
-    place: Workplace, pairs: Sequence[Pair], days: Sequence[dt.date], symbols: Sequence[str], requested: Requested
-) -> list[Plan]:
-    plans = []
-    for pair in pairs:
-        found = symbols or await find_symbols(place.raw, pair)
-        for day in days:
-            for symbol in found:
-                symbol_day = SymbolDay(pair.exchange, pair.stream, symbol, day)
-                plans.append(await plan_symbol_day(place.raw, place.compact, symbol_day, requested))
-    return [item for item in plans if item.action is not Action.NO_FILES]
-
-
 async def _verified(
     place: Workplace, pairs: Sequence[Pair], days: Sequence[dt.date], symbols: Sequence[str], *, against_raw: bool
 ) -> list[VerifiedDay]:
@@ -228,15 +226,9 @@ async def _verified(
 
 
 def _workplace(settings: Settings) -> Workplace:
-    from quantlab_dagster.defs.resources import (  # noqa: PLC0415  # Dagster takes a second to import
-        LakeResource,
-        LimitsResource,
-        workplace,
-    )
+    from quantlab_dagster.runs import open_workplace  # noqa: PLC0415  # Dagster takes a second to import
 
-    raw = LakeResource(lake="raw", url=settings.raw_url)
-    compact_lake = LakeResource(lake="compact", url=settings.compact_url)
-    return workplace(raw, compact_lake, LimitsResource.of(settings))
+    return open_workplace(settings)
 
 
 def _pairs(settings: Settings, exchanges: Sequence[str] | None, streams: Sequence[str] | None) -> list[Pair]:

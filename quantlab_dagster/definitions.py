@@ -6,8 +6,10 @@ import dagster as dg
 
 from quantlab_dagster.days.eligibility import Clock, utc_now
 from quantlab_dagster.defs.assets import compact_asset, raw_asset
-from quantlab_dagster.defs.names import compact_key, configured_pairs, daily_partitions
+from quantlab_dagster.defs.automation import catch_up_sensor, daily_schedule
+from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs, daily_partitions
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource
+from quantlab_dagster.defs.rollup import state_asset
 from quantlab_dagster.settings import Settings, load_settings
 
 __all__ = ["build_definitions", "defs"]
@@ -24,16 +26,19 @@ def build_definitions(settings: Settings, *, clock: Clock = utc_now) -> dg.Defin
         SettingsError: the settings contradict each other.
     """
     partitions = daily_partitions(settings)
-    pairs = configured_pairs(settings).values()
+    pairs = list(configured_pairs(settings).values())
     return dg.Definitions(
         assets=[
             *(raw_asset(pair, partitions) for pair in pairs),
             *(compact_asset(pair, partitions) for pair in pairs),
+            state_asset(pairs, partitions),
         ],
+        schedules=[daily_schedule()],
+        sensors=[catch_up_sensor(settings, pairs)],
         jobs=[
             dg.define_asset_job(
-                "compact_day",
-                selection=dg.AssetSelection.assets(*(compact_key(pair) for pair in pairs)),
+                JOB,
+                selection=dg.AssetSelection.assets(*(compact_key(pair) for pair in pairs), STATE_ASSET),
                 description="Compacts one UTC day of every configured exchange and stream.",
             )
         ],

@@ -16,9 +16,8 @@ from quantlab_dagster.console import ProgressListener, outcome_document, show_ou
 from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
 from quantlab_dagster.defs.names import configured_pairs
-from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.errors import SettingsError
-from quantlab_dagster.runs import compact_days
+from quantlab_dagster.runs import compact_days, open_workplace
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic import FOREIGN_FILES, DaySpec, corrupt_part, empty_part, write_local_day
 from quantlab_dagster.text import format_bytes
@@ -97,9 +96,9 @@ def run_demo(screen: Screen) -> bool:
     written = make_demo_lake(_LAKE, specs)
     parts = sum(spec.parts for spec in specs)
     screen.say(f"made {parts:,} raw parts, {format_bytes(written)}, in {settings.raw_url}")
-    pairs = [pair for pair in configured_pairs(settings).values() if any(_belongs(spec, str(pair)) for spec in specs)]
+    pairs = list(configured_pairs(settings).values())
     with ProgressListener(screen) as listener:
-        report = compact_days(settings, DEMO_DAYS, pairs, listener=listener)
+        report = compact_days(settings, DEMO_DAYS, pairs, listener=listener, roll_up=True)
     verified = asyncio.run(_verify(settings))
     show_outcomes(screen, "Compacted", sorted(report.outcomes, key=lambda item: item.symbol_day))
     right = [item for item in verified if item.verdict is Verdict.RIGHT]
@@ -132,16 +131,8 @@ def _demo_settings() -> Settings:
     )
 
 
-def _belongs(spec: DaySpec, pair: str) -> bool:
-    return f"{spec.exchange}/{spec.stream}" == pair
-
-
 async def _verify(settings: Settings) -> list[VerifiedDay]:
-    place = workplace(
-        LakeResource(lake="raw", url=settings.raw_url),
-        LakeResource(lake="compact", url=settings.compact_url),
-        LimitsResource.of(settings),
-    )
+    place = open_workplace(settings)
     return [
         item
         for pair in configured_pairs(settings).values()

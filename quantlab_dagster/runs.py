@@ -5,15 +5,21 @@ Imported only by commands that run something, because Dagster takes a second to 
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
+from quantlab_dagster.days.catchup import decide_catch_up
 from quantlab_dagster.days.compact import Status
+from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.names import configured_pairs
+from quantlab_dagster.defs.automation import CATCH_UP_TAG, attempts_of, busy_days, prepare_catch_up
+from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs
 from quantlab_dagster.defs.progress import extra_listener
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.home import ensure_dagster_home
 
@@ -21,12 +27,13 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterable, Sequence
 
-    from quantlab_dagster.days.compact import Listener, Outcome
+    from quantlab_dagster.days.compact import Listener, Outcome, Workplace
+    from quantlab_dagster.days.eligibility import Clock
     from quantlab_dagster.days.plan import Plan
     from quantlab_dagster.lake.layout import Pair, SymbolDay
     from quantlab_dagster.settings import Settings
 
-__all__ = ["RunReport", "compact_days"]
+__all__ = ["RunReport", "catch_up", "compact_days", "open_workplace"]
 
 
 @dataclass(slots=True)
@@ -72,6 +79,7 @@ def compact_days(
     pairs: Sequence[Pair],
     *,
     listener: Listener,
+    roll_up: bool = False,
     symbols: Sequence[str] = (),
     overwrite: bool = False,
     allow_shrink: bool = False,
@@ -83,38 +91,105 @@ def compact_days(
         days: eligible or not: an ineligible day fails its run.
         pairs: must be configured.
         listener: told of progress from this thread.
+        roll_up: whether `compact/state` follows them.
         symbols: restricts the runs; they are then recorded as observations.
         overwrite: build again what is up to date.
         allow_shrink: build even if raw parts are gone.
     """
-    ensure_dagster_home(settings)
-    definitions = build_definitions(settings)
-    job = definitions.resolve_job_def("compact_day")
-    keys = [key for key, pair in configured_pairs(settings).items() if pair in pairs]
     options = {"symbols": list(symbols), "overwrite": overwrite, "allow_shrink": allow_shrink}
-    report = RunReport()
-    token = extra_listener.set(_Collector(report, listener))
-    try:
-        with dg.DagsterInstance.get() as instance:
-            for day in days:
-                result = job.execute_in_process(
-                    instance=instance,
-                    partition_key=f"{day:%Y-%m-%d}",
-                    asset_selection=keys,
-                    run_config={
-                        "ops": {"__".join(key.path): {"config": options} for key in keys},
-                        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                    },
-                    raise_on_error=False,
-                    tags={"quantlab/started_by": "command line"},
-                )
-                report.run_ids.append(result.run_id)
-                report.failures += _failures(result, report.outcomes)
-    except dg.DagsterError as error:
-        raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
-    finally:
-        extra_listener.reset(token)
-    return report
+    with _Runner(settings, listener) as runner:
+        for day in days:
+            runner.run(day, pairs, options, roll_up=roll_up)
+    return runner.report
+
+
+def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) -> tuple[RunReport, list[str]]:
+    """Run what the sensor would request now, one day after the other, until nothing is left; then say what was not.
+
+    Args:
+        settings: of the project.
+        listener: told of progress from this thread.
+        clock: the present time.
+
+    Returns:
+        What the runs did; and why days that are due were not run.
+    """
+    pairs = list(configured_pairs(settings).values())
+    place = open_workplace(settings)
+    tried: set[dt.date] = set()
+    with _Runner(settings, listener) as runner:
+        while True:
+            state, _ = asyncio.run(prepare_catch_up(place, pairs, settings.late_look_back_days))
+            busy = busy_days(runner.instance)
+            decided = decide_catch_up(
+                state,
+                pairs,
+                last_eligible_day(clock()),
+                busy=busy | tried,
+                attempts=lambda task: attempts_of(runner.instance, task),
+                most_runs=1,
+                most_attempts=settings.catch_up_attempts,
+            )
+            if not decided.requests:
+                left = [text for text in decided.skipped if not any(text.startswith(f"{day}:") for day in tried - busy)]
+                return runner.report, left
+            [request] = decided.requests
+            tried.add(request.day)
+            runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})
+
+
+class _Runner:
+    """Runs the job in this process, against the instance that the UI shows."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        ensure_dagster_home(settings)
+        self.report = RunReport()
+        self._job = build_definitions(settings).resolve_job_def(JOB)
+        self._listener = _Collector(self.report, listener)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.instance = self._stack.enter_context(dg.DagsterInstance.get())
+        token = extra_listener.set(self._listener)
+        self._stack.callback(extra_listener.reset, token)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(
+        self,
+        day: dt.date,
+        pairs: Sequence[Pair],
+        options: dict[str, Any],
+        *,
+        roll_up: bool,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        keys = [compact_key(pair) for pair in pairs]
+        try:
+            result = self._job.execute_in_process(
+                instance=self.instance,
+                partition_key=f"{day:%Y-%m-%d}",
+                asset_selection=[*keys, STATE_ASSET] if roll_up else keys,
+                run_config={
+                    "ops": {"__".join(key.path): {"config": options} for key in keys},
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                raise_on_error=False,
+                tags={"quantlab/started_by": "command line", **(tags or {})},
+            )
+        except dg.DagsterError as error:
+            raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
+        self.report.run_ids.append(result.run_id)
+        self.report.failures += _failures(result, self.report.outcomes)
+
+
+def open_workplace(settings: Settings) -> Workplace:
+    """The lakes of the settings, for work outside a run."""
+    raw = LakeResource(lake="raw", url=settings.raw_url)
+    compact = LakeResource(lake="compact", url=settings.compact_url)
+    return workplace(raw, compact, LimitsResource.of(settings))
 
 
 def _failures(result: dg.ExecuteInProcessResult, outcomes: list[Outcome]) -> list[str]:

@@ -26,6 +26,10 @@ Lake = Literal["raw", "compact", "warehouse"]
 
 _LAKE_PREFIX: dict[Lake, str] = {"raw": "QUANTLAB_RAW_", "compact": "QUANTLAB_COMPACT_", "warehouse": "WAREHOUSE_"}
 
+_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profile")
+_REGIONS = ("region", "default_region")
+_ENDPOINTS = ("s3_endpoint_url", "endpoint_url")
+
 _Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -81,6 +85,22 @@ class Settings(_FromEnvironment):
         description="Requests in flight at once.",
     )
 
+    catch_up_runs: int = Field(
+        default=3, ge=1, le=100, validation_alias="QUANTLAB_CATCH_UP_RUNS", description="Most runs requested per tick."
+    )
+    catch_up_attempts: int = Field(
+        default=5,
+        ge=1,
+        validation_alias="QUANTLAB_CATCH_UP_ATTEMPTS",
+        description="How often catch-up tries a day before it asks for an operator.",
+    )
+    late_look_back_days: int = Field(
+        default=7,
+        ge=0,
+        le=30,
+        validation_alias="QUANTLAB_LATE_LOOK_BACK_DAYS",
+        description="How many days back late parts are looked for.",
+    )
     dagster_home: Path = Field(
         default=Path(".dagster"),
         validation_alias="DAGSTER_HOME",
@@ -134,9 +154,12 @@ class AwsSettings(_FromEnvironment):
     profile: str | None = Field(default=None, validation_alias="AWS_PROFILE")
 
     @model_validator(mode="after")
-    def _pairs(self) -> Self:
+    def _complete(self) -> Self:
+        key, secret, token = (type(self).model_fields[name].validation_alias for name in _CREDENTIALS[:3])
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together")
+            raise ValueError(f"{key} and {secret} must be set together")
+        if self.session_token is not None and self.access_key_id is None:
+            raise ValueError(f"{token} is set without {key}")
         return self
 
 
@@ -148,29 +171,33 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         raise _readable(error) from None
 
 
 def load_aws(lake: Lake) -> AwsSettings:
-    """The AWS settings of one lake: `AWS_…`, each overridden by `QUANTLAB_RAW_AWS_…` and so on where set.
+    """The AWS settings of one lake: `QUANTLAB_RAW_AWS_…` and so on where set, else `AWS_…`.
 
-    A lake with its own access key takes nothing of the common credentials, so that keys of two accounts never mix.
+    Credentials are taken together from the first place that has any, so that those of two accounts never mix: the
+    lake's own, before the common ones; of either the environment's, before those in the file. So are the two variables
+    for the region, and the two for the endpoint.
 
     Raises:
         SettingsError: half a pair of credentials.
     """
-    own = _prefixed_aws(lake)
     try:
-        own_values = own().model_dump(exclude_none=True)
-        if "access_key_id" in own_values or "profile" in own_values:
-            credentials = {"access_key_id", "secret_access_key", "session_token", "profile"}
-        else:
-            credentials = set()
-        common = {k: v for k, v in AwsSettings().model_dump(exclude_none=True).items() if k not in credentials}
-    except ValidationError as error:
+        sources = [
+            source
+            for settings in (_prefixed_aws(lake), AwsSettings)
+            for source in (settings(_env_file=None), settings())  # the second with the file
+        ]
+    except (ValidationError, UnicodeDecodeError) as error:
         raise _readable(error) from None
-    return AwsSettings.model_construct(**{**dict.fromkeys(AwsSettings.model_fields), **common, **own_values})
+    values: dict[str, Any] = {}
+    for group in (_CREDENTIALS, _REGIONS, _ENDPOINTS):
+        found = ({name: getattr(source, name) for name in group} for source in sources)
+        values |= next((one for one in found if any(one.values())), dict.fromkeys(group))
+    return AwsSettings.model_construct(**values)
 
 
 def _prefixed_aws(lake: Lake) -> type[AwsSettings]:
@@ -184,10 +211,12 @@ def _prefixed_aws(lake: Lake) -> type[AwsSettings]:
     return type(f"{lake.title()}AwsSettings", (AwsSettings,), {"__annotations__": annotations, **namespace})
 
 
-def _readable(error: ValidationError) -> SettingsError:
+def _readable(error: ValidationError | UnicodeDecodeError) -> SettingsError:
+    if isinstance(error, UnicodeDecodeError):
+        return SettingsError(ENV_FILE, "is not UTF-8 text", "Write it anew; see quantlab.env.example")
     findings = []
     for item in error.errors(include_url=False, include_input=False):
-        name = str(item["loc"][0]) if item["loc"] else "settings"
-        findings.append(f"{name}: {item['msg']}")
+        finding = item["msg"].removeprefix("Value error, ")
+        findings.append(f"{item['loc'][0]}: {finding}" if item["loc"] else finding)
     remedy = f"Set it in the environment or in {ENV_FILE}; see quantlab.env.example"
     return SettingsError("", "; ".join(findings), remedy)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from quantlab_dagster.days.compact import Outcome, PairOutcome, Workplace, compact_pair
 from quantlab_dagster.days.plan import Plan, Requested
+from quantlab_dagster.days.state import STATE_KEY
 from quantlab_dagster.lake.layout import Pair, SymbolDay
 from quantlab_dagster.synthetic import DaySpec, RawPart, generate_parts
 
@@ -119,8 +120,9 @@ class Lakes:
         return asyncio.run(self.compact.get(key))[0]
 
     def compact_keys(self) -> dict[str, str]:
-        """Every object of the compact lake with its ETag."""
-        return {info.key: info.etag for info in asyncio.run(self.compact.list_objects(""))}
+        """Every object of the compact lake with its ETag, the state aside."""
+        listed = asyncio.run(self.compact.list_objects(""))
+        return {info.key: info.etag for info in listed if info.key != STATE_KEY}
 
     def published(self, day: SymbolDay) -> pa.Table:
         """A published day."""

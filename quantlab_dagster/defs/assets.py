@@ -11,9 +11,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from quantlab_dagster.days.compact import Outcome, PairOutcome, Status, compact_pair
-from quantlab_dagster.days.eligibility import Clock
+from quantlab_dagster.days.compact import Listener, Outcome, PairOutcome, Status, Workplace, compact_pair
+from quantlab_dagster.days.eligibility import Clock, check_eligible
 from quantlab_dagster.days.plan import Requested
+from quantlab_dagster.days.state import State, StateStore, begin, record_outcomes
 from quantlab_dagster.defs.metadata import describe
 from quantlab_dagster.defs.names import GROUP, compact_key, raw_key
 from quantlab_dagster.defs.progress import Listeners, LogListener, extra_listener
@@ -91,22 +92,36 @@ def compact_asset(pair: Pair, partitions: dg.PartitionsDefinition[str]) -> dg.As
         clock: dg.ResourceParam[Clock],
     ) -> Iterator[Any]:
         day = dt.date.fromisoformat(context.partition_key)
+        listener = Listeners(LogListener(context.log), extra_listener.get())
         try:
-            outcome = asyncio.run(
-                compact_pair(
-                    workplace(raw_lake, compact_lake, limits, clock),
-                    pair,
-                    day,
-                    listener=Listeners(LogListener(context.log), extra_listener.get()),
-                    symbols=config.symbols,
-                    requested=Requested(overwrite=config.overwrite, allow_shrink=config.allow_shrink),
-                )
-            )
+            place = workplace(raw_lake, compact_lake, limits, clock)
+            outcome = asyncio.run(_compact_and_record(place, pair, day, listener, config))
         except QuantlabError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         yield from _report(context, key, outcome, restricted=bool(config.symbols))
 
     return compact
+
+
+async def _compact_and_record(
+    place: Workplace, pair: Pair, day: dt.date, listener: Listener, config: CompactConfig
+) -> PairOutcome:
+    """Compact, and record the outcome in the state: before the step can raise, so that a failure hides nothing."""
+    now = place.clock()
+    check_eligible(day, now)
+    state = StateStore(place.compact)
+    yesterday = now.astimezone(dt.UTC).date() - dt.timedelta(days=1)
+    await state.update(lambda before: begin(before, yesterday, now))
+    requested = Requested(overwrite=config.overwrite, allow_shrink=config.allow_shrink)
+    outcome = await compact_pair(place, pair, day, listener=listener, symbols=config.symbols, requested=requested)
+    whole = not config.symbols
+
+    def record(before: State | None) -> State:
+        begun = begin(before, yesterday, now)
+        return record_outcomes(begun, pair, day, outcome.outcomes, place.clock(), whole=whole)
+
+    await state.update(record)
+    return outcome
 
 
 def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, outcome: PairOutcome, *, restricted: bool) -> _Events:

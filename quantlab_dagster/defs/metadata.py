@@ -20,44 +20,70 @@ _MOST_TABLE_ROWS = 500
 
 
 def describe(outcome: PairOutcome) -> dict[str, Any]:
-    """Metadata of a pair's day: totals over its symbol-days, tables of them, the columns, the picture."""
+    """Metadata of a pair's day: totals over its symbol-days, tables of them, the columns, the picture.
+
+    In the order of Dagster's pages: what went wrong and what an operator asks first, then what programs read. Numbers
+    stay numbers, because the pages plot them over the days.
+    """
     published = outcome.having(Status.SUCCESS)
     built = [item for item in published if item.built]
+    failed, quarantined = outcome.having(Status.FAILED), outcome.having(Status.QUARANTINE)
     rows = sum(item.rows for item in published)
     bytes_in = sum(item.raw_bytes for item in published)
     bytes_out = sum(item.data_bytes for item in published)
-    quarantined = outcome.having(Status.QUARANTINE)
-    metadata: dict[str, Any] = {
-        "dagster/row_count": rows,
-        "dagster/partition_row_count": rows,
-        "rows": rows,
-        "parts": sum(item.parts for item in published),
-        "bytes in": dg.MetadataValue.int(bytes_in),
-        "bytes out": dg.MetadataValue.int(bytes_out),
-        "size": f"{format_bytes(bytes_in)} → {format_bytes(bytes_out)}",
+    metadata: dict[str, Any] = {"summary": _summary(outcome)}
+    if failed:
+        metadata["failed"] = _reasons(failed, "reason")
+    if quarantined:
+        metadata["quarantine"] = _reasons(quarantined, "part and reason")
+    metadata |= {"rows": rows, "parts": sum(item.parts for item in published)}
+    metadata |= _time_range(outcome, published)
+    png = draw_minutes(f"{outcome.pair} on {outcome.day:%Y-%m-%d}", built)
+    if png is not None:
+        picture = markdown_image(png, f"Events per minute of {outcome.pair}", outcome.day)
+        metadata["events per minute"] = dg.MetadataValue.md(picture)
+    metadata |= {
+        "symbol-day table": _table(outcome.outcomes),
         "symbol-days": len(outcome.outcomes),
         "symbol-days built": len(built),
         "symbol-days quarantined": len(quarantined),
-        "requests": sum(outcome.requests.values()),
-        "requests by kind": dg.MetadataValue.json(outcome.requests),
-        "seconds": round(outcome.seconds, 3),
+        "bytes in": dg.MetadataValue.int(bytes_in),
+        "bytes out": dg.MetadataValue.int(bytes_out),
     }
     if bytes_out:
         metadata["ratio"] = round(bytes_in / bytes_out, 2)
+    metadata["seconds"] = round(outcome.seconds, 3)
     if built:
         metadata["rows/s"] = round(sum(item.rows for item in built) / outcome.seconds)
-    metadata |= _time_range(outcome, published)
-    metadata["symbol-day table"] = _table(outcome.outcomes)
-    if quarantined:
-        metadata["quarantine"] = _quarantine_table(quarantined)
+    metadata |= {
+        "requests": sum(outcome.requests.values()),
+        "requests by kind": dg.MetadataValue.json(
+            {kind: number for kind, number in outcome.requests.items() if number}
+        ),
+        "dagster/row_count": rows,
+        "dagster/partition_row_count": rows,
+    }
     if built:
         metadata["dagster/column_schema"] = _column_schema(built)
-        png = draw_minutes(str(outcome.pair), built)
-        if png is not None:
-            metadata["events per minute"] = dg.MetadataValue.md(
-                markdown_image(png, f"Events per minute of {outcome.pair}", outcome.day)
-            )
     return metadata
+
+
+def _summary(outcome: PairOutcome) -> str:
+    """The day in one line."""
+    published = outcome.having(Status.SUCCESS)
+    built = sum(item.built for item in published)
+    counts = {
+        "built": built,
+        "as they were": len(published) - built,
+        "quarantined": len(outcome.having(Status.QUARANTINE)),
+        "failed": len(outcome.having(Status.FAILED)),
+    }
+    ended = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number) or "no symbol-days"
+    bytes_in, bytes_out = (sum(getattr(item, name) for item in published) for name in ("raw_bytes", "data_bytes"))
+    return (
+        f"{ended}: {sum(item.rows for item in published):,} rows of {sum(item.parts for item in published):,} parts, "
+        f"{format_bytes(bytes_in)} → {format_bytes(bytes_out)}, {outcome.seconds:.1f} s"
+    )
 
 
 def _time_range(outcome: PairOutcome, published: Sequence[Outcome]) -> dict[str, Any]:
@@ -75,7 +101,8 @@ def _time_range(outcome: PairOutcome, published: Sequence[Outcome]) -> dict[str,
 
 
 def _table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
-    # What needs attention comes first, in case the table is cut.
+    # What needs attention comes first, in case the table is cut. Few and narrow columns: Dagster gives them half of the
+    # window, and a wider table pushes the reasons out of sight.
     ordered = sorted(outcomes, key=lambda item: (item.status is Status.SUCCESS, item.symbol_day.symbol))
     return dg.MetadataValue.table(
         records=[
@@ -83,14 +110,11 @@ def _table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
                 {
                     "symbol": item.symbol_day.symbol,
                     "status": item.status.value,
-                    "action": item.action.value,
                     "rows": item.rows,
                     "parts": item.parts,
-                    "bytes in": item.raw_bytes,
-                    "bytes out": item.data_bytes,
-                    "seconds": round(item.seconds, 3),
-                    "revision": item.revision or 0,
-                    "why": item.reason,
+                    "size": f"{_unbroken(item.raw_bytes)} → {_unbroken(item.data_bytes)}",
+                    "sec": round(item.seconds, 1),
+                    "why": _why(item),
                 }
             )
             for item in ordered[:_MOST_TABLE_ROWS]
@@ -99,26 +123,37 @@ def _table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
             columns=[
                 dg.TableColumn("symbol"),
                 dg.TableColumn("status"),
-                dg.TableColumn("action"),
-                dg.TableColumn("rows", "int"),
-                dg.TableColumn("parts", "int"),
-                dg.TableColumn("bytes in", "int"),
-                dg.TableColumn("bytes out", "int"),
-                dg.TableColumn("seconds", "float"),
-                dg.TableColumn("revision", "int"),
-                dg.TableColumn("why"),
+                dg.TableColumn("rows", "int", description="Published now; 0 where nothing is."),
+                dg.TableColumn("parts", "int", description="Raw parts listed."),
+                dg.TableColumn("size", description="Of the raw parts, and of the published file."),
+                dg.TableColumn("sec", "float", description="Without waiting for other symbol-days."),
+                dg.TableColumn("why", description="Which revision was built, or why none was."),
             ]
         ),
     )
 
 
-def _quarantine_table(quarantined: Sequence[Outcome]) -> dg.TableMetadataValue:
+def _unbroken(size: int) -> str:
+    """A size that a narrow column does not break in two."""
+    return format_bytes(size).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _why(outcome: Outcome) -> str:
+    if outcome.status in (Status.QUARANTINE, Status.FAILED):
+        return "see above"  # long, and in a table of its own
+    if not outcome.built:
+        return outcome.reason
+    first = outcome.revision == 1
+    return "revision 1" if first else f"revision {outcome.revision}: {outcome.reason}"
+
+
+def _reasons(outcomes: Sequence[Outcome], heading: str) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(
         records=[
-            dg.TableRecord({"symbol": item.symbol_day.symbol, "part and reason": item.reason})
-            for item in quarantined[:_MOST_TABLE_ROWS]
+            dg.TableRecord({"symbol": item.symbol_day.symbol, heading: item.reason})
+            for item in outcomes[:_MOST_TABLE_ROWS]
         ],
-        schema=dg.TableSchema(columns=[dg.TableColumn("symbol"), dg.TableColumn("part and reason")]),
+        schema=dg.TableSchema(columns=[dg.TableColumn("symbol"), dg.TableColumn(heading)]),
     )
 
 

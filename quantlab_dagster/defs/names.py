@@ -16,9 +16,11 @@ from quantlab_dagster.lake.layout import Pair
 if TYPE_CHECKING:
     from quantlab_dagster.settings import Settings
 
-__all__ = ["GROUP", "compact_key", "configured_pairs", "daily_partitions", "raw_key"]
+__all__ = ["GROUP", "JOB", "STATE_ASSET", "compact_key", "configured_pairs", "daily_partitions", "raw_key"]
 
 GROUP = "quantlab"
+JOB = "compact_day"
+STATE_ASSET = dg.AssetKey(["compact", "state"])
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_]")
 

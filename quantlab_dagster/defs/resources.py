@@ -18,6 +18,8 @@ from quantlab_dagster.lake.store import S3Options, Store, open_store
 from quantlab_dagster.settings import Lake, load_aws
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from quantlab_dagster.settings import Settings
 
 __all__ = ["LakeResource", "LimitsResource", "workplace"]
@@ -44,6 +46,10 @@ class LakeResource(S3Resource):
     @classmethod
     def _is_dagster_maintained(cls) -> bool:
         return False
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        secrets = ("aws_secret_access_key", "aws_session_token")
+        return ((k, "**********" if k in secrets and v else v) for k, v in super().__repr_args__())
 
     def get_object_to_set_on_execution_context(self) -> Any:
         """The resource itself: a client that nobody asked for would cost every local run its start-up."""
@@ -75,7 +81,10 @@ class LakeResource(S3Resource):
         environment = load_aws(_lake(self.lake))
         profile = self.profile_name or environment.profile
         keys = (self.aws_access_key_id, self.aws_secret_access_key, self.aws_session_token)
-        if not self.aws_access_key_id and not self.profile_name:
+        if bool(keys[0]) != bool(keys[1]) or (keys[2] and not keys[0]):
+            cause = "this resource has only a part of its credentials"
+            raise SettingsError(self.url, cause, "Set aws_access_key_id and aws_secret_access_key together, or neither")
+        if not keys[0] and not self.profile_name:
             secrets = (environment.access_key_id, environment.secret_access_key, environment.session_token)
             keys = tuple(secret.get_secret_value() if secret else None for secret in secrets)  # type: ignore[assignment]
         try:

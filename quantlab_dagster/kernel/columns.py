@@ -19,9 +19,9 @@ SEQ = "seq"
 
 ConstantValue = int | str | bool
 
-# Parquet keeps none of these as they are: a Duration comes back as an integer, an Array as a list, the others cannot be
-# written.
-_UNSUPPORTED = (pl.Duration, pl.Array, pl.Int128, pl.UInt128, pl.Object, pl.Unknown)
+# Parquet keeps none of these as they are: a Duration comes back as an integer, an Array as a list, an Enum as text (and
+# the scan does not make text of it), the others cannot be written.
+_UNSUPPORTED = (pl.Duration, pl.Array, pl.Enum, pl.Int128, pl.UInt128, pl.Object, pl.Unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,20 @@ def widen(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
     anything. Never between integers and floats, never UInt64 with a signed integer, never between decimals,
     time units or nested types.
     """
-    if a == b and not is_text(a):
+    a, b = _one_spelling(a), _one_spelling(b)
+    if b in (a, pl.Null):
         return a
     if a == pl.Null:
         return b
-    if b == pl.Null:
-        return a
-    if is_text(a) and is_text(b):
-        return pl.String()
     if a.is_float() and b.is_float():
-        return pl.Float64()
+        return a if _bits(a) > _bits(b) else b
     if a.is_integer() and b.is_integer():
         return _widen_integers(a, b)
     return None
+
+
+def _one_spelling(dtype: pl.DataType) -> pl.DataType:
+    return pl.String() if is_text(dtype) else dtype
 
 
 def _widen_integers(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
@@ -140,7 +141,7 @@ def _unite_column(
             part.key, f"column {name!r} is {dtype}, which Parquet readers would not give back as it is"
         )
     if name not in dtypes:
-        dtypes[name] = pl.String() if is_text(dtype) else dtype
+        dtypes[name] = _one_spelling(dtype)
         first_in[name] = part.key
         return
     united = widen(dtypes[name], dtype)
@@ -163,4 +164,4 @@ def _contains_unsupported(dtype: pl.DataType) -> bool:
         return False
     inner_dtypes = [inner if isinstance(inner, pl.DataType) else inner() for inner in inside]
     # Plain text is spelled the same everywhere; inside of something it is not, and would come back as String.
-    return any(isinstance(inner, pl.Categorical | pl.Enum) or _contains_unsupported(inner) for inner in inner_dtypes)
+    return any(isinstance(inner, pl.Categorical) or _contains_unsupported(inner) for inner in inner_dtypes)

@@ -112,7 +112,7 @@ class FooterReader:
 
 def is_text(dtype: pl.DataType) -> bool:
     """Whether the dtype is one of the spellings of a plain string."""
-    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
+    return dtype == pl.String or isinstance(dtype, pl.Categorical)
 
 
 def _first_line(error: BaseException) -> str:

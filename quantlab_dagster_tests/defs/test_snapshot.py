@@ -18,7 +18,7 @@ def test_asset_keys_groups_and_dependencies() -> None:
     graph = build_definitions(load_settings()).resolve_asset_graph()
     expected = {
         f"{layer}/{exchange}/{stream}" for layer in ("raw", "compact") for exchange in EXCHANGES for stream in STREAMS
-    }
+    } | {"compact/state"}
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == expected
     for exchange in EXCHANGES:
         for stream in STREAMS:
@@ -43,10 +43,26 @@ def test_jobs_checks_and_resources() -> None:
     definitions = build_definitions(load_settings())
     assert [job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")] == ["compact_day"]
     job = definitions.resolve_job_def("compact_day")
-    assert {node.name for node in job.nodes} == {f"compact__{e}__{s}" for e in EXCHANGES for s in STREAMS}
+    steps = {f"compact__{exchange}__{stream}" for exchange in EXCHANGES for stream in STREAMS} | {"compact__state"}
+    assert {node.name for node in job.nodes} == steps
     assert set(definitions.resources or {}) == {"raw_lake", "compact_lake", "limits", "clock"}
     checks = {key.name for key in definitions.resolve_asset_graph().asset_check_keys}
-    assert checks == {"order_and_losslessness_audited", "nothing_quarantined"}
+    assert checks == {
+        "order_and_losslessness_audited",
+        "nothing_quarantined",
+        "freshness",
+        "not_stale",
+        "no_unclaimed_raw_prefix",
+    }
+    [schedule] = definitions.schedules or ()
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.name, schedule.cron_schedule, schedule.execution_timezone) == (
+        "daily_compaction",
+        "30 2 * * *",
+        "UTC",
+    )
+    [sensor] = definitions.sensors or ()
+    assert (sensor.name, sensor.default_status) == ("catch_up", dg.DefaultSensorStatus.STOPPED)
 
 
 def test_names_are_made_fit_for_dagster_and_collisions_are_refused() -> None:
