@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ import dagster as dg
 import duckdb
 import pytest
 
+from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
 from quantlab_dagster.synthetic import corrupt_part
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_day
@@ -271,3 +274,97 @@ def test_the_demo_touches_nothing_it_did_not_make(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "was not made by the demo" in done.stderr
     assert mine.read_text() == "precious"
+
+
+def yesterday() -> dt.date:
+    return last_eligible_day(utc_now())
+
+
+def test_catch_up_status_and_state_from_a_cold_start(quantlab: Shell, lakes: Lakes) -> None:
+    day = yesterday()
+    lakes.put_spec(spec(day=day))
+    lakes.put_spec(spec(day=day - dt.timedelta(days=3)))
+    seeded = quantlab("state", "seed", "--last-compacted", f"{day - dt.timedelta(days=2)}")
+    assert seeded.returncode == 0, seeded.stderr
+    before = quantlab.json("status")
+    assert before["backlog"] == [str(day - dt.timedelta(days=1)), str(day)]
+    caught_up = quantlab("catch-up")
+    assert caught_up.returncode == 0, caught_up.stderr
+    assert "2 days run, 1 symbol-days, 0 quarantined or failed" in caught_up.stdout
+    status = quantlab("status")
+    assert status.returncode == 0, status.stdout
+    assert f"last compacted day   {day:%Y%m%d}" in status.stdout
+    assert quantlab.json("status")["backlog"] == []
+    shown = json.loads(quantlab("state", "show").stdout)
+    assert shown["last_compacted_date"] == f"{day:%Y%m%d}"
+    assert len([key for key in lakes.compact_keys() if key.endswith("data.parquet")]) == 1, "history is not touched"
+    assert "0 days run" in quantlab("catch-up").stdout
+
+
+def test_a_failed_day_is_shown_and_can_be_accepted(quantlab: Shell, lakes: Lakes) -> None:
+    day = yesterday()
+    lakes.put_spec(spec(day=day))
+    quantlab("state", "seed", "--last-compacted", f"{day - dt.timedelta(days=1)}")
+    asyncio.run(lakes.compact.put(symbol_day(day=day).key("meta.json"), b"no json"))
+    done = quantlab("catch-up")
+    assert done.returncode == 1
+    assert "meta.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    status = quantlab("status")
+    assert status.returncode == 1
+    assert "failed: binance/bbo" in status.stdout
+    accepted = quantlab("state", "accept", f"{day}", "--reason", "the exchange was down")
+    assert accepted.returncode == 0, accepted.stderr
+    shown = json.loads(quantlab("state", "show").stdout)
+    assert shown["last_compacted_date"] == f"{day:%Y%m%d}"
+    assert shown["days"][f"{day:%Y%m%d}"]["reason"] == "accepted: the exchange was down"
+
+
+def test_state_errors_are_one_line(quantlab: Shell, lakes: Lakes) -> None:
+    missing = quantlab("state", "show")
+    assert missing.returncode == 1
+    assert "there is no state yet" in missing.stderr
+    asyncio.run(lakes.compact.put("compacted/_state.json", b"{"))
+    malformed = quantlab("status")
+    assert malformed.returncode == 1
+    assert "quantlab state rebuild" in malformed.stderr
+    assert "Traceback" not in malformed.stderr
+    today = quantlab("state", "accept", f"{utc_now():%Y-%m-%d}", "--reason", "impatience")
+    assert today.returncode == 2
+
+
+def test_a_lost_state_is_rebuilt_from_the_lake(quantlab: Shell, lakes: Lakes) -> None:
+    day = yesterday()
+    for number in (2, 1, 0):
+        lakes.put_spec(spec(day=day - dt.timedelta(days=number), parts=2, rows=20))
+    quantlab("state", "seed", "--last-compacted", f"{day - dt.timedelta(days=3)}")
+    quantlab("catch-up")
+    before = json.loads(quantlab("state", "show").stdout)
+    asyncio.run(lakes.compact.put("compacted/_state.json", b"{ half"))
+    rebuilt = quantlab("state", "rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    after = json.loads(quantlab("state", "show").stdout)
+    assert after["last_compacted_date"] == before["last_compacted_date"] == f"{day:%Y%m%d}"
+    assert after["partitions"].keys() == before["partitions"].keys()
+    assert asyncio.run(lakes.compact.get("compacted/_state.json.unreadable"))[0] == b"{ half"
+
+
+def test_repair_rebuilds_exactly_what_is_wrong_and_has_its_raw_parts(quantlab: Shell, lakes: Lakes) -> None:
+    ordered = "select 1767830400000 + i as ts_event, i as seq from range(3000) t(i)"
+    misordered = "select 1767830400000 + (i * 7) % 3000 as ts_event, i as seq from range(3000) t(i)"
+    publish_foreign_day(lakes, ordered, "right")
+    publish_foreign_day(lakes, misordered, "wrong")
+    publish_foreign_day(lakes, misordered, "nothing-left")
+    for symbol in ("right", "wrong", "missing"):
+        lakes.put_spec(spec(symbol, parts=3, rows=60))
+    before = lakes.compact_keys()
+    plain = quantlab.json("compact", "--date", "2026-01-08", "--symbol", "right", "--symbol", "wrong")
+    assert {item["action"] for item in plain["symbol_days"]} == {"up_to_date"}, "taken over as it is"
+    done = quantlab("compact", "--date", "2026-01-08", "--repair")
+    assert "3 symbol-days were wrong or missing" in done.stdout
+    assert done.returncode == 1, "one of them could not be rebuilt"
+    after = lakes.compact_keys()
+    changed = {key.split("symbol=")[1].split("/")[0] for key in after if after[key] != before.get(key)}
+    assert changed == {"wrong", "missing"}
+    found = {item["symbol"]: item["verdict"] for item in quantlab.json("verify", "--date", "2026-01-08", "--no-raw")}
+    assert found == {"right": "right", "wrong": "right", "missing": "right", "nothing-left": "wrong"}

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -329,8 +330,11 @@ class _Step:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             self._stop.set()
-            await asyncio.wait([future])
-            if not future.cancelled() and (error := future.exception()) and not isinstance(error, Cancelled):
+            while not future.done():
+                # We may be cancelled again; the thread must have let go of its files before they are removed.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
+            if (error := future.exception()) and not isinstance(error, Cancelled):
                 logger.warning("while stopping: %s", error)
             raise
 

@@ -14,7 +14,7 @@ from quantlab_dagster.days.plan import Action, Requested, plan_symbol_day
 from quantlab_dagster.days.state import LateScan, State, StateStore, utc_text
 from quantlab_dagster.errors import MalformedObject
 from quantlab_dagster.lake.discovery import find_symbols
-from quantlab_dagster.lake.layout import Pair, SymbolDay
+from quantlab_dagster.lake.layout import Pair, SymbolDay, day_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,12 @@ async def scan_slice(
         return state
     last = last_eligible_day(now)
     days = [last - dt.timedelta(days=number) for number in range(look_back_days)]
-    settled = [day for day in reversed(days) if state.is_settled(day)]
+    # What lies before the beginning is history: an operator's matter, not ours.
+    settled = [
+        day
+        for day in reversed(days)
+        if state.is_settled(day) and state.catch_up_from is not None and day_text(day) >= state.catch_up_from
+    ]
     symbol_days = [
         SymbolDay(pair.exchange, pair.stream, symbol, day)
         for pair in sorted(pairs)

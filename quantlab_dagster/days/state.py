@@ -168,9 +168,11 @@ class State(_Model):
 
 def begin(state: State | None, day: dt.date, now: dt.datetime) -> State:
     """The state before any work: a cold deployment starts with `day`, and remembers it even if that day fails."""
-    if state is not None and state.first_open_day is not None:
+    if state is not None and state.catch_up_from is not None:
         return state
     base = state or State()
+    # A state of other software has a watermark but says nothing of its beginning: ours is the day after it.
+    day = base.first_open_day or day
     return base.model_copy(update={"catch_up_from": day_text(day), "updated_at": utc_text(now)})
 
 

@@ -108,7 +108,7 @@ async def prepare_catch_up(place: Workplace, pairs: Sequence[Pair], look_back_da
     store = StateStore(place.compact)
     now = place.clock()
     state = await store.read()
-    if state is None or state.first_open_day is None:
+    if state is None or state.catch_up_from is None:
         yesterday = now.astimezone(dt.UTC).date() - dt.timedelta(days=1)
         state = await store.update(lambda before: begin(before, yesterday, now))
     state = await scan_slice(place, store, state, pairs, look_back_days=look_back_days)

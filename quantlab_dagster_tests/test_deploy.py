@@ -1,0 +1,60 @@
+"""The shipped units: what systemd says of them, and what they promise."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
+NAMES = sorted(path.name for path in UNITS.iterdir())
+
+
+def read(name: str) -> ConfigParser:
+    parser = ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNITS / name)
+    return parser
+
+
+def test_all_four_units_are_shipped() -> None:
+    assert NAMES == [
+        "quantlab-compact.service",
+        "quantlab-compact.timer",
+        "quantlab-daemon.service",
+        "quantlab-webserver.service",
+    ]
+
+
+def test_the_timer_is_at_half_past_two_utc_and_makes_up_for_what_it_missed() -> None:
+    timer = read("quantlab-compact.timer")["Timer"]
+    assert timer["OnCalendar"] == "*-*-* 02:30:00 UTC"
+    assert timer["Persistent"] == "true"
+    assert timer["Unit"] == "quantlab-compact.service"
+    assert read("quantlab-compact.service")["Service"]["ExecStart"].endswith("/bin/quantlab catch-up")
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """With the paths of an installation that is there: systemd-analyze looks for the programs and the user."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd: systemd-analyze is not installed (apt-get install systemd)")
+    program = tmp_path / ".venv" / "bin"
+    program.mkdir(parents=True)
+    for name in ("quantlab", "dagster-webserver", "dagster-daemon"):
+        (program / name).write_text("#!/bin/sh\n")
+        (program / name).chmod(0o755)
+    (tmp_path / "README.md").touch()
+    copies = []
+    for name in NAMES:
+        copy = tmp_path / name
+        text = (UNITS / name).read_text().replace("/opt/quantlab-dagster", str(tmp_path))
+        copy.write_text(text.replace("User=quantlab", "User=root"))
+        copies.append(str(copy))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *copies], capture_output=True, text=True, check=False
+    )
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "quantlab" in line]
+    assert (done.returncode, ours) == (0, [])
