@@ -1,0 +1,84 @@
+"""Making parts, and taking them through the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from quantlab_dagster.kernel.merge import DEFAULT_BUDGET_BYTES, Merged, merge
+from quantlab_dagster.kernel.parts import Part
+from quantlab_dagster.kernel.survey import Order, Survey, Surveyor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+EVENTS = Order(column="timestamp_ms", numbered=False, nulls_first=True)
+"""The order of the event lake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A merged file and what the kernel says of it."""
+
+    merged: Merged
+    path: Path
+
+    @property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def part_of(key: str, table: pa.Table, **options: Any) -> Part:
+    """Write a table as a part held in memory; options are those of `pq.write_table`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    return part_from(key, sink.getvalue().to_pybytes())
+
+
+def part_from(key: str, data: bytes) -> Part:
+    return Part(key, data, len(data))
+
+
+def on_disk(part: Part, directory: Path) -> Part:
+    """The same part, as a local file."""
+    assert isinstance(part.source, bytes)
+    path = directory / part.key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(part.source)
+    return Part(part.key, path, part.size_bytes)
+
+
+def survey_of(parts: Iterable[Part], *, order: Order | None = None, stride: int = 512) -> Survey:
+    surveyor = Surveyor(order or Order(), stride)
+    surveyor.add(parts)
+    return surveyor.finish()
+
+
+def compact(
+    parts: Iterable[Part],
+    directory: Path,
+    *,
+    order: Order | None = None,
+    stride: int = 512,
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    bucket_width: int | None = None,
+    name: str = "data.parquet",
+) -> Compacted:
+    """Survey and merge; afterwards nothing but the file is left in the directory's scratch."""
+    scratch = directory / "scratch"
+    scratch.mkdir(exist_ok=True)
+    path = directory / name
+    survey = survey_of(parts, order=order, stride=stride)
+    merged = merge(survey, path, scratch=scratch, budget_bytes=budget_bytes, bucket_width=bucket_width)
+    assert not list(scratch.iterdir())
+    return Compacted(merged, path)
+
+
+def read_back(path: Path) -> pa.Table:
+    """The file's rows, each page's checksum verified."""
+    # From a path: buffers of Python objects may abort the interpreter at its exit (apache/arrow#33975).
+    return pq.read_table(path, page_checksum_verification=True)

@@ -1,0 +1,352 @@
+"""Settings come from the environment, or else from a file; mistakes are named; secrets do not show."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import pickle
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+
+from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.settings import ENV_FILE, AwsSettings, Lake, Settings, load_aws, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# variable, field, text, value
+SETTINGS: list[tuple[str, str, str, Any]] = [
+    ("QUANTLAB_RAW_URL", "raw_url", "s3://quantlab-raw/some prefix", "s3://quantlab-raw/some prefix"),
+    ("QUANTLAB_COMPACT_URL", "compact_url", "file:///lake", "file:///lake"),
+    ("QUANTLAB_EXCHANGES", "exchanges", "binance, new_one ,x=y,", ("binance", "new_one", "x=y")),
+    ("QUANTLAB_STREAMS", "streams", "bbo", ("bbo",)),
+    ("QUANTLAB_START_DATE", "start_date", "2025-02-03", dt.date(2025, 2, 3)),
+    ("QUANTLAB_MEMORY_BUDGET", "memory_budget", "1.5GiB", 3 << 29),
+    ("QUANTLAB_SCRATCH_DIR", "scratch_dir", "/fast disk/scratch", Path("/fast disk/scratch")),
+    ("QUANTLAB_REQUEST_CONCURRENCY", "request_concurrency", "7", 7),
+    ("QUANTLAB_CATCH_UP_RUNS", "catch_up_runs", "9", 9),
+    ("QUANTLAB_CATCH_UP_ATTEMPTS", "catch_up_attempts", "2", 2),
+    ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
+    ("DAGSTER_HOME", "dagster_home", "/home/dagster", Path("/home/dagster")),
+]
+AWS: list[tuple[str, str]] = [
+    ("AWS_REGION", "region"),
+    ("AWS_DEFAULT_REGION", "default_region"),
+    ("AWS_ENDPOINT_URL", "endpoint_url"),
+    ("AWS_ENDPOINT_URL_S3", "s3_endpoint_url"),
+    ("AWS_PROFILE", "profile"),
+]
+LAKES: list[tuple[Lake, str]] = [
+    ("raw", "QUANTLAB_RAW_"),
+    ("compact", "QUANTLAB_COMPACT_"),
+    ("warehouse", "WAREHOUSE_"),
+]
+# As AWS makes them: slashes, pluses; and what a careless reader of files would take for more than a letter.
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi$CY#EXAMPLE=KEY"  # noqa: S105
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def write_file(variables: Mapping[str, str]) -> None:
+    Path(ENV_FILE).write_text("".join(f"{name}={value}\n" for name, value in variables.items()), encoding="utf-8")
+
+
+def keys(who: str, prefix: str = "") -> dict[str, str]:
+    return {f"{prefix}AWS_ACCESS_KEY_ID": f"{who}-key", f"{prefix}AWS_SECRET_ACCESS_KEY": f"{who}-secret"}
+
+
+def credentials(lake: Lake = "raw") -> tuple[str | None, ...]:
+    """Key, secret, token and profile, in the clear."""
+    aws = load_aws(lake)
+    secrets = (aws.access_key_id, aws.secret_access_key, aws.session_token)
+    return (*(secret.get_secret_value() if secret else None for secret in secrets), aws.profile)
+
+
+# ---- all but AWS -----------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_tested_here() -> None:
+    assert {field for _, field, _, _ in SETTINGS} == set(Settings.model_fields), "a row of SETTINGS is missing"
+    aws = {field for _, field in AWS} | {"access_key_id", "secret_access_key", "session_token"}
+    assert aws == set(AwsSettings.model_fields)
+    assert {lake for lake, _ in LAKES} == set(get_args(Lake))
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert settings.raw_url == "demo-lake/raw"
+    assert settings.exchanges == ("binance", "bybit", "okx")
+    assert settings.memory_budget == 512 << 20
+    assert settings.scratch_dir is None
+    assert (settings.url("raw"), settings.url("compact")) == (settings.raw_url, settings.compact_url)
+
+
+@pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
+def test_settings_come_from_the_environment(
+    variable: str, field: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert load_settings() == load_settings().model_copy(update={field: value})
+    assert getattr(load_settings(), field) == value
+
+
+@pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
+def test_settings_come_from_a_file_where_the_environment_has_none(
+    variable: str, field: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = getattr(load_settings(), field)
+    write_file({variable: text})
+    assert getattr(load_settings(), field) == value
+    monkeypatch.setenv(variable, "")  # as good as not set
+    assert getattr(load_settings(), field) == value
+    write_file({variable: "nonsense"})
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), field) == value
+    write_file({variable: ""})
+    monkeypatch.delenv(variable)
+    assert getattr(load_settings(), field) == default
+
+
+def test_the_file_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file({"QUANTLAB_RAW_URL": "here", "UNKNOWN": "x"})
+    assert load_settings().raw_url == "here"
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert load_settings().raw_url == "demo-lake/raw"
+
+
+def test_dagsters_own_file_is_left_to_dagster() -> None:
+    Path(".env").write_text("QUANTLAB_RAW_URL=elsewhere\n")
+    assert load_settings().raw_url == "demo-lake/raw"
+
+
+def test_the_shipped_example_is_a_valid_file() -> None:
+    example = Path(__file__).parents[1] / f"{ENV_FILE}.example"
+    Path(ENV_FILE).write_text(example.read_text())
+    load_settings()
+    for lake, _ in LAKES:
+        load_aws(lake)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("16777216", 16 << 20),
+        ("16MiB", 16 << 20),
+        ("64 MiB", 64 << 20),
+        ("2GiB", 2 << 30),
+        ("100MB", 10**8),
+        ("1g", 10**9),
+    ],
+)
+def test_sizes(text: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTLAB_MEMORY_BUDGET", text)
+    assert load_settings().memory_budget == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "complaint"),
+    [
+        ("QUANTLAB_EXCHANGES", " , ,", "names at least one"),
+        ("QUANTLAB_STREAMS", "bbo,trade,bbo", "twice"),
+        ("QUANTLAB_STREAMS", "bbo,a/b", "'a/b' contains a slash"),
+        ("QUANTLAB_START_DATE", "2026-02-30", "date"),
+        ("QUANTLAB_START_DATE", "tomorrow", "date"),
+        ("QUANTLAB_MEMORY_BUDGET", "lots", "byte"),
+        ("QUANTLAB_MEMORY_BUDGET", "12 parsecs", "parsecs"),
+        ("QUANTLAB_MEMORY_BUDGET", "1MiB", "at least 16MiB"),
+        ("QUANTLAB_MEMORY_BUDGET", "-1GiB", ""),
+        ("QUANTLAB_REQUEST_CONCURRENCY", "0", "greater than or equal to 1"),
+        ("QUANTLAB_REQUEST_CONCURRENCY", "1025", "less than or equal to 1024"),
+        ("QUANTLAB_REQUEST_CONCURRENCY", "many", "integer"),
+        ("QUANTLAB_CATCH_UP_RUNS", "0", "greater than or equal to 1"),
+        ("QUANTLAB_CATCH_UP_ATTEMPTS", "0", "greater than or equal to 1"),
+        ("QUANTLAB_LATE_LOOK_BACK_DAYS", "-1", "greater than or equal to 0"),
+        ("QUANTLAB_LATE_LOOK_BACK_DAYS", "31", "less than or equal to 30"),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_mistakes_are_named(
+    variable: str, text: str, complaint: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "environment":
+        monkeypatch.setenv(variable, text)
+    else:
+        write_file({variable: text})
+    with pytest.raises(SettingsError, match=f"{variable}: .*{complaint}") as caught:
+        load_settings()
+    assert_readable(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {"QUANTLAB_STREAMS": ",", "QUANTLAB_MEMORY_BUDGET": "x"})
+    with pytest.raises(SettingsError, match=r"QUANTLAB_STREAMS: .*; QUANTLAB_MEMORY_BUDGET: "):
+        load_settings()
+
+
+@pytest.mark.parametrize("load", [load_settings, lambda: load_aws("raw")])
+def test_a_file_of_another_encoding_is_named(load: Any) -> None:
+    Path(ENV_FILE).write_bytes("QUANTLAB_RAW_URL=münze\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=f"^{ENV_FILE}: is not UTF-8"):
+        load()
+
+
+def assert_readable(error: SettingsError) -> None:
+    """One line, with a remedy, and without the library that found the mistake."""
+    text = str(error)
+    assert "\n" not in text
+    assert ENV_FILE in error.remedy
+    assert text.endswith(error.remedy)
+    shown = "".join(traceback.format_exception(error))
+    for word in ("pydantic", "ValidationError", "Value error", "validation error"):
+        assert word not in shown
+
+
+# ---- AWS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lake", "prefix"), LAKES)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_aws_settings_and_their_overrides(lake: Lake, prefix: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, field in AWS:
+        with monkeypatch.context() as patch:
+            if place == "environment":
+                patch.setenv(variable, "common")
+            else:
+                write_file({variable: "common"})
+            for one, _ in LAKES:
+                assert getattr(load_aws(one), field) == "common"
+            patch.setenv(f"{prefix}{variable}", "own")
+            for one, _ in LAKES:
+                assert getattr(load_aws(one), field) == ("own" if one == lake else "common")
+
+
+def test_nothing_set_is_left_to_boto3() -> None:
+    for lake, _ in LAKES:
+        assert set(load_aws(lake).model_dump().values()) == {None}
+
+
+@pytest.mark.parametrize(("lake", "prefix"), LAKES)
+def test_keys_and_their_overrides(lake: Lake, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {**keys("common"), "AWS_SESSION_TOKEN": "common-token"})
+    for one, _ in LAKES:
+        assert credentials(one) == ("common-key", "common-secret", "common-token", None)
+    set_all(monkeypatch, keys("own", prefix))
+    for one, _ in LAKES:
+        own = one == lake
+        common = ("common-key", "common-secret", "common-token", None)
+        assert credentials(one) == (("own-key", "own-secret", None, None) if own else common)
+    monkeypatch.setenv(f"{prefix}AWS_SESSION_TOKEN", "own-token")
+    assert credentials(lake) == ("own-key", "own-secret", "own-token", None)
+
+
+TOKEN, PROFILE = {"AWS_SESSION_TOKEN": "common-token"}, {"AWS_PROFILE": "common-profile"}
+OWN_PROFILE = {"QUANTLAB_RAW_AWS_PROFILE": "own-profile"}
+OWN_TOKEN = {"QUANTLAB_RAW_AWS_SESSION_TOKEN": "own-token"}
+OWN_KEYS = keys("own", "QUANTLAB_RAW_")
+KEYS = keys("common")
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "expected"),
+    [
+        # The lake's own come first, and alone.
+        (OWN_KEYS | KEYS | TOKEN | PROFILE, {}, ("own-key", "own-secret", None, None)),
+        (OWN_PROFILE | KEYS | TOKEN | PROFILE, {}, (None, None, None, "own-profile")),
+        (OWN_KEYS | OWN_TOKEN | KEYS, {}, ("own-key", "own-secret", "own-token", None)),
+        (KEYS | TOKEN | PROFILE, OWN_KEYS, ("own-key", "own-secret", None, None)),
+        (KEYS | TOKEN, OWN_PROFILE, (None, None, None, "own-profile")),
+        # The environment comes before the file, and alone.
+        (KEYS, {**keys("file"), "AWS_SESSION_TOKEN": "file-token"}, ("common-key", "common-secret", None, None)),
+        (PROFILE, {**keys("file"), "AWS_SESSION_TOKEN": "file-token"}, (None, None, None, "common-profile")),
+        (KEYS, {"AWS_PROFILE": "file-profile"}, ("common-key", "common-secret", None, None)),
+        (OWN_KEYS, {**keys("file", "QUANTLAB_RAW_"), **OWN_TOKEN}, ("own-key", "own-secret", None, None)),
+        (OWN_KEYS, KEYS | TOKEN | PROFILE, ("own-key", "own-secret", None, None)),
+        ({}, KEYS | TOKEN, ("common-key", "common-secret", "common-token", None)),
+    ],
+)
+def test_credentials_of_two_accounts_never_mix(
+    environment: dict[str, str],
+    file: dict[str, str],
+    expected: tuple[str | None, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_all(monkeypatch, environment)
+    write_file(file)
+    assert credentials("raw") == expected
+
+
+def test_a_lakes_own_endpoint_and_region_come_first_whatever_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"AWS_ENDPOINT_URL_S3": "common", "AWS_ENDPOINT_URL": "common", "AWS_REGION": "common"}
+    set_all(monkeypatch, common | {"AWS_DEFAULT_REGION": "common"})
+    set_all(monkeypatch, {"QUANTLAB_RAW_AWS_ENDPOINT_URL": "own", "QUANTLAB_RAW_AWS_DEFAULT_REGION": "own"})
+    raw = load_aws("raw")
+    assert (raw.s3_endpoint_url, raw.endpoint_url) == (None, "own")
+    assert (raw.region, raw.default_region) == (None, "own")
+    compact = load_aws("compact")
+    assert (compact.s3_endpoint_url, compact.endpoint_url) == ("common", "common")
+    assert (compact.region, compact.default_region) == ("common", "common")
+
+
+@pytest.mark.parametrize("prefix", ["", *(prefix for _, prefix in LAKES)])
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_half_a_pair_of_keys_is_refused(prefix: str, name: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake: Lake = next((lake for lake, of in LAKES if of == prefix), "raw")
+    set_all(monkeypatch, keys("common") if prefix else {})  # nothing is filled in from there
+    if place == "environment":
+        monkeypatch.setenv(f"{prefix}{name}", SECRET)
+    else:
+        write_file({f"{prefix}{name}": SECRET})
+    wanted = f"{prefix}AWS_ACCESS_KEY_ID and {prefix}AWS_SECRET_ACCESS_KEY must be set together"
+    with pytest.raises(SettingsError, match=wanted) as caught:
+        load_aws(lake)
+    assert_readable(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("prefix", ["", "QUANTLAB_RAW_"])
+def test_a_token_without_its_key_is_refused(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {f"{prefix}AWS_SESSION_TOKEN": SECRET, **(keys("common") if prefix else {})})
+    wanted = f"{prefix}AWS_SESSION_TOKEN is set without {prefix}AWS_ACCESS_KEY_ID"
+    with pytest.raises(SettingsError, match=wanted) as caught:
+        load_aws("raw")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("prefix", ["", "QUANTLAB_RAW_"])
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_secrets_arrive_but_do_not_show(prefix: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        f"{prefix}AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        f"{prefix}AWS_SECRET_ACCESS_KEY": SECRET,
+        f"{prefix}AWS_SESSION_TOKEN": f"{SECRET}==",
+    }
+    if place == "environment":
+        set_all(monkeypatch, variables)
+    else:
+        write_file(variables)
+    assert credentials("raw") == ("AKIAEXAMPLE", SECRET, f"{SECRET}==", None)
+    aws = load_aws("raw")
+    for shown in (repr(aws), str(aws), f"{aws}", repr(aws.model_dump()), aws.model_dump_json(), str(dict(aws))):
+        assert SECRET not in shown
+        assert "AKIAEXAMPLE" not in shown
+    assert SECRET not in json.dumps(AwsSettings.model_json_schema())
+    assert SECRET not in repr(load_settings())
+    assert SECRET not in str(pickle.dumps(load_settings()))
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().raw_url = "x"  # type: ignore[misc]
