@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.lake.store import ObjectInfo
 
-__all__ = ["DayMeta", "Quarantine", "Source", "Sources", "fingerprint"]
+__all__ = ["DayMeta", "Quarantine", "Record", "Source", "Sources", "fingerprint"]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A JSON object of the lake. Fields of other writers are kept."""
+
+    remedy: ClassVar[str] = "Restore the object, or remove it and compact the day again"
+
     model_config = ConfigDict(frozen=True, extra="allow")
 
     @classmethod
@@ -39,7 +43,7 @@ class _Record(BaseModel):
             raise MalformedObject(
                 where,
                 f"is not a valid {cls.__name__} record ({at}: {first['msg']})",
-                "Restore the object, or remove it and compact the day again",
+                cls.remedy,
             ) from None
 
     def dump(self) -> bytes:
@@ -70,7 +74,7 @@ def fingerprint(sources: Iterable[Source]) -> str:
     return digest.hexdigest()
 
 
-class DayMeta(_Record):
+class DayMeta(Record):
     """meta.json: what replay clients read first, and the commit mark of a published day.
 
     Everything after `post_filter_version` is this project's; days that other software published lack it.
@@ -100,7 +104,7 @@ class DayMeta(_Record):
         return self.raw_fingerprint is None
 
 
-class Sources(_Record):
+class Sources(Record):
     """sources.json: the raw objects that a published day was made of, in key order."""
 
     schema_version: Literal[1] = 1
@@ -108,7 +112,7 @@ class Sources(_Record):
     objects: tuple[Source, ...]
 
 
-class Quarantine(_Record):
+class Quarantine(Record):
     """quarantine.json: why a symbol-day is not published."""
 
     schema_version: Literal[1] = 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from quantlab_dagster.days.compact import Outcome, Status
-from quantlab_dagster.errors import Conflict, MalformedObject, PathError, QuantlabError
+from quantlab_dagster.days.records import Record
+from quantlab_dagster.errors import Conflict, PathError, QuantlabError
 from quantlab_dagster.lake.layout import Pair, SymbolDay, day_text, parse_day
 
 if TYPE_CHECKING:
@@ -51,11 +52,7 @@ def utc_text(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class DayRecord(_Model):
+class DayRecord(Record):
     """One day: settled as what, or failed."""
 
     status: str
@@ -68,7 +65,7 @@ class DayRecord(_Model):
         return self.status in SETTLED
 
 
-class PartitionRecord(_Model):
+class PartitionRecord(Record):
     """One symbol-day."""
 
     status: str
@@ -79,7 +76,7 @@ class PartitionRecord(_Model):
     error: str | None = None
 
 
-class LateScan(_Model):
+class LateScan(Record):
     """Where the search for late parts is, and what it found.
 
     Attributes:
@@ -93,11 +90,13 @@ class LateScan(_Model):
     stale: dict[str, str] = Field(default_factory=dict)
 
 
-class State(_Model):
+class State(Record):
     """The whole file. Unknown fields of other writers are kept.
 
     `open_days` says of each day at or after the watermark that is not settled how its (exchange, stream) pairs ended.
     """
+
+    remedy: ClassVar[str] = "Restore it, or run `quantlab state rebuild`"
 
     last_compacted_date: str | None = None
     catch_up_from: str | None = None
@@ -116,24 +115,6 @@ class State(_Model):
             except PathError as error:
                 raise ValueError(str(error)) from None
         return text
-
-    @classmethod
-    def read(cls, content: bytes, where: str) -> Self:
-        """Parse the file.
-
-        Raises:
-            MalformedObject: it is no state. It is never taken for an absent one.
-        """
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            at = ".".join(str(item) for item in first["loc"])
-            raise MalformedObject(
-                where,
-                f"is not a valid state ({at}: {first['msg']})",
-                "Restore it, or move it away and run `quantlab state rebuild`",
-            ) from None
 
     def dump(self) -> bytes:
         """The file's bytes."""
