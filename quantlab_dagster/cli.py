@@ -5,7 +5,6 @@ Exit codes: 0 all is well; 1 something is quarantined, failed or wrong; 2 usage,
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -26,6 +25,7 @@ from quantlab_dagster.days.plan import Action, Requested
 from quantlab_dagster.days.rollup import plan_days
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
 from quantlab_dagster.errors import DayRefused, PathError, QuantlabError, SettingsError
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.text import format_bytes
@@ -144,7 +144,7 @@ def plan(
     days = _days(settings, date, to)
     place = _workplace(settings)
     requested = Requested(overwrite=overwrite)
-    plans = asyncio.run(plan_days(place, pairs, days, symbols=symbol or (), requested=requested))
+    plans = run_interruptible(plan_days(place, pairs, days, symbols=symbol or (), requested=requested))
     rows = [
         (
             str(item.symbol_day),
@@ -181,7 +181,7 @@ def verify(
     screen = Screen(as_json=as_json)
     pairs = _pairs(settings, exchange, stream)
     days = _days(settings, date, to)
-    verified = asyncio.run(_verified(_workplace(settings), pairs, days, symbol or (), against_raw=raw))
+    verified = run_interruptible(_verified(_workplace(settings), pairs, days, symbol or (), against_raw=raw))
     show_verified(screen, f"Verification of {_span(days)}", verified)
     screen.document([verified_document(item) for item in verified])
     _exit(EXIT_FINE if all(item.verdict is Verdict.RIGHT for item in verified) else EXIT_FOUND)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import shutil
 import time
@@ -17,6 +16,7 @@ from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
 from quantlab_dagster.defs.names import configured_pairs
 from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.runs import compact_days, open_workplace
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic import FOREIGN_FILES, DaySpec, corrupt_part, empty_part, write_local_day
@@ -99,7 +99,7 @@ def run_demo(screen: Screen) -> bool:
     pairs = list(configured_pairs(settings).values())
     with ProgressListener(screen) as listener:
         report = compact_days(settings, DEMO_DAYS, pairs, listener=listener, roll_up=True)
-    verified = asyncio.run(_verify(settings))
+    verified = run_interruptible(_verify(settings))
     show_outcomes(screen, "Compacted", sorted(report.outcomes, key=lambda item: item.symbol_day))
     right = [item for item in verified if item.verdict is Verdict.RIGHT]
     _summary(screen, report.outcomes, right, time.monotonic() - started)

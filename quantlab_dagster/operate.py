@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from quantlab_dagster.days.rebuild import rebuild_state
 from quantlab_dagster.days.rollup import unclaimed_pairs
 from quantlab_dagster.days.state import State, StateStore, accept_day, seed, unsettled_days
 from quantlab_dagster.errors import ObjectNotFound, PathError
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair, parse_day
 from quantlab_dagster.settings import Settings, load_settings
 
@@ -67,7 +67,7 @@ def status(as_json: Json = False) -> None:
     """Watermark, backlog, stale, quarantined and failed days, in one screen. Exit code 1 if any needs attention."""
     settings = load_settings()
     screen = Screen(as_json=as_json)
-    state, found = asyncio.run(_look(settings))
+    state, found = run_interruptible(_look(settings))
     now = utc_now()
     last = last_eligible_day(now)
     backlog = unsettled_days(state, last) if state else []
@@ -141,7 +141,7 @@ def catch_up(as_json: Json = False) -> None:
 def show() -> None:
     """Print the state file as it is."""
     store = StateStore(_open(load_settings()).compact)
-    state = asyncio.run(store.read())
+    state = run_interruptible(store.read())
     if state is None:
         remedy = "It is made by the first run, or by `quantlab state seed`"
         raise ObjectNotFound(store.name, "there is no state yet", remedy)
@@ -156,7 +156,9 @@ def seed_command(
 ) -> None:
     """Begin with a watermark: catch-up starts with the day after it."""
     place = _open(load_settings())
-    after = asyncio.run(StateStore(place.compact).update(lambda before: seed(before, last_compacted, place.clock())))
+    after = run_interruptible(
+        StateStore(place.compact).update(lambda before: seed(before, last_compacted, place.clock()))
+    )
     typer.echo(f"last_compacted_date is {after.last_compacted_date}")
 
 
@@ -174,7 +176,7 @@ def accept_command(
             raise ObjectNotFound(store.name, "there is no state yet", "There is nothing to accept")
         return accept_day(before, day, reason, place.clock())
 
-    after = asyncio.run(store.update(change))
+    after = run_interruptible(store.update(change))
     typer.echo(f"{day} is accepted; last_compacted_date is {after.last_compacted_date or 'none yet'}")
 
 
@@ -182,7 +184,7 @@ def accept_command(
 def rebuild_command(as_json: Json = False) -> None:
     """Make the state again from what is published and quarantined. A readable watermark is kept."""
     settings = load_settings()
-    after: State = asyncio.run(rebuild_state(_open(settings), pairs_of(settings)))
+    after: State = run_interruptible(rebuild_state(_open(settings), pairs_of(settings)))
     document: dict[str, Any] = {
         "last_compacted_date": after.last_compacted_date,
         "days": len(after.days),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.runs import RunReport, compact_days, open_workplace
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def repair_days(
     found: list[VerifiedDay] = []
     for pair in pairs:
         for day in days:
-            verified = asyncio.run(verify_pair(open_workplace(settings), pair, day, symbols=symbols, against_raw=False))
+            verified = run_interruptible(
+                verify_pair(open_workplace(settings), pair, day, symbols=symbols, against_raw=False)
+            )
             for verdict, overwrite in ((Verdict.WRONG, True), (Verdict.NOT_PUBLISHED, False)):
                 bad = [item for item in verified if item.verdict is verdict]
                 found += bad

@@ -5,7 +5,6 @@ Imported only by commands that run something, because Dagster takes a second to 
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +21,7 @@ from quantlab_dagster.defs.progress import extra_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.home import ensure_dagster_home
+from quantlab_dagster.interrupts import run_interruptible
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -119,7 +119,7 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
     tried: set[dt.date] = set()
     with _Runner(settings, listener) as runner:
         while True:
-            state, _ = asyncio.run(prepare_catch_up(place, pairs, settings.late_look_back_days))
+            state, _ = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
             busy = busy_days(runner.instance)
             decided = decide_catch_up(
                 state,

@@ -3,7 +3,6 @@
 No `from __future__ import annotations` here: Dagster reads the annotations of an asset's function as objects.
 """
 
-import asyncio
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +19,7 @@ from quantlab_dagster.defs.names import GROUP, compact_key, raw_key
 from quantlab_dagster.defs.progress import Listeners, LogListener, extra_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.errors import AuditFailed, QuantlabError
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 
 __all__ = ["AUDITED", "NOTHING_QUARANTINED", "CompactConfig", "compact_asset", "raw_asset"]
@@ -95,7 +95,7 @@ def compact_asset(pair: Pair, partitions: dg.PartitionsDefinition[str]) -> dg.As
         listener = Listeners(LogListener(context.log), extra_listener.get())
         try:
             place = workplace(raw_lake, compact_lake, limits, clock)
-            outcome = asyncio.run(_compact_and_record(place, pair, day, listener, config))
+            outcome = run_interruptible(_compact_and_record(place, pair, day, listener, config))
         except QuantlabError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         yield from _report(context, key, outcome, restricted=bool(config.symbols))

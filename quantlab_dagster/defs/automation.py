@@ -3,7 +3,6 @@
 No `from __future__ import annotations` here: Dagster reads the annotations of a sensor's function as objects.
 """
 
-import asyncio
 import datetime as dt
 import json
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from quantlab_dagster.days.state import State, StateStore, begin
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.defs.rollup import check_evaluations
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings
 
@@ -71,7 +71,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         clock: dg.ResourceParam[Clock],
     ) -> dg.SensorResult:
         place = workplace(raw_lake, compact_lake, limits, clock)
-        state, found = asyncio.run(prepare_catch_up(place, pairs, settings.late_look_back_days))
+        state, found = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
         decided = decide_catch_up(
             state,
             pairs,

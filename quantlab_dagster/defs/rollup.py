@@ -3,7 +3,6 @@
 No `from __future__ import annotations` here: Dagster reads the annotations of an asset's function as objects.
 """
 
-import asyncio
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from quantlab_dagster.days.state import State, StateStore, begin, settle_day
 from quantlab_dagster.defs.names import GROUP, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 
 __all__ = ["CHECKS", "check_evaluations", "state_asset"]
@@ -58,7 +58,7 @@ def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
         day = dt.date.fromisoformat(context.partition_key)
         try:
             place = workplace(raw_lake, compact_lake, limits, clock)
-            rolled, after, found = asyncio.run(_settle(place, pairs, day))
+            rolled, after, found = run_interruptible(_settle(place, pairs, day))
         except QuantlabError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         if not rolled.settled:
