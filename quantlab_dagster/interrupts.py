@@ -2,7 +2,7 @@
 
 A Python signal handler that raises (Dagster's, or the default one of SIGINT) raises wherever the main thread happens to
 be. In the middle of an event loop's callback the loop catches what is raised, logs it, and goes on: the request is
-lost. So while a loop runs, signals cancel its task; when it has ended, the signal is sent again to whoever handled it before.
+lost. So while a loop runs, signals cancel its task; when it has ended, the signal is sent again to its earlier handler.
 """
 
 from __future__ import annotations
