@@ -6,12 +6,12 @@ Imported only by commands that run something, because Dagster takes a second to 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
-from quantlab_dagster.days.catchup import decide_catch_up
+from quantlab_dagster.days.catchup import CatchUp, decide_catch_up
 from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
 from quantlab_dagster.definitions import build_definitions
@@ -103,7 +103,7 @@ def compact_days(
     return runner.report
 
 
-def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) -> tuple[RunReport, list[str]]:
+def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) -> tuple[RunReport, CatchUp]:
     """Run what the sensor would request now, one day after the other, until nothing is left; then say what was not.
 
     Args:
@@ -112,7 +112,7 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
         clock: the present time.
 
     Returns:
-        What the runs did; and why days that are due were not run.
+        What the runs did; and what was left, with the reasons.
     """
     pairs = list(configured_pairs(settings).values())
     place = open_workplace(settings)
@@ -131,8 +131,9 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
                 most_attempts=settings.catch_up_attempts,
             )
             if not decided.requests:
-                left = [text for text in decided.skipped if not any(text.startswith(f"{day}:") for day in tried - busy)]
-                return runner.report, left
+                ours = tuple(f"{day}:" for day in tried - busy)
+                left = tuple(text for text in decided.skipped if not text.startswith(ours))
+                return runner.report, replace(decided, skipped=left)
             [request] = decided.requests
             tried.add(request.day)
             runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})

@@ -83,6 +83,8 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         )
         for day in decided.exhausted:
             context.log.error("%s failed %d times and is not tried again by itself", day, settings.catch_up_attempts)
+        for text in decided.skipped:
+            context.log.info(text)
         shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in found])
         events: list[Any] = check_evaluations(found) if shown != context.cursor else []
         return dg.SensorResult(
