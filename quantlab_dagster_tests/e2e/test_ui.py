@@ -62,7 +62,11 @@ _LAUNCH: Final = """mutation ($partition: String!) {
     },
     mode: "default",
     executionMetadata: {tags: [{key: "dagster/partition", value: $partition}]}
-  }) { __typename }
+  }) { __typename ... on LaunchRunSuccess { run { runId } } }
+}"""
+_TERMINATE: Final = """mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"""
+_LOG: Final = """query ($run: ID!) {
+  logsForRun(runId: $run) { ... on EventConnection { events { ... on MessageEvent { message } } } }
 }"""
 
 
@@ -170,6 +174,45 @@ def test_a_day_that_is_not_complete_is_not_offered_and_refused(dev: DagsterDev, 
     refusal = f"{NEVER_COMPLETE}: is not complete: collectors may still write to it."
     expect(page.get_by_text(f"{refusal} It can be compacted from 2100-01-02 02:30 UTC on").first).to_be_visible()
     assert not [key for key in beside_playwright(lakes.compact_keys) if "date=2100" in key]
+
+
+def test_a_run_that_is_terminated_stops_within_seconds_and_leaves_nothing_half_done(
+    dev: DagsterDev, lakes: Lakes
+) -> None:
+    """By the same call that the page's button makes; the next run does the whole work."""
+    day = DAY + dt.timedelta(days=1)
+    parts = lakes.put_spec(spec("solusdt", day=day, parts=1_500, rows=1_500_000))
+    launched = dev.graphql(_LAUNCH, {"partition": f"{day}"})["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess"
+    run_id = launched["run"]["runId"]
+    _await_log(dev, run_id, "reading 1,500 parts")
+    asked = time.monotonic()
+    terminated = dev.graphql(_TERMINATE, {"run": run_id})["terminateRun"]
+    assert terminated["__typename"] == "TerminateRunSuccess", terminated
+    assert _ended_run(dev, f"{day}") == (run_id, "CANCELED")
+    assert time.monotonic() - asked < 20
+    directory = symbol_day("solusdt", day)
+    assert directory.key("meta.json") not in lakes.compact_keys()
+    assert not [path for path in lakes.scratch.rglob("*") if path.is_file()]
+
+    dev.graphql(_LAUNCH, {"partition": f"{day}"})
+    deadline = time.monotonic() + RUN_SECONDS
+    while directory.key("meta.json") not in lakes.compact_keys():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
+    assert lakes.published(directory).num_rows == _row_count(parts)
+
+
+def _await_log(dev: DagsterDev, run_id: str, text: str) -> None:
+    deadline = time.monotonic() + RUN_SECONDS
+    while not any(text in message for message in _messages(dev, run_id)):
+        assert time.monotonic() < deadline, f"no {text!r} in the log"
+        time.sleep(0.1)
+
+
+def _messages(dev: DagsterDev, run_id: str) -> list[str]:
+    events = dev.graphql(_LOG, {"run": run_id})["logsForRun"]["events"]
+    return [event["message"] for event in events if "message" in event]
 
 
 def _partition_dialog(page: Page) -> tuple[Locator, Locator]:
