@@ -69,9 +69,7 @@ def main() -> None:
         ]
         for label, rows, options in variants:
             size, written, read = _measure(table, Path(name) / "variant.parquet", rows, options)
-            print(
-                f"{label:45} {size / 1e6:6.1f} MB  written in {written:5.2f} s  one minute read in {read * 1000:5.1f} ms"
-            )
+            print(f"{label:45} {size / 1e6:6.1f} MB  written in {written:5.2f} s  minute read in {read * 1000:4.0f} ms")
 
 
 if __name__ == "__main__":
