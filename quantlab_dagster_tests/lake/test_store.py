@@ -183,7 +183,8 @@ def test_listings_are_in_byte_order(store: Store) -> None:
     # SeaweedFS has m/a/1 before m/a-b, a local directory any order; é is two bytes, both above those of z.
     keys = ["m/a/1", "m/a-b", "m/a", "m/B", "m/z", "m/é", "m/z/1/2", "m/a0", "m/😀", "m/\uffee"]
     keys = [key for key in keys if key not in ("m/a", "m/z")] if store.is_local else keys
-    put_all(store, *keys)
+    for key in keys:  # one by one: SeaweedFS may lose one of two racing writes of an object and a directory of one name
+        put_all(store, key)
     assert keys_of(run(store.list_objects("m/"))) == sorted(keys, key=str.encode)
     directory = run(store.list_directory("m/"))
     assert set(directory.directories) == {"a", "z"}
