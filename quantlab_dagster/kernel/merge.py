@@ -34,9 +34,9 @@ __all__ = ["DEFAULT_BUDGET_BYTES", "Cancelled", "Merged", "merge", "window_rows"
 DEFAULT_BUDGET_BYTES = 512 << 20
 
 # Measured on the real-size day (benchmarks/): peak memory grows by 4.6 copies of a window (decoded, sorted, waiting for
-# the encoder, the sort's own), above about 160 MB that no window size changes. Windows of half the rows that would fit
+# the encoder, the sort's own), above about 160 MB that no window size changes. Windows of fewer rows than would fit
 # are no slower, and leave room for what allocators keep.
-_COPIES_OF_WINDOW = 8
+_COPIES_OF_WINDOW = 11
 _COPIES_OF_ROW_GROUP = 2
 _FIXED_BYTES = 128 << 20
 _HELPER_BYTES = 24  # position, hash, sort index
