@@ -191,12 +191,21 @@ async def compact_pair(
     # Dagster's modules are half a million objects that live as long as the process: looking through them for garbage
     # again and again, while thousands of parts come and go, costs a tenth of the time (measured, benchmarks/README.md).
     gc.freeze()
+    try:
+        return await _compact_pair(place, pair, day, listener, symbols, requested or Requested())
+    finally:
+        gc.unfreeze()
+
+
+async def _compact_pair(
+    place: Workplace, pair: Pair, day: dt.date, listener: Listener, symbols: Collection[str], requested: Requested
+) -> PairOutcome:
     started = time.monotonic()
     before = _requests(place)
     found = sorted(symbols) or await find_symbols(place.raw, pair)
     listener.planned(pair, day, len(found))
     with scratch_directory(place.scratch_base) as scratch:
-        step = _Step(place, scratch, listener, requested or Requested())
+        step = _Step(place, scratch, listener, requested)
         ended = await step.run([SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found])
     outcomes = tuple(outcome for outcome in ended if outcome.status is not Status.NO_FILES or symbols)
     requests = {name: number - before.get(name, 0) for name, number in _requests(place).items()}
