@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -197,10 +196,9 @@ async def _matches(compact: Store, meta: DayMeta, data: ObjectInfo) -> bool:
     if meta.data_etag == data.etag:
         return True
     try:
-        content, _ = await compact.get(data.key)
+        return await compact.sha256(data.key) == meta.sha256
     except ObjectNotFound:
         return False
-    return hashlib.sha256(content).hexdigest() == meta.sha256
 
 
 async def _sources(compact: Store, symbol_day: SymbolDay, meta: DayMeta) -> tuple[Source, ...] | None:

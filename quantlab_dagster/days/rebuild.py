@@ -36,10 +36,6 @@ async def rebuild_state(place: Workplace, pairs: Sequence[Pair]) -> State:
     days = [last - dt.timedelta(days=number) for number in reversed(range(LOOK_BACK_DAYS))]
     rolled = [await roll_up_day(place, pairs, day) for day in days]
     store = StateStore(place.compact)
-    try:
-        await store.read()
-    except MalformedObject:
-        await store.discard()
 
     def change(before: State | None) -> State:
         touched = [item.day for item in rolled if any(_settled_as(plan) for plan in item.plans)]
@@ -50,7 +46,10 @@ async def rebuild_state(place: Workplace, pairs: Sequence[Pair]) -> State:
             state = _fold(state, item, now)
         return advance(state, now)
 
-    return await store.update(change)
+    try:
+        return await store.update(change)
+    except MalformedObject:
+        return await store.replace_unreadable(change(None))
 
 
 def _fold(state: State, rolled: DayRollUp, now: dt.datetime) -> State:

@@ -315,11 +315,15 @@ class StateStore:
         found = await self._store.get_if_exists(STATE_KEY)
         return State.read(found[0], self.name) if found else None
 
-    async def discard(self) -> None:
-        """Set aside a state that cannot be understood: it is copied beside its place, then removed."""
-        content, _ = await self._store.get(STATE_KEY)
+    async def replace_unreadable(self, state: State) -> State:
+        """Put a state in the place of one that cannot be understood, which is first copied beside it.
+
+        The place is never empty meanwhile: no state at all would be a cold start, and pass over open days.
+        """
+        content, info = await self._store.get(STATE_KEY)
         await self._store.put(f"{STATE_KEY}.unreadable", content)
-        await self._store.delete(STATE_KEY)
+        await self._store.compare_and_swap(STATE_KEY, state.dump(), info.etag)
+        return state
 
     async def update(self, change: Callable[[State | None], State]) -> State:
         """Apply a change to the state as it is now; again if somebody else changed it meanwhile.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import hashlib
 import os
 import re
 import time
@@ -256,6 +257,16 @@ class Store:
                 async for chunk in response.stream(min_chunk_size=4 << 20):
                     file.write(chunk)
             return _info(response.meta)
+
+    async def sha256(self, key: str) -> str:
+        """SHA-256 of the object's content, hexadecimal, in bounded memory; same errors as `get`."""
+        self.requests.add("GET")
+        digest = hashlib.sha256()
+        with self._errors(key):
+            response = await obstore.get_async(self._engine, key)
+            async for chunk in response.stream(min_chunk_size=4 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     async def head(self, key: str) -> ObjectInfo | None:
         """What the store says of an object, or None if it does not exist."""

@@ -189,6 +189,24 @@ def test_only_a_definite_not_found_is_a_cold_start(rig: Rig, monkeypatch: pytest
         asyncio.run(StateStore(store).update(lambda _: begun()))
 
 
+def test_a_rebuild_that_dies_never_leaves_no_state(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An absent state would be a cold start. Whatever write fails, the old one or the new one is there."""
+    for failing in ("put", "compare_and_swap"):
+        store = rig.new_store()
+        asyncio.run(store.put(STATE_KEY, b"{ half"))
+
+        async def dies(*_: object) -> str:
+            raise StoreError("state", "the process died", "Run again")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, failing, dies)
+            with pytest.raises(StoreError, match="died"):
+                asyncio.run(StateStore(store).replace_unreadable(begun()))
+        assert asyncio.run(store.get(STATE_KEY))[0] == b"{ half"
+        assert asyncio.run(StateStore(store).replace_unreadable(begun())) == asyncio.run(StateStore(store).read())
+        assert asyncio.run(store.get(f"{STATE_KEY}.unreadable"))[0] == b"{ half"
+
+
 def decide(state: State, last: dt.date, **options: Any) -> Any:
     defaults: dict[str, Any] = {
         "busy": set(),
