@@ -20,7 +20,7 @@ from quantlab_dagster.console import (
     verified_document,
 )
 from quantlab_dagster.days.compact import Status
-from quantlab_dagster.days.eligibility import check_eligible, utc_now
+from quantlab_dagster.days.eligibility import check_eligible
 from quantlab_dagster.days.plan import Action, Requested
 from quantlab_dagster.days.rollup import plan_days
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
@@ -29,6 +29,7 @@ from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.text import format_bytes
+from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

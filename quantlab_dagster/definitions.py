@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dagster as dg
 
-from quantlab_dagster.days.eligibility import Clock, utc_now
 from quantlab_dagster.defs.assets import compact_asset, raw_asset
 from quantlab_dagster.defs.automation import catch_up_sensor, daily_schedule
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs, daily_partitions
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource
 from quantlab_dagster.defs.rollup import state_asset
 from quantlab_dagster.settings import Settings, load_settings
+from quantlab_dagster.work.clock import Clock, utc_now
 
 __all__ = ["build_definitions", "defs"]
 

@@ -10,7 +10,7 @@ import typer
 
 from quantlab_dagster.console import ProgressListener, Screen, outcome_document
 from quantlab_dagster.days.compact import Status
-from quantlab_dagster.days.eligibility import check_eligible, last_eligible_day, utc_now
+from quantlab_dagster.days.eligibility import check_eligible, last_eligible_day
 from quantlab_dagster.days.health import failed_days, findings, quarantined
 from quantlab_dagster.days.rebuild import rebuild_state
 from quantlab_dagster.days.rollup import unclaimed_pairs
@@ -19,6 +19,7 @@ from quantlab_dagster.errors import ObjectNotFound, PathError
 from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair, parse_day
 from quantlab_dagster.settings import Settings, load_settings
+from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
     from quantlab_dagster.days.compact import Workplace

@@ -13,7 +13,7 @@ import dagster as dg
 
 from quantlab_dagster.days.catchup import CatchUp, decide_catch_up
 from quantlab_dagster.days.compact import Status
-from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
+from quantlab_dagster.days.eligibility import last_eligible_day
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.automation import CATCH_UP_TAG, attempts_of, busy_days, prepare_catch_up
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs
@@ -22,16 +22,17 @@ from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workpl
 from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.home import ensure_dagster_home
 from quantlab_dagster.interrupts import run_interruptible
+from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.days.compact import Listener, Outcome, Workplace
-    from quantlab_dagster.days.eligibility import Clock
     from quantlab_dagster.days.plan import Plan
     from quantlab_dagster.lake.layout import Pair, SymbolDay
     from quantlab_dagster.settings import Settings
+    from quantlab_dagster.work.clock import Clock
 
 __all__ = ["RunReport", "catch_up", "compact_days", "open_workplace"]
 

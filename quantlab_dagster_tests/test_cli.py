@@ -16,8 +16,9 @@ import dagster as dg
 import duckdb
 import pytest
 
-from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
+from quantlab_dagster.days.eligibility import last_eligible_day
 from quantlab_dagster.synthetic import corrupt_part
+from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_day
 

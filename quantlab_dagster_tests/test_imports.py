@@ -25,6 +25,7 @@ FORBIDDEN = {
         "dagster_aws",
         *STORAGE,
         f"{PACKAGE}.lake",
+        f"{PACKAGE}.work",
         f"{PACKAGE}.days",
         f"{PACKAGE}.hours",
         f"{PACKAGE}.defs",
@@ -35,14 +36,38 @@ FORBIDDEN = {
     "lake": (
         "dagster",
         "dagster_aws",
+        f"{PACKAGE}.work",
         f"{PACKAGE}.days",
         f"{PACKAGE}.hours",
         f"{PACKAGE}.defs",
         f"{PACKAGE}.definitions",
         f"{PACKAGE}.cli",
     ),
-    "days": ("dagster", "dagster_aws", f"{PACKAGE}.defs", f"{PACKAGE}.definitions", f"{PACKAGE}.cli"),
-    "hours": ("dagster", "dagster_aws", f"{PACKAGE}.defs", f"{PACKAGE}.definitions", f"{PACKAGE}.cli"),
+    "work": (
+        "dagster",
+        "dagster_aws",
+        f"{PACKAGE}.days",
+        f"{PACKAGE}.hours",
+        f"{PACKAGE}.defs",
+        f"{PACKAGE}.definitions",
+        f"{PACKAGE}.cli",
+    ),
+    "days": (
+        "dagster",
+        "dagster_aws",
+        f"{PACKAGE}.hours",
+        f"{PACKAGE}.defs",
+        f"{PACKAGE}.definitions",
+        f"{PACKAGE}.cli",
+    ),
+    "hours": (
+        "dagster",
+        "dagster_aws",
+        f"{PACKAGE}.days",
+        f"{PACKAGE}.defs",
+        f"{PACKAGE}.definitions",
+        f"{PACKAGE}.cli",
+    ),
 }
 """Subpackage to what it may not import, directly or through others, types included."""
 
@@ -80,7 +105,7 @@ def imported_by(source: str, module: str, *, is_package: bool = False) -> set[st
 
 
 def test_the_subpackages_are_there() -> None:
-    assert {"kernel", "lake", "days"} <= set(PRESENT)
+    assert {"kernel", "lake", "work", "days"} <= set(PRESENT)
     assert f"{PACKAGE}.kernel.merge" in modules_of("kernel")
 
 

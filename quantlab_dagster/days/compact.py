@@ -9,32 +9,31 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from quantlab_dagster.days.eligibility import Clock, check_eligible, utc_now
-from quantlab_dagster.days.fetch import ChecksumVerifier, MemoryGate, fetch_parts
+from quantlab_dagster.days.eligibility import check_eligible
 from quantlab_dagster.days.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.days.publish import file_sha256, publish_day, publish_quarantine
-from quantlab_dagster.days.scratch import scratch_directory
 from quantlab_dagster.days.timeunit import ticks_per_second
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError
-from quantlab_dagster.kernel.merge import Cancelled, Merged, merge
-from quantlab_dagster.kernel.survey import Order, Survey, Surveyor
+from quantlab_dagster.kernel.merge import Merged, merge
+from quantlab_dagster.kernel.survey import Order, Survey
 from quantlab_dagster.lake.discovery import find_symbols
 from quantlab_dagster.lake.layout import Pair, SymbolDay
+from quantlab_dagster.work.clock import Clock, utc_now
+from quantlab_dagster.work.fetch import MemoryGate, fetch_survey
+from quantlab_dagster.work.scratch import scratch_directory
+from quantlab_dagster.work.threads import Worker
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
     from pathlib import Path
 
     from quantlab_dagster.days.records import DayMeta
-    from quantlab_dagster.kernel.parts import Part
     from quantlab_dagster.lake.store import Store
 
 __all__ = ["Listener", "Outcome", "PairOutcome", "Status", "Workplace", "compact_pair"]
@@ -42,8 +41,6 @@ __all__ = ["Listener", "Outcome", "PairOutcome", "Status", "Workplace", "compact
 logger = logging.getLogger(__name__)
 
 ORDER = Order(column="ts_event", numbered=True)
-
-T = TypeVar("T")
 
 _SYMBOL_DAYS_AT_ONCE = 16
 _ATTEMPTS = 4
@@ -231,7 +228,7 @@ class _Step:
         self._memory = MemoryGate(place.download_budget)
         self._slots = asyncio.Semaphore(_SYMBOL_DAYS_AT_ONCE)
         self._merging = asyncio.Lock()
-        self._stop = threading.Event()
+        self._worker = Worker()
 
     async def run(self, symbol_days: list[SymbolDay]) -> list[Outcome]:
         async with asyncio.TaskGroup() as group:
@@ -290,7 +287,7 @@ class _Step:
             fetched = time.monotonic() - started
             async with self._merging:
                 started = time.monotonic()
-                merged, sha256 = await self._in_thread(lambda: self._merge(plan, survey, output, directory))
+                merged, sha256 = await self._worker.run(lambda: self._merge(plan, survey, output, directory))
         finally:
             await self._memory.release(held)
         meta = await publish_day(self._place.compact, plan, output, merged, sha256)
@@ -298,31 +295,16 @@ class _Step:
         return _published(plan, meta, merged, fetched + time.monotonic() - started)
 
     async def _survey(self, plan: Plan, spool: Path | None) -> Survey:
-        surveyor = Surveyor(ORDER, stride=min(1024, max(1, self._place.memory_budget >> 20)))
-        verifier = ChecksumVerifier()
-        listed = {info.name: info for info in plan.parts}
-        arrived = 0
-
-        def look_at(parts: list[Part]) -> None:
-            for part in parts:
-                verifier.check(part, listed[part.key])
-            surveyor.add(parts)
-
-        async def consume(parts: list[Part]) -> None:
-            nonlocal arrived
-            await self._in_thread(lambda: look_at(parts))
-            arrived += len(parts)
-            self._listener.fetched(plan.symbol_day, arrived, len(plan.parts))
-
-        try:
-            await fetch_parts(self._place.raw, plan.parts, consume, gate=self._requests, spool=spool)
-            survey = await self._in_thread(surveyor.finish)
-        except BadPart:
-            # Damage on the way is no bad part: it takes precedence over what it led to.
-            verifier.finish(self._place.raw)
-            raise
-        verifier.finish(self._place.raw)
-        return survey
+        return await fetch_survey(
+            self._place.raw,
+            plan.parts,
+            ORDER,
+            memory_budget=self._place.memory_budget,
+            gate=self._requests,
+            worker=self._worker,
+            spool=spool,
+            progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
+        )
 
     def _merge(self, plan: Plan, survey: Survey, output: Path, scratch: Path) -> tuple[Merged, str]:
         ticks = ticks_per_second(*survey.key_range, plan.symbol_day.day) if survey.key_range else None
@@ -332,24 +314,9 @@ class _Step:
             scratch=scratch,
             budget_bytes=self._place.memory_budget - self._place.download_budget,
             bucket_width=ticks * 60 if ticks else None,
-            cancelled=self._stop.is_set,
+            cancelled=self._worker.stopped,
         )
         return merged, file_sha256(output)
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        """Run CPU-bound work in a thread; when we are cancelled, stop it and wait for it before going on."""
-        future = asyncio.get_running_loop().run_in_executor(None, function)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._stop.set()
-            while not future.done():
-                # We may be cancelled again; the thread must have let go of its files before they are removed.
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([future])
-            if (error := future.exception()) and not isinstance(error, Cancelled):
-                logger.warning("while stopping: %s", error)
-            raise
 
 
 def _failed(symbol_day: SymbolDay, error: Exception, reason: str) -> Outcome:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 
 from quantlab_dagster.errors import DayRefused
 
-__all__ = ["DAY_SETTLES_AT", "Clock", "check_eligible", "eligible_from", "last_eligible_day", "utc_now"]
-
-Clock = Callable[[], dt.datetime]
-"""Tells the present time, aware. Passed in, so that tests can cross midnight without waiting for it."""
+__all__ = ["DAY_SETTLES_AT", "check_eligible", "eligible_from", "last_eligible_day"]
 
 DAY_SETTLES_AT = dt.time(2, 30)
 """A day becomes eligible at this time (UTC) of the next day."""
-
-
-def utc_now() -> dt.datetime:
-    """The clock: an aware time in UTC."""
-    return dt.datetime.now(dt.UTC)
 
 
 def eligible_from(day: dt.date) -> dt.datetime:

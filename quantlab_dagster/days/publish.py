@@ -7,12 +7,12 @@ repairs a mismatch. Writers that meet are told apart by compare-and-swap on the 
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.records import DayMeta, Quarantine, Source, Sources
 from quantlab_dagster.errors import Conflict
 from quantlab_dagster.lake.layout import DATA, META, QUARANTINE, SOURCES
+from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.kernel.merge import Merged
     from quantlab_dagster.lake.store import Store
 
-__all__ = ["WRITER", "WRITER_VERSION", "publish_day", "publish_quarantine"]
-
-WRITER = "quantlab-dagster"
-WRITER_VERSION = version(WRITER)
+__all__ = ["publish_day", "publish_quarantine"]
 
 
 async def publish_day(compact: Store, plan: Plan, file: Path, merged: Merged, sha256: str) -> DayMeta:

@@ -6,49 +6,18 @@ No wall-clock value is in any of them but quarantine's, so that the same raw obj
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from quantlab_dagster.errors import MalformedObject
+from quantlab_dagster.lake.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from quantlab_dagster.lake.store import ObjectInfo
 
-__all__ = ["DayMeta", "Quarantine", "Record", "Source", "Sources", "fingerprint"]
-
-
-class Record(BaseModel):
-    """A JSON object of the lake. Fields of other writers are kept."""
-
-    remedy: ClassVar[str] = "Restore the object, or remove it and compact the day again"
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    @classmethod
-    def read(cls, content: bytes, where: str) -> Self:
-        """Parse an object of the lake.
-
-        Raises:
-            MalformedObject: it is no such record. It is never treated as absent.
-        """
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            at = ".".join(str(item) for item in first["loc"])
-            raise MalformedObject(
-                where,
-                f"is not a valid {cls.__name__} record ({at}: {first['msg']})",
-                cls.remedy,
-            ) from None
-
-    def dump(self) -> bytes:
-        """The object's bytes: indented JSON, keys in a fixed order."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+__all__ = ["DayMeta", "Quarantine", "Source", "Sources", "fingerprint"]
 
 
 class Source(BaseModel):

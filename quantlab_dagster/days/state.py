@@ -14,9 +14,9 @@ from pydantic import Field, field_validator
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from quantlab_dagster.days.compact import Outcome, Status
-from quantlab_dagster.days.records import Record
 from quantlab_dagster.errors import Conflict, PathError, QuantlabError
 from quantlab_dagster.lake.layout import Pair, SymbolDay, day_text, parse_day
+from quantlab_dagster.lake.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from quantlab_dagster.days.compact import Listener, Outcome, PairOutcome, Status, Workplace, compact_pair
-from quantlab_dagster.days.eligibility import Clock, check_eligible
+from quantlab_dagster.days.eligibility import check_eligible
 from quantlab_dagster.days.plan import Requested
 from quantlab_dagster.days.state import State, StateStore, begin, record_outcomes
 from quantlab_dagster.defs.metadata import describe
@@ -21,6 +21,7 @@ from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workpl
 from quantlab_dagster.errors import AuditFailed, QuantlabError
 from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
+from quantlab_dagster.work.clock import Clock
 
 __all__ = ["AUDITED", "NOTHING_QUARANTINED", "CompactConfig", "compact_asset", "raw_asset"]
 

@@ -12,7 +12,7 @@ import dagster as dg
 
 from quantlab_dagster.days.catchup import CatchUp, decide_catch_up
 from quantlab_dagster.days.compact import Workplace
-from quantlab_dagster.days.eligibility import Clock, last_eligible_day
+from quantlab_dagster.days.eligibility import last_eligible_day
 from quantlab_dagster.days.health import Finding, findings
 from quantlab_dagster.days.late import scan_slice
 from quantlab_dagster.days.rollup import unclaimed_pairs
@@ -23,6 +23,7 @@ from quantlab_dagster.defs.rollup import check_evaluations
 from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings
+from quantlab_dagster.work.clock import Clock
 
 __all__ = ["CATCH_UP_TAG", "attempts_of", "busy_days", "catch_up_sensor", "daily_schedule", "prepare_catch_up"]
 

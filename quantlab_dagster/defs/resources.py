@@ -12,10 +12,10 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from quantlab_dagster.days.compact import Workplace
-from quantlab_dagster.days.eligibility import Clock, utc_now
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.lake.store import S3Options, Store, open_store
 from quantlab_dagster.settings import Lake, load_aws
+from quantlab_dagster.work.clock import Clock, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

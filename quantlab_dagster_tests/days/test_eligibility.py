@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from quantlab_dagster.days.eligibility import check_eligible, last_eligible_day, utc_now
+from quantlab_dagster.days.eligibility import check_eligible, last_eligible_day
 from quantlab_dagster.errors import DayRefused
+from quantlab_dagster.work.clock import utc_now
 
 DAY = dt.date(2026, 1, 8)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantlab_dagster.days.fetch import MemoryGate
-from quantlab_dagster.days.scratch import scratch_directory
 from quantlab_dagster.days.timeunit import ticks_per_second, time_of
+from quantlab_dagster.work.fetch import MemoryGate
+from quantlab_dagster.work.scratch import scratch_directory
 
 if TYPE_CHECKING:
     from pathlib import Path

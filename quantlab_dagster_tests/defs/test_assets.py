@@ -12,12 +12,13 @@ import dagster as dg
 import pytest
 from PIL import Image
 
-from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
+from quantlab_dagster.days.eligibility import last_eligible_day
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel import merge as merge_module
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic import corrupt_part
+from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, Lakes, oracle, same_rows, spec, symbol_day
 

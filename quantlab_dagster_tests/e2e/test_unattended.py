@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from playwright.sync_api import expect
 
-from quantlab_dagster.days.eligibility import last_eligible_day, utc_now
+from quantlab_dagster.days.eligibility import last_eligible_day
 from quantlab_dagster.days.state import State, StateStore, seed
 from quantlab_dagster.lake.layout import SymbolDay
 from quantlab_dagster.synthetic import DaySpec, generate_parts
+from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.e2e.browser import beside_playwright
 from quantlab_dagster_tests.e2e.dagster_dev import DagsterDev, dagster_dev

@@ -1,4 +1,4 @@
-"""Fetching the parts of a symbol-day: one GET each, many at a time, in key order, checked against the listing."""
+"""Fetching parts: one GET each, many at a time, in key order, checked against the listing, surveyed as they arrive."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import ObjectChanged, ObjectNotFound, StoreUnavailable
+from quantlab_dagster.errors import BadPart, ObjectChanged, ObjectNotFound, StoreUnavailable
 from quantlab_dagster.kernel.parts import Part
+from quantlab_dagster.kernel.survey import Survey, Surveyor
 from quantlab_dagster.lake.store import first_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from quantlab_dagster.kernel.survey import Order
     from quantlab_dagster.lake.store import ObjectInfo, Store
+    from quantlab_dagster.work.threads import Worker
 
-__all__ = ["ChecksumVerifier", "MemoryGate", "fetch_parts"]
+__all__ = ["ChecksumVerifier", "MemoryGate", "fetch_parts", "fetch_survey"]
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _PARTS_PER_BATCH = 128
@@ -85,6 +88,61 @@ def _md5(source: bytes | Path) -> str:
         return hashlib.md5(source, usedforsecurity=False).hexdigest()
     with source.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+async def fetch_survey(
+    store: Store,
+    listed: Sequence[ObjectInfo],
+    order: Order,
+    *,
+    memory_budget: int,
+    gate: asyncio.Semaphore,
+    worker: Worker,
+    spool: Path | None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Survey:
+    """Fetch parts of one directory, and survey them while later ones are still on their way.
+
+    Args:
+        store: where they are.
+        listed: the parts, in key order.
+        order: the order of the merge to come.
+        memory_budget: bytes; the survey's sample shrinks with it.
+        gate: bounds the requests in flight.
+        worker: runs the survey.
+        spool: directory to write the contents to; None keeps them in memory.
+        progress: told how many parts have arrived.
+
+    Raises:
+        BadPart: a part cannot be merged with the others.
+        ObjectChanged: a part is not what was listed, or gone. List again.
+        StoreError: any other failure.
+    """
+    surveyor = Surveyor(order, stride=min(1024, max(1, memory_budget >> 20)))
+    verifier = ChecksumVerifier()
+    by_name = {info.name: info for info in listed}
+    arrived = 0
+
+    def look_at(parts: list[Part]) -> None:
+        for part in parts:
+            verifier.check(part, by_name[part.key])
+        surveyor.add(parts)
+
+    async def consume(parts: list[Part]) -> None:
+        nonlocal arrived
+        await worker.run(lambda: look_at(parts))
+        arrived += len(parts)
+        progress(arrived)
+
+    try:
+        await fetch_parts(store, listed, consume, gate=gate, spool=spool)
+        survey = await worker.run(surveyor.finish)
+    except BadPart:
+        # Damage on the way is no bad part: it takes precedence over what it led to.
+        verifier.finish(store)
+        raise
+    verifier.finish(store)
+    return survey
 
 
 async def fetch_parts(

@@ -1,0 +1,46 @@
+"""The JSON objects of a lake: typed, both ways."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from quantlab_dagster.errors import MalformedObject
+
+__all__ = ["WRITER", "WRITER_VERSION", "Record"]
+
+WRITER = "quantlab-dagster"
+WRITER_VERSION = version(WRITER)
+
+
+class Record(BaseModel):
+    """A JSON object of the lake. Fields of other writers are kept."""
+
+    remedy: ClassVar[str] = "Restore the object, or remove it and compact the day again"
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @classmethod
+    def read(cls, content: bytes, where: str) -> Self:
+        """Parse an object of the lake.
+
+        Raises:
+            MalformedObject: it is no such record. It is never treated as absent.
+        """
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            at = ".".join(str(item) for item in first["loc"])
+            raise MalformedObject(
+                where,
+                f"is not a valid {cls.__name__} record ({at}: {first['msg']})",
+                cls.remedy,
+            ) from None
+
+    def dump(self) -> bytes:
+        """The object's bytes: indented JSON, keys in a fixed order."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()

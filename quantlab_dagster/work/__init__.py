@@ -1,0 +1,1 @@
+"""What the work on both lakes is made of: fetching parts, temporary directories, threads that can be stopped, time."""
