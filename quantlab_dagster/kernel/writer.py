@@ -102,8 +102,9 @@ class SortedFileWriter:
 def _arrow_schema(columns: Columns, order: Order) -> pa.Schema:
     empty = pl.DataFrame(schema=columns.dtypes).to_arrow(compat_level=_OLDEST)
     fields: list[pa.Field] = []
+    nulls_only = _has_nulls_only(empty.schema)
     for field in empty.schema:
-        if isinstance(columns.constants.get(field.name), str):
+        if isinstance(columns.constants.get(field.name), str) and not nulls_only:
             # A dictionary with one entry: encoded without looking at a million equal strings.
             fields.append(pa.field(field.name, pa.dictionary(pa.int32(), pa.string())))
         else:
@@ -111,6 +112,15 @@ def _arrow_schema(columns: Columns, order: Order) -> pa.Schema:
         if field.name == columns.order_by and order.numbered:
             fields.append(pa.field(SEQ, pa.int64()))
     return pa.schema(fields)
+
+
+def _has_nulls_only(schema: pa.Schema) -> bool:
+    """Whether a column has no type of its own.
+
+    Parquet makes Int32 of it, which could not be united with text when the file is merged again. Such a file keeps
+    Arrow's schema, which must then be the one that readers should see.
+    """
+    return any(pa.types.is_null(field.type) for field in schema)
 
 
 def _constant_array(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
@@ -129,6 +139,6 @@ def _writer_options(schema: pa.Schema, order: Order) -> dict[str, Any]:
         "use_dictionary": flat,
         "write_page_index": True,
         "write_page_checksum": True,
-        "store_schema": False,
+        "store_schema": _has_nulls_only(schema),
         "sorting_columns": pq.SortingColumn.from_ordering(schema, [(name, "ascending") for name in names], "at_start"),
     }

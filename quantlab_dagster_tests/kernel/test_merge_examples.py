@@ -199,6 +199,22 @@ def test_spellings_of_text_and_nothing_at_all_unite(tmp_path: Path) -> None:
         assert table.schema.field("x").type == pa.string()
 
 
+def test_a_column_of_nothing_but_nulls_can_be_merged_again(tmp_path: Path) -> None:
+    """Parquet knows no type without values, and readers make Int32 of it, which does not unite with text."""
+    nulls = {"label": ["same"] * 3, "carrier": pa.nulls(3)}
+    once = compact(
+        [part_of(key, pa.table({"timestamp_ms": [3, None, 1], **nulls})) for key in ("a", "b")], tmp_path, order=EVENTS
+    )
+    text = part_of("new", pa.table({"timestamp_ms": [2], "label": ["same"], "carrier": ["one"]}))
+    again = compact([part_from("c", once.data), text], tmp_path, order=EVENTS, name="again.parquet")
+    assert once.merged.columns["carrier"] == "Null"
+    assert again.merged.columns == {"timestamp_ms": "Int64", "label": "String", "carrier": "String"}
+    table = pq.read_table(again.path)
+    assert table["timestamp_ms"].to_pylist() == [None, None, 1, 1, 2, 3, 3]
+    assert table["carrier"].to_pylist() == [None, None, None, None, "one", None, None]
+    assert set(table["label"].to_pylist()) == {"same"}
+
+
 def test_a_label_that_ends_in_a_later_scan_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The survey reads parts in runs, and the first rows of the day alone prove nothing."""
     monkeypatch.setattr("quantlab_dagster.kernel.survey._ROWS_PER_SCAN", 10)
