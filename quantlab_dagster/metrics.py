@@ -1,0 +1,255 @@
+"""Runs of compaction as Prometheus metrics, for both lakes.
+
+A run is a short-lived process, so the counters live in a file in Prometheus' text format. node_exporter's textfile
+collector can read that file, and it can be pushed to a Pushgateway.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import socket
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from filelock import FileLock
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import basic_auth_handler, generate_latest, push_to_gateway
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+__all__ = ["MetricsTarget", "RunCounts", "record_run"]
+
+logger = logging.getLogger(__name__)
+
+_JOB = "quantlab"
+_PREFIX = "quantlab_compaction_"
+_LOCK_SECONDS = 10.0
+_PUSH_SECONDS = 5.0
+
+_RUN_RESULTS = ("success", "failure")
+_PARTITION_RESULTS = ("compacted", "skipped", "quarantined", "failed")
+
+_LABELS = ("lake", "target")
+_LABELS_AND_RESULT = (*_LABELS, "result")
+
+_COUNTERS = {
+    "runs_total": (_LABELS_AND_RESULT, "Compaction runs that ended, by result."),
+    "partitions_total": (
+        _LABELS_AND_RESULT,
+        (
+            "Symbol-days (market_data) or hours of an app (events) that runs dealt with. "
+            "Compacted: published anew. Skipped: nothing to do. Quarantined: an input is damaged. Failed: an error."
+        ),
+    ),
+    "duration_seconds_total": (_LABELS, "Time that runs took, failed ones included."),
+    "rows_total": (_LABELS, "Rows written to compacted files."),
+    "input_files_total": (_LABELS, "Small files (raw parts) that were merged."),
+    "output_files_total": (_LABELS, "Compacted files written."),
+    "input_bytes_total": (_LABELS, "Size of the small files merged."),
+    "output_bytes_total": (_LABELS, "Size of the compacted files written."),
+}
+"""Name to labels and help text."""
+
+_GAUGES = {
+    "last_run_timestamp_seconds": "When the last run ended, whatever its result.",
+    "last_success_timestamp_seconds": "When the last successful run ended; 0 if there was none yet.",
+    "last_duration_seconds": "Time that the last run took, whatever its result.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """What one run did.
+
+    Attributes:
+        lake: "market_data" or "events".
+        target: the asset, such as "binance/bbo" or "warehouse/events".
+        succeeded: whether the run as a whole did.
+        seconds: how long it took.
+        rows: rows written.
+        files_in: parts or small files merged.
+        files_out: files written.
+        bytes_in: the size of what was merged.
+        bytes_out: the size of what was written.
+        partitions: number of symbol-days or (app, hour)s by result: compacted, skipped, quarantined, failed.
+    """
+
+    lake: str
+    target: str
+    succeeded: bool
+    seconds: float
+    rows: int = 0
+    files_in: int = 0
+    files_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    partitions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsTarget:
+    """Where runs are counted.
+
+    Attributes:
+        file: holds the counters. For the textfile collector it lies in its directory and ends in .prom.
+        pushgateway_url: where the whole file is pushed after each run; may contain user:password@.
+        instance: sets the pushes of this file apart; two files that share it overwrite each other in the Pushgateway.
+    """
+
+    file: Path
+    pushgateway_url: str | None = field(default=None, repr=False)
+    instance: str = field(default_factory=socket.gethostname)
+
+
+def record_run(target: MetricsTarget, counts: RunCounts, now: datetime, *, push_timeout: float = _PUSH_SECONDS) -> None:
+    """Add a run to the counters and push them. What goes wrong is logged as a warning, never raised.
+
+    Args:
+        target: where.
+        counts: what the run did.
+        now: when it ended.
+        push_timeout: seconds to wait for another run's push, and again for the Pushgateway to connect and to answer.
+    """
+    try:
+        _count(target.file, counts, now)
+    except Exception as error:  # noqa: BLE001 - the run has done its work; counting it must not fail it
+        logger.warning("a run of %s is not counted in %s: %s", counts.target, target.file, _cause(error))
+        return
+    if not target.pushgateway_url:
+        return
+    url, user, password = _split_credentials(target.pushgateway_url)
+    try:
+        # Under a lock of its own, so that no older state overwrites a newer one, and a slow push delays no counting.
+        with FileLock(f"{target.file}.push.lock").acquire(timeout=push_timeout):
+            push_to_gateway(
+                url,
+                job=_JOB,
+                registry=_Series(target.file.read_bytes()),
+                grouping_key={"instance": target.instance},
+                timeout=push_timeout,
+                handler=partial(basic_auth_handler, username=user, password=password),
+            )
+    except Exception as error:  # noqa: BLE001 - as above
+        logger.warning(
+            "a run of %s is counted in %s, but not pushed to %s (the next push makes up for it): %s",
+            counts.target,
+            target.file,
+            url,
+            _cause(error),
+        )
+
+
+def _count(file: Path, counts: RunCounts, now: datetime) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock").acquire(timeout=_LOCK_SECONDS, poll_interval=0.01):
+        series = _load(file)
+        series.add(counts, now)
+        text = generate_latest(series)
+        temporary = file.with_name(f"{file.name}.tmp")
+        temporary.write_bytes(text)
+        temporary.chmod(0o644)  # node_exporter runs as another user
+        temporary.replace(file)
+
+
+def _load(file: Path) -> _Series:
+    """The counters so far; a file that makes no sense is moved aside."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return _Series(b"")
+    try:
+        return _Series(content)
+    except Exception as error:  # noqa: BLE001 - the parser raises whatever damage leads it to
+        aside = file.with_name(f"{file.name}.bad")
+        file.replace(aside)
+        logger.warning("%s cannot be read, counting begins anew; kept as %s: %s", file, aside, _cause(error))
+        return _Series(b"")
+
+
+class _Series:
+    """The value of each series by metric and label values, read from a file's content.
+
+    Not the library's Counter: it would add `_created` series, unless they are switched off for the whole process.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._counters: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _COUNTERS}
+        self._gauges: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _GAUGES}
+        for family in text_string_to_metric_families(content.decode()):
+            for sample in family.samples:
+                name = sample.name.removeprefix(_PREFIX)
+                if name in _COUNTERS:
+                    labels, known = _COUNTERS[name][0], self._counters[name]
+                elif name in _GAUGES:
+                    labels, known = _LABELS, self._gauges[name]
+                else:
+                    continue
+                if not (math.isfinite(sample.value) and sample.value >= 0):
+                    raise ValueError(f"{sample.name} is {sample.value}")
+                known[tuple(sample.labels[label] for label in labels)] = sample.value
+
+    def add(self, counts: RunCounts, now: datetime) -> None:
+        """Add a run. Every result gets a series, for rate() needs a zero to start from."""
+        key = (counts.lake, counts.target)
+        for result in _RUN_RESULTS:
+            self._increase("runs_total", (*key, result), counts.succeeded == (result == "success"))
+        for result, number in (dict.fromkeys(_PARTITION_RESULTS, 0) | dict(counts.partitions)).items():
+            self._increase("partitions_total", (*key, result), number)
+        self._increase("duration_seconds_total", key, counts.seconds)
+        self._increase("rows_total", key, counts.rows)
+        self._increase("input_files_total", key, counts.files_in)
+        self._increase("output_files_total", key, counts.files_out)
+        self._increase("input_bytes_total", key, counts.bytes_in)
+        self._increase("output_bytes_total", key, counts.bytes_out)
+        ended = now.timestamp()
+        self._gauges["last_run_timestamp_seconds"][key] = ended
+        succeeded = self._gauges["last_success_timestamp_seconds"]
+        succeeded[key] = ended if counts.succeeded else succeeded.get(key, 0)
+        self._gauges["last_duration_seconds"][key] = _amount(counts.seconds)
+
+    def _increase(self, name: str, labels: tuple[str, ...], amount: float) -> None:
+        known = self._counters[name]
+        known[labels] = known.get(labels, 0) + _amount(amount)
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """All metrics, as the library's writers ask for them."""
+        for name, (labels, text) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"{_PREFIX}{name}", text, labels=labels)
+            for values, value in sorted(self._counters[name].items()):
+                counter.add_metric(values, value)
+            yield counter
+        for name, text in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"{_PREFIX}{name}", text, labels=_LABELS)
+            for values, value in sorted(self._gauges[name].items()):
+                gauge.add_metric(values, value)
+            yield gauge
+
+
+def _amount(value: float) -> float:
+    """What a counter may grow by: never less than nothing, never NaN, which would stay for good."""
+    return value if math.isfinite(value) and value > 0 else 0
+
+
+def _split_credentials(url: str) -> tuple[str, str | None, str | None]:
+    """A URL without user:password@, fit to be logged; user and password.
+
+    All before the last @ counts as credentials, so that no part of a password with an unescaped / or # stays behind.
+    """
+    scheme = "https://" if url.lower().startswith("https://") else "http://"
+    credentials, found, address = re.sub("^https?://", "", url, flags=re.IGNORECASE).rpartition("@")
+    if not found:
+        return f"{scheme}{address}", None, None
+    user, _, password = credentials.partition(":")
+    return f"{scheme}{address}", unquote(user), unquote(password)
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
