@@ -14,6 +14,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validato
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.schedule import cron_schedules
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -65,7 +66,7 @@ class Settings(_FromEnvironment):
     start_date: dt.date = Field(
         default=dt.date(2026, 1, 1),
         validation_alias="QUANTLAB_START_DATE",
-        description="First daily partition (UTC).",
+        description="First partition (UTC), of days and of hours.",
     )
     memory_budget: ByteSize = Field(
         default=ByteSize(512 << 20),
@@ -101,6 +102,45 @@ class Settings(_FromEnvironment):
         validation_alias="QUANTLAB_LATE_LOOK_BACK_DAYS",
         description="How many days back late parts are looked for.",
     )
+
+    warehouse_url: str = Field(
+        default="demo-lake/warehouse/events",
+        validation_alias="WAREHOUSE_URL",
+        description="The event lake, prefix included: s3://warehouse/events, file://… or a path.",
+    )
+    compaction_schedule: str = Field(
+        default="1h",
+        validation_alias="COMPACTION_SCHEDULE",
+        description="How often the event lake is compacted: a duration that divides an hour or a day, or cron (UTC).",
+    )
+    compaction_target_size: ByteSize = Field(
+        default=ByteSize(128 << 20),
+        ge=1 << 10,
+        validation_alias="COMPACTION_TARGET_SIZE",
+        description="Files of so many bytes or more are left alone; merged files have up to twice as many.",
+    )
+    compaction_min_files: int = Field(
+        default=2,
+        ge=2,
+        validation_alias="COMPACTION_MIN_FILES",
+        description="Hours with fewer small files are left alone.",
+    )
+    compaction_enabled: bool = Field(
+        default=True,
+        validation_alias="COMPACTION_ENABLED",
+        description="false: the schedule of the event lake skips its ticks; runs by hand go on.",
+    )
+
+    metrics_file: Path | None = Field(
+        default=None,
+        validation_alias="QUANTLAB_METRICS_FILE",
+        description="File for node_exporter's textfile collector (….prom), in which runs are counted.",
+    )
+    pushgateway_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="QUANTLAB_PUSHGATEWAY_URL",
+        description="Prometheus Pushgateway, to which the same counters are pushed.",
+    )
     dagster_home: Path = Field(
         default=Path(".dagster"),
         validation_alias="DAGSTER_HOME",
@@ -126,6 +166,12 @@ class Settings(_FromEnvironment):
                 raise ValueError(f"{name!r} contains a slash")
         return names
 
+    @field_validator("compaction_schedule")
+    @classmethod
+    def _schedule(cls, text: str) -> str:
+        cron_schedules(text)
+        return text
+
     @field_validator("memory_budget")
     @classmethod
     def _enough_memory(cls, value: ByteSize) -> ByteSize:
@@ -135,7 +181,7 @@ class Settings(_FromEnvironment):
 
     def url(self, lake: Lake) -> str:
         """URL of a lake."""
-        return {"raw": self.raw_url, "compact": self.compact_url}[lake]
+        return {"raw": self.raw_url, "compact": self.compact_url, "warehouse": self.warehouse_url}[lake]
 
 
 class AwsSettings(_FromEnvironment):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from pydantic import SecretStr
 
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.settings import ENV_FILE, AwsSettings, Lake, Settings, load_aws, load_settings
@@ -30,6 +31,13 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_CATCH_UP_RUNS", "catch_up_runs", "9", 9),
     ("QUANTLAB_CATCH_UP_ATTEMPTS", "catch_up_attempts", "2", 2),
     ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
+    ("WAREHOUSE_URL", "warehouse_url", "s3://warehouse/events", "s3://warehouse/events"),
+    ("COMPACTION_SCHEDULE", "compaction_schedule", "15m", "15m"),
+    ("COMPACTION_TARGET_SIZE", "compaction_target_size", "64MiB", 64 << 20),
+    ("COMPACTION_MIN_FILES", "compaction_min_files", "5", 5),
+    ("COMPACTION_ENABLED", "compaction_enabled", "false", False),
+    ("QUANTLAB_METRICS_FILE", "metrics_file", "/var/metrics/quantlab.prom", Path("/var/metrics/quantlab.prom")),
+    ("QUANTLAB_PUSHGATEWAY_URL", "pushgateway_url", "http://u:p@gateway:9091", SecretStr("http://u:p@gateway:9091")),
     ("DAGSTER_HOME", "dagster_home", "/home/dagster", Path("/home/dagster")),
 ]
 AWS: list[tuple[str, str]] = [
@@ -90,6 +98,10 @@ def test_defaults() -> None:
     assert settings.memory_budget == 512 << 20
     assert settings.scratch_dir is None
     assert (settings.url("raw"), settings.url("compact")) == (settings.raw_url, settings.compact_url)
+    assert settings.url("warehouse") == settings.warehouse_url == "demo-lake/warehouse/events"
+    assert (settings.compaction_schedule, settings.compaction_target_size) == ("1h", 134_217_728)
+    assert (settings.compaction_min_files, settings.compaction_enabled) == (2, True)
+    assert (settings.metrics_file, settings.pushgateway_url) == (None, None)
 
 
 @pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
