@@ -23,7 +23,7 @@ from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
     from quantlab_dagster.days.compact import Workplace
-    from quantlab_dagster.days.health import Finding
+    from quantlab_dagster.work.finding import Finding
 
 __all__ = ["catch_up", "state_app", "status"]
 

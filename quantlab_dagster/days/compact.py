@@ -7,7 +7,6 @@ because it uses every core. The event loop stays on the main thread, so that a s
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from quantlab_dagster.days.eligibility import check_eligible
 from quantlab_dagster.days.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.days.publish import file_sha256, publish_day, publish_quarantine
+from quantlab_dagster.days.publish import publish_day, publish_quarantine
 from quantlab_dagster.days.timeunit import ticks_per_second
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError
 from quantlab_dagster.kernel.merge import Merged, merge
@@ -24,7 +23,9 @@ from quantlab_dagster.kernel.survey import Order, Survey
 from quantlab_dagster.lake.discovery import find_symbols
 from quantlab_dagster.lake.layout import Pair, SymbolDay
 from quantlab_dagster.work.clock import Clock, utc_now
+from quantlab_dagster.work.digests import file_sha256
 from quantlab_dagster.work.fetch import MemoryGate, fetch_survey
+from quantlab_dagster.work.garbage import objects_frozen
 from quantlab_dagster.work.scratch import scratch_directory
 from quantlab_dagster.work.threads import Worker
 
@@ -185,13 +186,8 @@ async def compact_pair(
         StoreError: the symbols cannot be listed.
     """
     check_eligible(day, place.clock())
-    # Dagster's modules are half a million objects that live as long as the process: looking through them for garbage
-    # again and again, while thousands of parts come and go, costs a tenth of the time (measured, benchmarks/README.md).
-    gc.freeze()
-    try:
+    with objects_frozen():
         return await _compact_pair(place, pair, day, listener, symbols, requested or Requested())
-    finally:
-        gc.unfreeze()
 
 
 async def _compact_pair(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.compact import Status
+from quantlab_dagster.work.finding import Finding
+from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,29 +15,13 @@ if TYPE_CHECKING:
     from quantlab_dagster.days.state import State
     from quantlab_dagster.lake.layout import Pair
 
-__all__ = ["FRESHNESS", "NOT_STALE", "NO_UNCLAIMED_RAW_PREFIX", "Finding", "failed_days", "findings", "quarantined"]
+__all__ = ["FRESHNESS", "NOT_STALE", "NO_UNCLAIMED_RAW_PREFIX", "failed_days", "findings", "quarantined"]
 
 FRESHNESS = "freshness"
 NOT_STALE = "not_stale"
 NO_UNCLAIMED_RAW_PREFIX = "no_unclaimed_raw_prefix"
 
 _EXPECTED_BY = dt.time(4, 0)
-_MOST_NAMED = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Whether one thing is as it should be.
-
-    Attributes:
-        name: of the check.
-        passed: whether it is.
-        text: what was found, for people.
-    """
-
-    name: str
-    passed: bool
-    text: str
 
 
 def expected_day(now: dt.datetime) -> dt.date:
@@ -60,11 +45,13 @@ def findings(state: State | None, unclaimed: Sequence[Pair], now: dt.datetime) -
     stale = sorted(state.late_scan.stale) if state else []
     return [
         Finding(FRESHNESS, fresh, f"{due} is settled" if fresh else f"{due} should have been done by 04:00 UTC"),
-        Finding(NOT_STALE, not stale, f"late parts: {_named(stale)}" if stale else "no published day lacks raw parts"),
+        Finding(
+            NOT_STALE, not stale, f"late parts: {name_some(stale)}" if stale else "no published day lacks raw parts"
+        ),
         Finding(
             NO_UNCLAIMED_RAW_PREFIX,
             not unclaimed,
-            f"in the raw lake, but configured nowhere: {_named([str(pair) for pair in unclaimed])}"
+            f"in the raw lake, but configured nowhere: {name_some([str(pair) for pair in unclaimed])}"
             if unclaimed
             else "every exchange and stream of the raw lake has an asset",
         ),
@@ -83,8 +70,3 @@ def quarantined(state: State) -> dict[str, str]:
 def failed_days(state: State) -> dict[str, str]:
     """Days whose last try failed, with the reason."""
     return {day: record.reason or "" for day, record in sorted(state.days.items()) if record.status == Status.FAILED}
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

@@ -6,7 +6,6 @@ repairs a mismatch. Writers that meet are told apart by compare-and-swap on the 
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.records import DayMeta, Quarantine, Source, Sources
@@ -85,9 +84,3 @@ async def publish_quarantine(compact: Store, plan: Plan, error: BadPart) -> Quar
     )
     await compact.put(plan.symbol_day.key(QUARANTINE), quarantine.dump())
     return quarantine
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, in bounded memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.compact import ORDER, Workplace
 from quantlab_dagster.days.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.days.publish import file_sha256
 from quantlab_dagster.errors import BadPart, QuantlabError
 from quantlab_dagster.kernel.digest import FileDigest, column_dtypes, digest_file
 from quantlab_dagster.kernel.merge import merge
 from quantlab_dagster.kernel.survey import Surveyor
 from quantlab_dagster.lake.discovery import find_symbols
 from quantlab_dagster.lake.layout import SymbolDay
+from quantlab_dagster.work.digests import file_sha256
 from quantlab_dagster.work.fetch import fetch_parts
 from quantlab_dagster.work.scratch import scratch_directory
 

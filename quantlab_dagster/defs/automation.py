@@ -13,7 +13,7 @@ import dagster as dg
 from quantlab_dagster.days.catchup import CatchUp, decide_catch_up
 from quantlab_dagster.days.compact import Workplace
 from quantlab_dagster.days.eligibility import last_eligible_day
-from quantlab_dagster.days.health import Finding, findings
+from quantlab_dagster.days.health import findings
 from quantlab_dagster.days.late import scan_slice
 from quantlab_dagster.days.rollup import unclaimed_pairs
 from quantlab_dagster.days.state import State, StateStore, begin
@@ -24,6 +24,7 @@ from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.work.clock import Clock
+from quantlab_dagster.work.finding import Finding
 
 __all__ = ["CATCH_UP_TAG", "attempts_of", "busy_days", "catch_up_sensor", "daily_schedule", "prepare_catch_up"]
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from quantlab_dagster.days.compact import Workplace
 from quantlab_dagster.days.eligibility import check_eligible
-from quantlab_dagster.days.health import FRESHNESS, NO_UNCLAIMED_RAW_PREFIX, NOT_STALE, Finding, findings
+from quantlab_dagster.days.health import FRESHNESS, NO_UNCLAIMED_RAW_PREFIX, NOT_STALE, findings
 from quantlab_dagster.days.rollup import DayRollUp, roll_up_day, unclaimed_pairs
 from quantlab_dagster.days.state import State, StateStore, begin, settle_day
 from quantlab_dagster.defs.names import GROUP, STATE_ASSET, compact_key
@@ -20,6 +20,7 @@ from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.work.clock import Clock
+from quantlab_dagster.work.finding import Finding
 
 __all__ = ["CHECKS", "check_evaluations", "state_asset"]
 
