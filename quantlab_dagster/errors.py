@@ -18,6 +18,7 @@ __all__ = [
     "ObjectChanged",
     "ObjectNotFound",
     "PathError",
+    "PlanStuck",
     "QuantlabError",
     "SchemaConflict",
     "SettingsError",
@@ -91,6 +92,10 @@ class ConditionalWriteUnsupported(StoreError):
 
 class MalformedObject(QuantlabError, ValueError):
     """A JSON object of the lake exists but cannot be understood. It is never treated as absent."""
+
+
+class PlanStuck(QuantlabError, RuntimeError):
+    """A replacement can neither be completed nor given up without an operator's look."""
 
 
 class BadPart(QuantlabError, ValueError):

@@ -1,5 +1,7 @@
 """One narrow interface to an object store: a bucket prefix on S3, or a local directory. The engine is obstore.
 
+What it lacks, `quantlab_dagster.lake.staging` has: objects that become visible later, and deletes on condition.
+
 Everything is asynchronous, because a run that waits in Python can be stopped and one that waits in a blocking call
 cannot. Listings come sorted in byte order of the keys whatever the server's order; conditional writes mean the same on
 every server; every failure is a domain error that names the object.
@@ -9,18 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import hashlib
+import logging
 import os
 import re
 import time
+import uuid
 import zlib
 from collections import Counter
-from contextlib import asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -37,6 +43,7 @@ from quantlab_dagster.errors import (
     StoreError,
     StoreUnavailable,
 )
+from quantlab_dagster.lake.staging import STAGED_DIRECTORY, THREADS, Completion, LocalStaging, S3Staging, Staged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -50,6 +57,7 @@ __all__ = [
     "ObjectInfo",
     "Requests",
     "S3Options",
+    "Staged",
     "Store",
     "first_error",
     "local_store",
@@ -60,6 +68,9 @@ __all__ = [
 RequestKind = Literal["LIST", "GET", "HEAD", "PUT", "DELETE"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+logger = logging.getLogger(__name__)
 
 _LIST_PAGE = 1000
 # Above this size a file goes up in parts; one atomic request or a completed multipart upload, never anything between.
@@ -69,6 +80,7 @@ _UPLOADS_AT_ONCE = 4
 # Texts of errors hold URLs, hence keys, but percent-encoded: a key cannot imitate these.
 _STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"
+_NO_UPLOAD = "NoSuchUpload"
 _EXHAUSTED = " retries, max_retries"
 _LOCAL = "Generic LocalFileSystem error:"
 _BAD_FILE_NAME = f"{_LOCAL} Filenames containing trailing"
@@ -77,6 +89,17 @@ _NOT_FOUND = 404
 _RETRIED = (408, 429)
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
+# Refusals that pass, although their status does not say so.
+_PASSING = (
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "XAmzContentSHA256Mismatch",
+)
 # For everything that is repeated: by the engine where it does so itself, else by us.
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 10.0
@@ -88,6 +111,10 @@ _ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LOCK_DIRECTORY = ".quantlab-locks"
 _LOCKS = 64  # so that a lake of many keys does not fill up with lock files
+_HIDDEN = {_LOCK_DIRECTORY, STAGED_DIRECTORY}
+_PROBE = "_compaction/.probe-"
+_NO_ETAG = "0" * 32  # of no object, nor of a part
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +188,11 @@ class S3Options:
     verify_tls: bool = True
     retries: int = 6
 
+    @property
+    def endpoint(self) -> str:
+        """Said explicitly, so that no engine picks up an AWS_ENDPOINT_URL that is meant for the other lake."""
+        return (self.endpoint_url or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
+
 
 class Store:
     """An object store below a URL. Make one with `open_store`.
@@ -168,16 +200,29 @@ class Store:
     Args:
         url: as given by the user, for messages.
         engine: the obstore store, rooted at the URL.
+        staging: for the same URL.
         root: the directory, for a local store.
         retries: attempts after the first one fails.
     """
 
-    def __init__(self, url: str, engine: LocalStore | S3Store, root: Path | None = None, *, retries: int = 0) -> None:
+    def __init__(
+        self,
+        url: str,
+        engine: LocalStore | S3Store,
+        staging: LocalStaging | S3Staging,
+        root: Path | None = None,
+        *,
+        retries: int = 0,
+    ) -> None:
         self.url = url.rstrip("/")
         self.requests = Requests()
         self._engine = engine
         self._root = root
         self._retries = retries
+        self._staging = staging
+        self._pool: ThreadPoolExecutor | None = None
+        self._if_match: str | None = None  # how to say it when deleting; empty if the server ignores it
+        self._probing: asyncio.Task[None] | None = None
         _settle_at_exit()
 
     @property
@@ -225,7 +270,7 @@ class Store:
         result = await self._repeated(listing)
         found = [_info(meta) for meta in result["objects"]]
         objects = sorted((info for info in found if _is_below(prefix, info.key)), key=_byte_order)
-        names = {path.rstrip("/").rpartition("/")[2] for path in result["common_prefixes"]} - {_LOCK_DIRECTORY}
+        names = {path.rstrip("/").rpartition("/")[2] for path in result["common_prefixes"]} - _HIDDEN
         self.requests.add("LIST", max(1, -(-(len(found) + len(names)) // _LIST_PAGE)))
         return Directory(tuple(sorted(names, key=str.encode)), tuple(objects))
 
@@ -341,6 +386,231 @@ class Store:
         except ObjectNotFound:
             return
 
+    async def delete_unchanged(self, key: str, etag: str) -> bool:
+        """Delete an object only if it still has this ETag.
+
+        Where the server ignores conditional deletes (once per store this is tried out, and a warning logged), it is
+        looked at and then deleted at once: what replaces it in between is lost.
+
+        Returns:
+            True if it is gone now, by whomever; False if there is something else, which is left alone.
+        """
+        if not etag:
+            # SeaweedFS takes an empty If-Match for none at all, and deletes.
+            raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
+        self._check_key(key)
+        staging = self._staging
+        if isinstance(staging, LocalStaging):
+            async with self._local_lock(key):
+                current = await self.head(key)
+                if current is not None and current.etag == etag:
+                    await self.delete(key)
+                    return True
+                return current is None
+        form = await self._form_of_if_match(staging)
+        if not form:
+            gone = await self._asked(key, staging.look_and_delete, key, etag)
+            self.requests.add("HEAD")
+            self.requests.add("DELETE", int(gone))
+            return gone
+        for _ in range(2):
+            self.requests.add("DELETE")
+            if await self._asked(key, staging.delete_if_match, key, form.format(etag)):
+                return True
+            # Another content; or it has gone, perhaps by our own request, whose answer was lost.
+            current = await self.head(key)
+            if current is None or current.etag != etag:
+                return current is None
+        cause = "the server refuses a conditional delete although the object is unchanged"
+        raise StoreError(self.name(key), cause, "Run again, or use a server that supports If-Match")
+
+    # ---- staging -----------------------------------------------------------------------------------------------
+
+    async def stage(self, key: str, path: Path) -> Staged:
+        """Upload a file so that it is in the store, whole, but not visible; `publish` makes it so."""
+        self._check_key(key)
+        staging, running, parts = self._staging, list[Future[Any]](), list[asyncio.Task[str]]()
+        with self._errors(key):
+            size_bytes = path.stat().st_size
+        if size_bytes == 0:
+            raise StoreError(self.name(key), f"{path}, which is to become it, is empty", "Report this as a bug")
+        self.requests.add("PUT")
+        if isinstance(staging, LocalStaging):
+            upload_id = staging.begin()
+        else:
+            upload_id = await self._asked(key, staging.begin, key)
+        try:
+            if isinstance(staging, LocalStaging):
+                await self._threaded(key, staging.stage, key, upload_id, path, running=running)
+            else:
+                gate = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+
+                async def upload(number: int) -> str:
+                    async with gate:
+                        self.requests.add("PUT")
+                        send = partial(_send_part, staging, key, upload_id, number, path)
+                        return await self._repeated(partial(self._threaded, key, send, running=running))
+
+                async with asyncio.TaskGroup() as group:
+                    parts += [
+                        group.create_task(upload(number)) for number in range(1, 1 + -(-size_bytes // _MULTIPART_CHUNK))
+                    ]
+        except BaseException as error:
+            # Not before no thread works on it any more. We do not wait for that, since we may have been cancelled.
+            with suppress(RuntimeError):  # the interpreter is exiting
+                self._threads.submit(_abandon, staging, key, upload_id, running)
+            if isinstance(error, BaseExceptionGroup):
+                raise first_error(error) from error
+            raise
+        return Staged(key, upload_id, tuple(task.result() for task in parts), size_bytes)
+
+    async def publish(self, staged: Staged) -> ObjectInfo | None:
+        """Make a staged object visible in one step, replacing what is there.
+
+        However late it comes, it cannot bring back what was published before and has been deleted since.
+
+        Returns:
+            What is there now. None if the upload does not exist any more: somebody else published or discarded it; or
+            we did and were not told. Then look at the object itself.
+        """
+        key, staging = staged.key, self._staging
+        self._check_key(key)
+        if isinstance(staging, LocalStaging):
+            self.requests.add("PUT")
+            async with self._local_lock(key):
+                if not await self._threaded(key, staging.publish, key, staged.upload_id):
+                    return None
+            return await self.head(key)
+        # All servers say OK to a second completion while the object is there.
+        self.requests.add("LIST")
+        if not await self._asked(key, staging.exists, key, staged.upload_id):
+            return None
+        match await self._completed(staging, staged):
+            case "done":
+                return await self.head(key)
+            case "gone":
+                return None
+            case "parts differ":  # somebody is discarding it, or stopped half-way
+                await self.discard(staged)
+                return None
+
+    async def discard(self, staged: Staged) -> bool:
+        """Remove a staged object that must not become visible any more.
+
+        Returns:
+            True if it was not published, and never will be; False if it did not exist any more.
+        """
+        key, staging = staged.key, self._staging
+        self._check_key(key)
+        if isinstance(staging, LocalStaging):
+            self.requests.add("DELETE")
+            return await self._threaded(key, staging.discard, key, staged.upload_id)
+        # Ceph 16 lets an upload be completed and aborted at once, says OK to both, and hours later deletes the bytes.
+        # So first spoil it: with another part in place no completion succeeds but one that has begun. Then try to
+        # complete it with a part that it cannot have, which fails once no other completion is under way.
+        before = await self.head(key)
+        self.requests.add("PUT")
+        try:
+            await self._asked(key, staging.upload_part, key, staged.upload_id, 1, b"discarded")
+        except ObjectNotFound:
+            return False
+        if await self._completed(staging, Staged(key, staged.upload_id, (_NO_ETAG,), 0)) == "parts differ":
+            self.requests.add("DELETE")
+            await self._asked(key, staging.abort, key, staged.upload_id)
+        # A completion may have come first, which no answer tells: SeaweedFS keeps both parts, and says OK to the abort.
+        return await self.head(key) == before
+
+    async def staged_below(self, prefix: str) -> list[Staged]:
+        """What is staged, or was left half-way, below a prefix that ends in a slash or is empty; only to be discarded.
+
+        Sizes and ETags of parts are not known.
+        """
+        if prefix:
+            self._check_key(prefix.removesuffix("/"))
+        self._check_root()
+        found = await self._asked(prefix, self._staging.below, prefix)
+        self.requests.add("LIST", max(1, -(-len(found) // _LIST_PAGE)))
+        return sorted(found, key=lambda staged: (staged.key.encode(), staged.upload_id))
+
+    async def _completed(self, staging: S3Staging, staged: Staged) -> Completion:
+        """Complete an upload, seeing what became of earlier attempts before trying again."""
+
+        async def attempt() -> Completion:
+            try:
+                return await self._threaded(staged.key, staging.complete, staged.key, staged.upload_id, staged.etags)
+            except StoreUnavailable:
+                # The answer was lost; or this is Ceph, which says 500 if there is no such upload.
+                if not await self._threaded(staged.key, staging.exists, staged.key, staged.upload_id):
+                    return "gone"
+                raise
+
+        self.requests.add("PUT")
+        return await self._repeated(attempt)
+
+    async def _form_of_if_match(self, staging: S3Staging) -> str:
+        """How the server wants the ETag of a conditional delete, or nothing if it ignores it. Found out once."""
+        if self._if_match is None:
+            task = self._probing
+            if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+                task = self._probing = asyncio.create_task(self._probe(staging))
+            await asyncio.shield(task)  # others wait for it, too
+        assert self._if_match is not None
+        return self._if_match
+
+    async def _probe(self, staging: S3Staging) -> None:
+        key = f"{_PROBE}{uuid.uuid4().hex}"
+        etag = await self.put(key, b"probe")
+
+        async def delete_if_match(if_match: str) -> bool:
+            self.requests.add("DELETE")
+            return await self._asked(key, staging.delete_if_match, key, if_match)
+
+        try:
+            honoured = not await delete_if_match(f'"{_NO_ETAG}"')
+        except (AccessDenied, StoreUnavailable):
+            raise
+        except StoreError:  # it does not know such requests
+            honoured = False
+        for form in ('"{}"', "{}") if honoured else ():
+            if await delete_if_match(form.format(etag)) or await self.head(key) is None:
+                self._if_match = form
+                return
+        await self.delete(key)
+        self._if_match = ""
+        logger.warning(
+            "%s: this server ignores the condition of a conditional delete. Each object is looked at right before it is"
+            " deleted instead; one that is replaced within the milliseconds between would be lost.",
+            self.url,
+        )
+
+    async def _asked(self, key: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What a blocking request returns, which is sent again as often as the store's other requests are."""
+        return await self._repeated(partial(self._threaded, key, partial(function, *args, **kwargs)))
+
+    async def _threaded(
+        self, key: str, function: Callable[..., T], *args: Any, running: list[Future[Any]] | None = None
+    ) -> T:
+        """What a function returns that blocks. If cancelled, this ends at once, and the thread after a bounded time."""
+        with self._errors(key):
+            self._check_root()
+            future = self._threads.submit(function, *args)
+            if running is not None:
+                running.append(future)
+            return await asyncio.wrap_future(future)
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        # Our own: `asyncio.run` waits for the threads of the default one, even when it was cancelled.
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        return self._pool
+
+    def _check_key(self, key: str) -> None:
+        """Refuse what the engine refuses, too."""
+        with self._errors(key):
+            if _CONTROL.search(key) or any(part in ("", ".", "..") for part in key.split("/")):
+                raise ValueError("a segment is empty, a dot, two dots or has control characters")
+
     async def _swap_on_server(
         self, key: str, content: bytes, form: str | None, expected_etag: str | None
     ) -> str | None:
@@ -424,6 +694,20 @@ class Store:
         return _ErrorMapping(self.name(key), passing)
 
 
+def _send_part(staging: S3Staging, key: str, upload_id: str, number: int, path: Path) -> str:
+    """Read a part of a file and upload it."""
+    with path.open("rb") as file:
+        file.seek((number - 1) * _MULTIPART_CHUNK)
+        return staging.upload_part(key, upload_id, number, file.read(_MULTIPART_CHUNK))
+
+
+def _abandon(staging: LocalStaging | S3Staging, key: str, upload_id: str, running: list[Future[Any]]) -> None:
+    """Remove an upload that nobody else knows of; what is left after all, `staged_below` finds."""
+    concurrent.futures.wait(running)
+    with suppress(Exception):
+        staging.discard(key, upload_id) if isinstance(staging, LocalStaging) else staging.abort(key, upload_id)
+
+
 class _ErrorMapping:
     """Turns what the engine raises into domain errors that name the object."""
 
@@ -443,6 +727,8 @@ class _ErrorMapping:
 
 
 def _map(where: str, error: BaseException) -> StoreError | None:
+    if _is_botocores(error):
+        return _map_botocore(where, error)
     if isinstance(error, OSError) and error.errno is not None:  # not of the store: a file of ours
         remedy = "Check the space and the permissions there, or set QUANTLAB_SCRATCH_DIR to another place"
         return StoreError(where, f"a local file cannot be used ({error})", remedy)
@@ -468,14 +754,53 @@ def _map_generic(where: str, error: BaseException) -> StoreError:
         return StoreError(where, f"the file system refused ({first})", "Check the space and the permissions there")
     found = _STATUS.search(text)
     status = int(found.group(1)) if found else None
+    if status == _NOT_FOUND or _NO_BUCKET in text:
+        return _no_bucket(where, first)
+    return _refused(where, status, first)
+
+
+def _map_botocore(where: str, error: BaseException) -> StoreError:
+    from botocore import exceptions as boto  # noqa: PLC0415  # loaded already, but not where nobody needs it
+
+    first = _first_line(error)
+    if isinstance(error, boto.ClientError):
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        code = error.response.get("Error", {}).get("Code", "")
+        if code == "NoSuchBucket":
+            return _no_bucket(where, first)
+        if code == _NO_UPLOAD:
+            return ObjectNotFound(where, "its upload has been published or discarded meanwhile", "Run again")
+        # A status for a code means that the body was cut short; only the answer to a HEAD has none.
+        cut = code == str(status) and error.operation_name != "HeadObject"
+        if status == _NOT_FOUND and not cut:
+            return ObjectNotFound(where, "does not exist", "Check the URL and the key")
+        passing = status not in _DENIED and status < _SERVER_ERROR and (cut or code in _PASSING)
+        return _refused(where, None if passing else status, first)
+    credentials = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
+    if isinstance(error, (*credentials, boto.TokenRetrievalError, boto.SSOError)):
+        return _denied(where)
+    network = (boto.ConnectionError, boto.HTTPClientError)
+    # What is no BotoCoreError is an answer that was cut short.
+    passing = isinstance(error, network) or not isinstance(error, boto.BotoCoreError)
+    return _refused(where, None if passing else 0, first)
+
+
+def _no_bucket(where: str, first: str) -> StoreError:
+    return StoreError(where, f"the bucket does not exist ({first})", "Check URL, endpoint and region")
+
+
+def _refused(where: str, status: int | None, first: str) -> StoreError:
+    """Which error it is, by its status; None if there was no answer."""
     if status in _DENIED:
         return _denied(where)
-    if status == _NOT_FOUND or _NO_BUCKET in text:
-        return StoreError(where, f"the bucket does not exist ({first})", "Check URL, endpoint and region")
     transient = status is None or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED) or status in _RETRIED
     if not transient:
         return StoreError(where, f"the store refused the request ({first})", "Check the URL and the settings")
     return StoreUnavailable(where, f"no usable answer after retries ({first})", "Nothing was decided; run again later")
+
+
+def _is_botocores(error: BaseException | None) -> bool:
+    return type(error).__module__.partition(".")[0] == "botocore"
 
 
 def _first_line(error: BaseException) -> str:
@@ -483,7 +808,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _broke_off(error: StoreUnavailable) -> bool:
-    """Whether the connection broke, and the engine has not tried again by itself."""
+    """Whether the engine has not tried again by itself: obstore, if the connection broke; botocore never does."""
+    if _is_botocores(error.__cause__):
+        return True
     text = str(error.__cause__)
     return not _STATUS.search(text) and _EXHAUSTED not in text
 
@@ -501,8 +828,8 @@ def _byte_order(info: ObjectInfo) -> bytes:
 
 
 def _is_below(prefix: str, key: str) -> bool:
-    """Not so for the marker of a directory, which comes back without its slash, and for our own lock files."""
-    return bool(key) and key.startswith(prefix) and not key.startswith(f"{_LOCK_DIRECTORY}/")
+    """Not so for the marker of a directory, which comes back without its slash, and for our own hidden files."""
+    return bool(key) and key.startswith(prefix) and key.partition("/")[0] not in _HIDDEN
 
 
 # A thread of the engine that still hands its last result over while the interpreter is being finalised aborts the
@@ -561,7 +888,7 @@ def local_store(path: Path, *, url: str | None = None, create: bool = False) -> 
             ) from error
     if not os.access(path, os.R_OK | os.X_OK):
         raise SettingsError(str(url or path), "this directory cannot be read", "Check its permissions")
-    return Store(url or str(path), LocalStore(path), path)
+    return Store(url or str(path), LocalStore(path), LocalStaging(path), path)
 
 
 def s3_store(url: str, options: S3Options) -> Store:
@@ -593,13 +920,8 @@ def s3_store(url: str, options: S3Options) -> Store:
         },
         "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
     }
-    config: dict[str, Any] = {"region": options.region}
-    if options.endpoint_url:
-        config["endpoint"] = options.endpoint_url.rstrip("/")
-        client["allow_http"] = options.endpoint_url.startswith("http://")
-    else:
-        # Said explicitly, so that an AWS_ENDPOINT_URL meant for the other lake is not picked up by the engine.
-        config["endpoint"] = f"https://s3.{options.region}.amazonaws.com"
+    config: dict[str, Any] = {"region": options.region, "endpoint": options.endpoint}
+    client["allow_http"] = options.endpoint.startswith("http://")
     if options.session is None:
         config["skip_signature"] = True
     else:
@@ -607,11 +929,12 @@ def s3_store(url: str, options: S3Options) -> Store:
         from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
 
         config["credential_provider"] = Boto3CredentialProvider(options.session)
+    prefix = prefix.strip("/")
     try:
-        engine = S3Store(bucket, prefix=prefix.strip("/") or None, client_options=client, retry_config=retry, **config)
+        engine = S3Store(bucket, prefix=prefix or None, client_options=client, retry_config=retry, **config)
     except (obs.BaseError, ValueError) as error:
         raise SettingsError(url, f"cannot be used ({_first_line(error)})", "Check URL, endpoint and region") from error
-    return Store(url, engine, retries=options.retries)
+    return Store(url, engine, S3Staging(bucket, prefix, options), retries=options.retries)
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
