@@ -7,12 +7,14 @@ back and must hold exactly the rows of the parts, in exactly the order they were
 
 from __future__ import annotations
 
+import ctypes
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_BUDGET_BYTES", "Cancelled", "Merged", "merge", "window_rows"]
 
 DEFAULT_BUDGET_BYTES = 512 << 20
+
+_LARGE_BYTES = 16 << 20
+_C = ctypes.CDLL(None)
 
 # Measured on the real-size day (benchmarks/): peak memory grows by 4.6 copies of a window (decoded, sorted, waiting for
 # the encoder, the sort's own), above about 160 MB that no window size changes. Windows of fewer rows than would fit
@@ -91,15 +96,16 @@ class _Ledger:
     histogram: dict[int, int] = field(default_factory=dict)
 
 
-def window_rows(row_bytes: int, budget_bytes: int) -> int:
+def window_rows(row_bytes: int, budget_bytes: int, row_group_rows: int = ROW_GROUP_ROWS) -> int:
     """How many rows a window may have.
 
     Args:
         row_bytes: decoded size of a row's varying columns.
         budget_bytes: memory for the merge, without the compressed parts.
+        row_group_rows: rows that the writer holds until they fill a row group.
     """
     row = row_bytes + _HELPER_BYTES
-    available = budget_bytes - _FIXED_BYTES - _COPIES_OF_ROW_GROUP * ROW_GROUP_ROWS * row
+    available = budget_bytes - _FIXED_BYTES - _COPIES_OF_ROW_GROUP * row_group_rows * row
     # Never less than an eighth of the budget: what is fixed may not starve the windows.
     return max(1, max(available, budget_bytes // 8) // (_COPIES_OF_WINDOW * row))
 
@@ -112,6 +118,7 @@ def merge(
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
     bucket_width: int | None = None,
     metadata: dict[str, str] | None = None,
+    row_group_rows: int | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Merged:
     """Merge surveyed parts into one sorted, audited file.
@@ -124,6 +131,7 @@ def merge(
             it can work with is a few times the largest row group among the parts.
         bucket_width: width of the histogram's buckets, in units of the order column.
         metadata: key-value pairs for the file.
+        row_group_rows: rows per row group of the file, where the usual number does not fit.
         cancelled: asked between windows; when it says yes the merge stops.
 
     Raises:
@@ -131,12 +139,12 @@ def merge(
         AuditFailed: the file is not proved to be right. This is a bug or broken hardware.
         Cancelled: as asked.
     """
-    rows = window_rows(row_bytes(survey), budget_bytes)
+    rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
     plan = plan_windows(survey, rows)
     windows: Windows = Runs(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
     ledger = _Ledger()
     with (
-        SortedFileWriter(output, survey.columns, survey.order, metadata) as writer,
+        SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
     ):
         encoding: Future[None] | None = None
@@ -150,9 +158,11 @@ def merge(
             encoding = encoder.submit(writer.append, ordered.select(survey.columns.varying))
         if encoding is not None:
             encoding.result()
+    _release_memory(survey)
     digest = digest_file(
         output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
     )
+    _release_memory(survey)
     _audit(output, survey, windows.content, ledger, digest)
     return Merged(
         rows=digest.rows,
@@ -165,6 +175,20 @@ def merge(
         histogram=tuple(sorted(ledger.histogram.items())),
         digest=digest,
     )
+
+
+def _release_memory(survey: Survey) -> None:
+    """Give back what allocators keep for later, after a large merge.
+
+    Arrow's keeps 400 MB after writing 2.5 million wide rows, and that of the C library, in the arenas of threads that
+    have ended, 100 MB more with each such merge (benchmarks/README.md).
+    """
+    if survey.total_bytes < _LARGE_BYTES:
+        return
+    pa.default_memory_pool().release_unused()
+    trim = getattr(_C, "malloc_trim", None)  # GNU only
+    if trim is not None:
+        trim(0)
 
 
 class _Direct:

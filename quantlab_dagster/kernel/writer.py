@@ -36,9 +36,19 @@ class SortedFileWriter:
         columns: the united columns; constant ones are added here.
         order: decides the declared sorting columns, and whether `seq` follows the order column.
         metadata: further key-value pairs for the file's own metadata. Nothing in it may depend on the clock.
+        row_group_rows: rows per row group, where the usual number does not fit.
     """
 
-    def __init__(self, path: Path, columns: Columns, order: Order, metadata: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Columns,
+        order: Order,
+        metadata: dict[str, str] | None = None,
+        *,
+        row_group_rows: int | None = None,
+    ) -> None:
+        self._group_rows = row_group_rows or ROW_GROUP_ROWS
         self._columns = columns
         self._order = order
         self._schema = _arrow_schema(columns, order)
@@ -54,12 +64,12 @@ class SortedFileWriter:
         """Take the next rows: the varying columns, in order. Writes whole row groups as they fill."""
         self._waiting.append(frame)
         self._waiting_rows += frame.height
-        while self._waiting_rows >= ROW_GROUP_ROWS:
+        while self._waiting_rows >= self._group_rows:
             self._write_group()
 
     def _write_group(self) -> None:
         group: list[pl.DataFrame] = []
-        missing = min(ROW_GROUP_ROWS, self._waiting_rows)
+        missing = min(self._group_rows, self._waiting_rows)
         self._waiting_rows -= missing
         while missing:
             frame = self._waiting.pop(0)
@@ -70,7 +80,7 @@ class SortedFileWriter:
             missing -= frame.height
         # One chunk a column: the encoder ends pages at chunk boundaries, which would show the windows in the bytes.
         table = self._table(pl.concat(group, rechunk=True))
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._writer.write_table(table, row_group_size=self._group_rows)
         self._written_rows += table.num_rows
 
     def _table(self, frame: pl.DataFrame) -> pa.Table:
