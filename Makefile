@@ -41,6 +41,7 @@ validate: home  ## Load the definitions as Dagster does
 
 bench: setup  ## The benchmarks of benchmarks/README.md
 	$(BIN)/python benchmarks/real_day.py
+	$(BIN)/python benchmarks/event_lake.py
 
 clean:  ## Remove what the commands made, .venv/ included
 	rm -rf $(VENV) .dagster demo-lake

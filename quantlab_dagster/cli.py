@@ -29,6 +29,7 @@ from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.text import format_bytes
+from quantlab_dagster.warehouse import warehouse_app
 from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 
 app.add_typer(operate.state_app, name="state")
+app.add_typer(warehouse_app, name="warehouse")
 app.command()(operate.status)
 app.command("catch-up")(operate.catch_up)
 

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from quantlab_dagster.days.compact import Status
-from quantlab_dagster.text import format_bytes, line
+from quantlab_dagster.lake.events import hour_text
+from quantlab_dagster.text import format_bytes, hour_line, line
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.days.compact import Outcome
     from quantlab_dagster.days.plan import Plan
     from quantlab_dagster.days.verify import VerifiedDay
+    from quantlab_dagster.hours.compact import HourOutcome
     from quantlab_dagster.lake.layout import Pair, SymbolDay
 
 __all__ = ["ProgressListener", "Screen"]
@@ -118,6 +120,50 @@ class ProgressListener:
         """Print the symbol-day's line."""
         if outcome.status is not Status.NO_FILES:
             self._progress.console.print(line(outcome), markup=False, soft_wrap=True)
+
+
+class HourProgress:
+    """A bar over hours while there is a terminal, and a line per hour either way."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("hours"),
+            TimeElapsedColumn(),
+            console=screen.err,
+            transient=True,
+            disable=not screen.err.is_terminal,
+        )
+        self._task = self._progress.add_task("looking", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def found(self, partitions: int) -> None:
+        """Show how much there is to do."""
+        self._progress.update(self._task, description="compacting", total=partitions)
+
+    def finished(self, outcome: HourOutcome) -> None:
+        """Print the hour's line, and move the bar."""
+        self._progress.console.print(hour_line(outcome), markup=False, soft_wrap=True)
+        self._progress.update(self._task, advance=1)
+
+
+def hour_document(outcome: HourOutcome) -> dict[str, Any]:
+    """An hour's outcome for machines."""
+    partition = outcome.partition
+    values = asdict(outcome)
+    del values["partition"]
+    values["corrupt"] = [item.model_dump() for item in outcome.corrupt]
+    return {"app": partition.app, "hour": hour_text(partition.hour), **values}
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:

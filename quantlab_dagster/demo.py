@@ -1,4 +1,4 @@
-"""The demo: realistic raw days in a local lake, compacted through Dagster, verified, shown."""
+"""The demo: realistic raw days and hours of events in local lakes, compacted through Dagster, verified, shown."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from quantlab_dagster.console import ProgressListener, outcome_document, show_outcomes, verified_document
+from quantlab_dagster.console import (
+    HourProgress,
+    ProgressListener,
+    hour_document,
+    outcome_document,
+    show_outcomes,
+    verified_document,
+)
 from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.verify import Verdict, VerifiedDay, verify_pair
 from quantlab_dagster.defs.names import configured_pairs
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.interrupts import run_interruptible
+from quantlab_dagster.lake.events import Scope
 from quantlab_dagster.runs import compact_days, open_workplace
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic import FOREIGN_FILES, DaySpec, corrupt_part, empty_part, write_local_day
+from quantlab_dagster.synthetic_events import HourSpec, write_local_hour
 from quantlab_dagster.text import format_bytes
+from quantlab_dagster.warehouse_runs import compact_warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +52,28 @@ _SHAPES = (
     ("okx", "mark_price", "btcusdt", 200, 86_400),
     ("okx", "funding", "btcusdt", 100, 2_000),
 )
+_APPS, _HOURS = ("demo", "shop"), range(8, 14)
 _PLANTED = DaySpec("binance", "bbo", "xrpusdt", DEMO_DAYS[0], parts=250, rows=150_000)
 
 
 def demo_specs() -> list[DaySpec]:
     """What the demo's lake holds: a few hundred parts per symbol-day, seven symbol-days a day and the planted one."""
     return [DaySpec(*shape[:3], day, *shape[3:]) for day in DEMO_DAYS for shape in _SHAPES] + [_PLANTED]
+
+
+def demo_hours() -> list[HourSpec]:
+    """What the demo's event lake holds: hours of two apps, forty small files each."""
+    midnight = dt.datetime.combine(DEMO_DAYS[0], dt.time(0), dt.UTC)
+    return [
+        HourSpec(app, midnight + dt.timedelta(hours=hour), files=40, rows=4_000, seed=hour)
+        for app in _APPS
+        for hour in _HOURS
+    ]
+
+
+def make_demo_events(lake: Path) -> int:
+    """Make the event lake; returns the bytes written."""
+    return sum(write_local_hour(lake / "warehouse" / "events", spec) for spec in demo_hours())
 
 
 def make_demo_lake(lake: Path, specs: Sequence[DaySpec], *, scale: float = 1.0) -> int:
@@ -96,26 +122,40 @@ def run_demo(screen: Screen) -> bool:
     written = make_demo_lake(_LAKE, specs)
     parts = sum(spec.parts for spec in specs)
     screen.say(f"made {parts:,} raw parts, {format_bytes(written)}, in {settings.raw_url}")
+    hours = demo_hours()
+    files, written = sum(spec.files for spec in hours), make_demo_events(_LAKE)
+    screen.say(f"made {files:,} event files, {format_bytes(written)}, in {settings.warehouse_url}")
     pairs = list(configured_pairs(settings).values())
     with ProgressListener(screen) as listener:
         report = compact_days(settings, DEMO_DAYS, pairs, listener=listener, roll_up=True)
+    with HourProgress(screen) as hour_listener:
+        swept = compact_warehouse(settings, Scope(), listener=hour_listener)
     verified = run_interruptible(_verify(settings))
     show_outcomes(screen, "Compacted", sorted(report.outcomes, key=lambda item: item.symbol_day))
     right = [item for item in verified if item.verdict is Verdict.RIGHT]
+    merged = [item for outcome in swept.outcomes for item in outcome.replacements]
+    screen.say(
+        f"{sum(item.files for item in merged):,} event files became {len(merged)}, in place: "
+        f"{sum(item.rows for item in merged):,} rows, {format_bytes(sum(item.bytes_in for item in merged))} → "
+        f"{format_bytes(sum(item.bytes_out for item in merged))}; each was proved before its originals were deleted."
+    )
     _summary(screen, report.outcomes, right, time.monotonic() - started)
     screen.document(
         {
             "symbol_days": [outcome_document(item) for item in report.outcomes],
             "verified": [verified_document(item) for item in verified],
-            "failures": report.failures,
+            "hours": [hour_document(item) for item in swept.outcomes],
+            "failures": [*report.failures, *swept.failures],
         }
     )
-    for failure in report.failures:
+    for failure in (*report.failures, *swept.failures):
         screen.error(failure)
     quarantined = [item for item in report.outcomes if item.status is Status.QUARANTINE]
     planted = corrupt_part(_PLANTED).name
     only_the_planted = len(quarantined) == 1 and planted in quarantined[0].reason
-    return only_the_planted and not report.failures and len(right) == len(specs) - 1
+    days_right = only_the_planted and not report.failures and len(right) == len(specs) - 1
+    all_hours = sum(item.rows for item in merged) == sum(spec.rows for spec in hours) and len(merged) == len(hours)
+    return days_right and all_hours and not swept.failures
 
 
 def _demo_settings() -> Settings:
@@ -124,6 +164,9 @@ def _demo_settings() -> Settings:
         update={
             "raw_url": str(_LAKE / "raw"),
             "compact_url": str(_LAKE / "compact"),
+            "warehouse_url": str(_LAKE / "warehouse" / "events"),
+            "compaction_target_size": 128 << 20,
+            "compaction_min_files": 2,
             "exchanges": ("binance", "bybit", "okx"),
             "streams": ("bbo", "trade", "mark_price", "funding", "open_interest"),
             "start_date": dt.date(2026, 1, 1),

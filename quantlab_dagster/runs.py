@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
 
@@ -27,6 +27,7 @@ from quantlab_dagster.work.clock import utc_now
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterable, Sequence
+    from contextvars import ContextVar
 
     from quantlab_dagster.days.compact import Listener, Outcome, Workplace
     from quantlab_dagster.days.plan import Plan
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from quantlab_dagster.settings import Settings
     from quantlab_dagster.work.clock import Clock
 
-__all__ = ["RunReport", "catch_up", "compact_days", "open_workplace"]
+__all__ = ["InProcess", "RunReport", "catch_up", "compact_days", "open_workplace", "step_failures"]
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -140,24 +143,71 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
             runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})
 
 
-class _Runner:
-    """Runs the job in this process, against the instance that the UI shows."""
+class InProcess:
+    """Runs a job in this process, against the instance that the UI shows.
 
-    def __init__(self, settings: Settings, listener: Listener) -> None:
+    Args:
+        settings: of the project.
+        job: its name.
+    """
+
+    def __init__(self, settings: Settings, job: str) -> None:
         ensure_dagster_home(settings)
-        self.report = RunReport()
-        self._job = build_definitions(settings).resolve_job_def(JOB)
-        self._listener = _Collector(self.report, listener)
+        self._job = build_definitions(settings).resolve_job_def(job)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.instance = self._stack.enter_context(dg.DagsterInstance.get())
-        token = extra_listener.set(self._listener)
-        self._stack.callback(extra_listener.reset, token)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def listen(self, variable: ContextVar[T | None], listener: T) -> None:
+        """Tell a listener of this process of progress, until the context ends."""
+        token = variable.set(listener)
+        self._stack.callback(variable.reset, token)
+
+    def execute(
+        self, ops: dict[str, Any], *, tags: dict[str, str] | None = None, **options: Any
+    ) -> dg.ExecuteInProcessResult:
+        """Execute the job.
+
+        Args:
+            ops: configuration of its ops by name.
+            tags: of the run.
+            options: further ones of `execute_in_process`.
+
+        Raises:
+            QuantlabError: Dagster refuses to run it. A run that fails raises nothing.
+        """
+        try:
+            return self._job.execute_in_process(
+                instance=self.instance,
+                run_config={
+                    "ops": {name: {"config": config} for name, config in ops.items()},
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                raise_on_error=False,
+                tags={"quantlab/started_by": "command line", **(tags or {})},
+                **options,
+            )
+        except dg.DagsterError as error:
+            raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
+
+
+class _Runner(InProcess):
+    """Runs days."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        super().__init__(settings, JOB)
+        self.report = RunReport()
+        self._listener = _Collector(self.report, listener)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.listen(extra_listener, self._listener)
+        return self
 
     def run(
         self,
@@ -169,20 +219,12 @@ class _Runner:
         tags: dict[str, str] | None = None,
     ) -> None:
         keys = [compact_key(pair) for pair in pairs]
-        try:
-            result = self._job.execute_in_process(
-                instance=self.instance,
-                partition_key=f"{day:%Y-%m-%d}",
-                asset_selection=[*keys, STATE_ASSET] if roll_up else keys,
-                run_config={
-                    "ops": {"__".join(key.path): {"config": options} for key in keys},
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-                raise_on_error=False,
-                tags={"quantlab/started_by": "command line", **(tags or {})},
-            )
-        except dg.DagsterError as error:
-            raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
+        result = self.execute(
+            {"__".join(key.path): options for key in keys},
+            partition_key=f"{day:%Y-%m-%d}",
+            asset_selection=[*keys, STATE_ASSET] if roll_up else keys,
+            tags=tags,
+        )
         self.report.run_ids.append(result.run_id)
         self.report.failures += _failures(result, self.report.outcomes)
 
@@ -196,7 +238,11 @@ def open_workplace(settings: Settings) -> Workplace:
 
 def _failures(result: dg.ExecuteInProcessResult, outcomes: list[Outcome]) -> list[str]:
     """Failures of steps that no symbol-day explains."""
-    known = {outcome.reason for outcome in outcomes}
+    return step_failures(result, {outcome.reason for outcome in outcomes})
+
+
+def step_failures(result: dg.ExecuteInProcessResult, known: set[str]) -> list[str]:
+    """Why steps failed, where none of the known reasons says so."""
     failures = []
     for event in result.all_events:
         if event.is_step_failure:

@@ -1,4 +1,4 @@
-"""How symbol-days and sizes are put into words, the same in logs, metadata and on the command line."""
+"""How symbol-days, hours and sizes are put into words, the same in logs, metadata and on the command line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.plan import Action
+from quantlab_dagster.hours.compact import HourStatus
 
 if TYPE_CHECKING:
     from quantlab_dagster.days.compact import Outcome
+    from quantlab_dagster.hours.compact import HourOutcome
 
-__all__ = ["format_bytes", "line"]
+__all__ = ["format_bytes", "hour_line", "line"]
 
 
 def format_bytes(size: float) -> str:
@@ -37,3 +39,23 @@ def line(outcome: Outcome) -> str:
         return f"{outcome.symbol_day}: no raw parts"
     word = "QUARANTINED" if outcome.status is Status.QUARANTINE else "FAILED"
     return f"{outcome.symbol_day}: {word}: {outcome.reason}"
+
+
+def hour_line(outcome: HourOutcome) -> str:
+    """One line on an hour: files merged, bytes in and out, rows, time, and how it ended."""
+    text = f"{outcome.partition}: "
+    if outcome.replacements:
+        outputs = len(outcome.replacements)
+        recovered = sum(item.recovered for item in outcome.replacements)
+        text += (
+            f"{outcome.total('files'):,} files → {outputs:,}, {format_bytes(outcome.total('bytes_in'))} → "
+            f"{format_bytes(outcome.total('bytes_out'))}, {outcome.total('rows'):,} rows, {outcome.seconds:.2f} s"
+        )
+        text += f", {recovered} of them left by another run" if recovered else ""
+    if outcome.status is HourStatus.FAILED:
+        text += f"{'; then ' if outcome.replacements else ''}FAILED: {outcome.reason}"
+    elif outcome.reason:
+        text += f"{'; ' if outcome.replacements else ''}{outcome.status.value} ({outcome.reason})"
+    kept = sum(len(item.kept) for item in outcome.replacements)
+    text += f"; changed files kept: {kept}" if kept else ""
+    return text + (f"; CORRUPT files left in place: {len(outcome.corrupt)}" if outcome.corrupt else "")

@@ -4,6 +4,7 @@ No `from __future__ import annotations` here: Dagster reads the annotations of a
 """
 
 import datetime as dt
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +16,14 @@ from quantlab_dagster.days.eligibility import check_eligible
 from quantlab_dagster.days.plan import Requested
 from quantlab_dagster.days.state import State, StateStore, begin, record_outcomes
 from quantlab_dagster.defs.metadata import describe
+from quantlab_dagster.defs.meter import MARKET_DATA, Meter, day_counts
 from quantlab_dagster.defs.names import GROUP, compact_key, raw_key
 from quantlab_dagster.defs.progress import Listeners, LogListener, extra_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
 from quantlab_dagster.errors import AuditFailed, QuantlabError
 from quantlab_dagster.interrupts import run_interruptible
 from quantlab_dagster.lake.layout import Pair
+from quantlab_dagster.metrics import RunCounts
 from quantlab_dagster.work.clock import Clock
 
 __all__ = ["AUDITED", "NOTHING_QUARANTINED", "CompactConfig", "compact_asset", "raw_asset"]
@@ -91,14 +94,19 @@ def compact_asset(pair: Pair, partitions: dg.PartitionsDefinition[str]) -> dg.As
         compact_lake: LakeResource,
         limits: LimitsResource,
         clock: dg.ResourceParam[Clock],
+        meter: dg.ResourceParam[Meter],
     ) -> Iterator[Any]:
+        started = time.monotonic()
         day = dt.date.fromisoformat(context.partition_key)
         listener = Listeners(LogListener(context.log), extra_listener.get())
         try:
             place = workplace(raw_lake, compact_lake, limits, clock)
             outcome = run_interruptible(_compact_and_record(place, pair, day, listener, config))
         except QuantlabError as error:
+            seconds = time.monotonic() - started
+            meter.count(RunCounts(MARKET_DATA, str(pair), succeeded=False, seconds=seconds), clock())
             raise dg.Failure(description=str(error), allow_retries=False) from error
+        meter.count(day_counts(outcome), clock())
         yield from _report(context, key, outcome, restricted=bool(config.symbols))
 
     return compact

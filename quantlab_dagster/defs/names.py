@@ -14,13 +14,32 @@ from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.lake.layout import Pair
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from quantlab_dagster.settings import Settings
 
-__all__ = ["GROUP", "JOB", "STATE_ASSET", "compact_key", "configured_pairs", "daily_partitions", "raw_key"]
+__all__ = [
+    "EVENTS_ASSET",
+    "GROUP",
+    "JOB",
+    "STATE_ASSET",
+    "WAREHOUSE_GROUP",
+    "WAREHOUSE_JOB",
+    "compact_key",
+    "configured_pairs",
+    "daily_partitions",
+    "hour_key",
+    "hourly_partitions",
+    "raw_key",
+]
 
 GROUP = "quantlab"
 JOB = "compact_day"
 STATE_ASSET = dg.AssetKey(["compact", "state"])
+
+WAREHOUSE_GROUP = "warehouse"
+WAREHOUSE_JOB = "compact_warehouse"
+EVENTS_ASSET = dg.AssetKey(["warehouse", "events"])
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_]")
 
@@ -63,3 +82,15 @@ def configured_pairs(settings: Settings) -> dict[dg.AssetKey, Pair]:
 def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     """UTC days from the start date to yesterday."""
     return dg.DailyPartitionsDefinition(start_date=f"{settings.start_date:%Y-%m-%d}", timezone="UTC", end_offset=0)
+
+
+def hourly_partitions(settings: Settings) -> dg.HourlyPartitionsDefinition:
+    """UTC hours from the start date to the last one that is over."""
+    return dg.HourlyPartitionsDefinition(
+        start_date=f"{settings.start_date:%Y-%m-%d}-00:00", timezone="UTC", end_offset=0
+    )
+
+
+def hour_key(hour: dt.datetime) -> str:
+    """Partition key of an hour."""
+    return f"{hour:%Y-%m-%d-%H:00}"

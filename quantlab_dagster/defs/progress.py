@@ -6,7 +6,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.days.compact import Listener, Outcome, Status
-from quantlab_dagster.text import format_bytes, line
+from quantlab_dagster.hours.compact import HourListener, HourOutcome, HourStatus
+from quantlab_dagster.text import format_bytes, hour_line, line
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from quantlab_dagster.days.plan import Plan
     from quantlab_dagster.lake.layout import Pair, SymbolDay
 
-__all__ = ["Listeners", "LogListener", "extra_listener"]
+__all__ = ["HourListeners", "HourLogListener", "Listeners", "LogListener", "extra_hour_listener", "extra_listener"]
 
 extra_listener: ContextVar[Listener | None] = ContextVar("extra_listener", default=None)
 """A listener of the process that executes a run itself: the command line's progress bar."""
+
+extra_hour_listener: ContextVar[HourListener | None] = ContextVar("extra_hour_listener", default=None)
+"""The same for the hours of the event lake."""
 
 _LOG_EVERY_PARTS = 1000
 
@@ -75,6 +79,41 @@ class Listeners:
             listener.fetched(symbol_day, parts, of_parts)
 
     def finished(self, outcome: Outcome) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.finished(outcome)
+
+
+class HourLogListener:
+    """Writes the progress over hours to a logger."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    def found(self, partitions: int) -> None:
+        """Say how much there is to do."""
+        self._logger.info(f"{partitions:,} hours need work")  # noqa: G004
+
+    def finished(self, outcome: HourOutcome) -> None:
+        """The one line per hour."""
+        if outcome.status is HourStatus.FAILED or outcome.corrupt:
+            self._logger.error(hour_line(outcome))
+        else:
+            self._logger.info(hour_line(outcome))
+
+
+class HourListeners:
+    """Tells several listeners."""
+
+    def __init__(self, *listeners: HourListener | None) -> None:
+        self._listeners = [listener for listener in listeners if listener is not None]
+
+    def found(self, partitions: int) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.found(partitions)
+
+    def finished(self, outcome: HourOutcome) -> None:
         """Pass on."""
         for listener in self._listeners:
             listener.finished(outcome)

@@ -29,7 +29,10 @@ _PARTS_PER_BATCH = 128
 
 
 class MemoryGate:
-    """Lets downloads hold at most so many bytes in memory, over all symbol-days of a step; first come, first served."""
+    """Lets downloads hold at most so many bytes in memory, over all symbol-days of a step; first come, first served.
+
+    Whoever needs more than there is gets in when nobody else is. It counts anything that is shared: cores, too.
+    """
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes

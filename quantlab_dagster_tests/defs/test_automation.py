@@ -109,7 +109,7 @@ def keys(request: dg.RunRequest) -> set[str]:
 
 
 def test_the_schedule_asks_for_yesterday() -> None:
-    [schedule] = definitions().schedules or ()
+    schedule = definitions().resolve_schedule_def("daily_compaction")
     assert isinstance(schedule, dg.ScheduleDefinition)
     for moment in ("2026-01-09T02:30:00+00:00", "2026-01-09T16:30:00+14:00"):
         context = dg.build_schedule_context(

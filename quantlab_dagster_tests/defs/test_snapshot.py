@@ -11,6 +11,7 @@ from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.settings import Settings, load_settings
 
 EXCHANGES = ("binance", "bybit", "okx")
+EVENTS = dg.AssetKey(["warehouse", "events"])
 STREAMS = ("bbo", "funding", "mark_price", "open_interest", "trade")
 
 
@@ -18,7 +19,7 @@ def test_asset_keys_groups_and_dependencies() -> None:
     graph = build_definitions(load_settings()).resolve_asset_graph()
     expected = {
         f"{layer}/{exchange}/{stream}" for layer in ("raw", "compact") for exchange in EXCHANGES for stream in STREAMS
-    } | {"compact/state"}
+    } | {"compact/state", "warehouse/events"}
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == expected
     for exchange in EXCHANGES:
         for stream in STREAMS:
@@ -27,11 +28,15 @@ def test_asset_keys_groups_and_dependencies() -> None:
             assert node.parent_keys == {dg.AssetKey(["raw", exchange, stream])}
             assert node.is_executable
             assert not graph.get(dg.AssetKey(["raw", exchange, stream])).is_executable
+    events = graph.get(dg.AssetKey(["warehouse", "events"]))
+    assert events.group_name == "warehouse"
+    assert events.is_executable
+    assert not events.parent_keys
 
 
 def test_partitions_are_utc_days() -> None:
     graph = build_definitions(load_settings()).resolve_asset_graph()
-    for key in graph.get_all_asset_keys():
+    for key in graph.get_all_asset_keys() - {EVENTS}:
         partitions = graph.get(key).partitions_def
         assert isinstance(partitions, dg.DailyPartitionsDefinition)
         assert partitions.timezone == "UTC"
@@ -39,13 +44,20 @@ def test_partitions_are_utc_days() -> None:
         assert partitions.fmt == "%Y-%m-%d"
 
 
+def test_partitions_of_events_are_utc_hours() -> None:
+    partitions = build_definitions(load_settings()).resolve_asset_graph().get(EVENTS).partitions_def
+    assert isinstance(partitions, dg.HourlyPartitionsDefinition)
+    assert (partitions.timezone, partitions.end_offset, partitions.fmt) == ("UTC", 0, "%Y-%m-%d-%H:%M")
+
+
 def test_jobs_checks_and_resources() -> None:
     definitions = build_definitions(load_settings())
-    assert [job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")] == ["compact_day"]
+    jobs = {job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert jobs == {"compact_day", "compact_warehouse"}
     job = definitions.resolve_job_def("compact_day")
     steps = {f"compact__{exchange}__{stream}" for exchange in EXCHANGES for stream in STREAMS} | {"compact__state"}
     assert {node.name for node in job.nodes} == steps
-    assert set(definitions.resources or {}) == {"raw_lake", "compact_lake", "limits", "clock"}
+    assert set(definitions.resources or {}) == {"raw_lake", "compact_lake", "warehouse", "limits", "clock", "meter"}
     checks = {key.name for key in definitions.resolve_asset_graph().asset_check_keys}
     assert checks == {
         "order_and_losslessness_audited",
@@ -53,14 +65,17 @@ def test_jobs_checks_and_resources() -> None:
         "freshness",
         "not_stale",
         "no_unclaimed_raw_prefix",
+        "no_corrupt_files",
+        "no_unfinished_plans",
+        "no_hours_of_small_files",
     }
-    [schedule] = definitions.schedules or ()
-    assert isinstance(schedule, dg.ScheduleDefinition)
-    assert (schedule.name, schedule.cron_schedule, schedule.execution_timezone) == (
-        "daily_compaction",
-        "30 2 * * *",
-        "UTC",
-    )
+    schedules = [schedule for schedule in definitions.schedules or () if isinstance(schedule, dg.ScheduleDefinition)]
+    assert [(schedule.name, schedule.cron_schedule, schedule.job_name) for schedule in schedules] == [
+        ("daily_compaction", "30 2 * * *", "compact_day"),
+        ("warehouse_compaction", "0 * * * *", "compact_warehouse"),
+    ]
+    assert {schedule.execution_timezone for schedule in schedules} == {"UTC"}
+    assert {schedule.default_status for schedule in schedules} == {dg.DefaultScheduleStatus.STOPPED}
     [sensor] = definitions.sensors or ()
     assert (sensor.name, sensor.default_status) == ("catch_up", dg.DefaultSensorStatus.STOPPED)
 
