@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quantlab_dagster.hours.compact import EventPlace, HourOutcome
-    from quantlab_dagster.hours.scan import HourLook
+    from quantlab_dagster.hours.scan import HourLook, LakeLook
     from quantlab_dagster.settings import Settings
     from quantlab_dagster.warehouse_runs import SweepReport
     from quantlab_dagster.work.finding import Finding
@@ -83,7 +83,8 @@ def plan(app: Apps = None, hour: Hour = None, to: To = None, as_json: Json = Fal
     """Show what compacting would merge, without doing it."""
     settings, screen = load_settings(), Screen(as_json=as_json)
     place = _open(settings)
-    looks = [look for look in run_interruptible(look_over(place, _scope(app, hour, to))) if look.needs_work]
+    lake = run_interruptible(look_over(place, _scope(app, hour, to)))
+    looks = [look for look in lake.looks if look.needs_work]
     rows = [
         (
             str(look.partition),
@@ -106,41 +107,40 @@ def plan(app: Apps = None, hour: Hour = None, to: To = None, as_json: Json = Fal
 def status(app: Apps = None, as_json: Json = False) -> None:
     """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
     settings, screen = load_settings(), Screen(as_json=as_json)
-    looks, found = run_interruptible(_look(_open(settings), _scope(app, None, None)))
-    backlog = [look for look in looks if look.bins]
-    slots = Counter(look.slot.state for look in looks if look.slot)
-    files = sum(len(look.files) for look in looks)
-    small = sum(look.small for look in looks)
-    size = sum(file.size_bytes for look in looks for file in look.files)
+    lake, found = run_interruptible(_look(_open(settings), _scope(app, None, None)))
+    totals, backlog = lake.totals, [look for look in lake.looks if look.bins]
+    slots = Counter(look.slot.state for look in lake.looks if look.slot)
     late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
     screen.say(f"event lake           {settings.warehouse_url}")
     screen.say(f"last cold hour       {hour_text(last_cold_hour(utc_now()))}")
-    screen.say(f"cold hours           {len(looks):,} of {len({look.partition.app for look in looks})} apps")
-    screen.say(f"files                {files:,}, {small:,} of them small, {format_bytes(size)}")
+    screen.say(f"cold hours           {totals.hours:,} of {len(totals.apps):,} apps")
+    screen.say(
+        f"files                {totals.files:,}, {totals.small:,} of them small, {format_bytes(totals.size_bytes)}"
+    )
     screen.say(f"hours with backlog   {len(backlog):,}{late}")
     screen.say(f"being worked on      {slots['claimed']:,} (a silent claim is taken over after {SILENT_AFTER})")
     screen.say(f"unfinished plans     {slots['planned']:,}")
-    screen.say(f"corrupt files        {sum(len(look.corrupt) for look in looks):,}")
+    screen.say(f"corrupt files        {sum(len(look.corrupt) for look in lake.looks):,}")
     for finding in found:
         screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
     screen.document(
         {
-            "cold_hours": len(looks),
-            "files": files,
-            "small_files": small,
-            "bytes": size,
+            "cold_hours": totals.hours,
+            "files": totals.files,
+            "small_files": totals.small,
+            "bytes": totals.size_bytes,
             "backlog": [_look_document(look) for look in backlog],
-            "unfinished": [str(look.partition) for look in looks if look.unfinished or look.unreadable],
-            "corrupt": {look.partition.key(item.name): item.reason for look in looks for item in look.corrupt},
+            "unfinished": [str(look.partition) for look in lake.looks if look.unfinished or look.unreadable],
+            "corrupt": {look.partition.key(item.name): item.reason for look in lake.looks for item in look.corrupt},
             "checks": {finding.name: {"passed": finding.passed, "text": finding.text} for finding in found},
         }
     )
     raise typer.Exit(0 if all(finding.passed for finding in found) else 1)
 
 
-async def _look(place: EventPlace, scope: Scope) -> tuple[list[HourLook], list[Finding]]:
-    looks = await look_over(place, scope)
-    return looks, findings(await look_at_slots(place, scope), looks, place.clock())
+async def _look(place: EventPlace, scope: Scope) -> tuple[LakeLook, list[Finding]]:
+    lake = await look_over(place, scope)
+    return lake, findings(await look_at_slots(place, scope), lake.looks, place.clock())
 
 
 def _run(scope: Scope, *, as_json: bool, recover_only: bool = False, give_up: bool = False) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["SweepReport", "compact_warehouse", "open_event_place"]
 
 
+_ALL = 10_000_000  # a person is waiting, and watching
+
+
 @dataclass(slots=True)
 class SweepReport:
     """What a run did.
@@ -66,6 +69,7 @@ def compact_warehouse(
         "last_hour": hour_text(scope.last) if scope.last else None,
         "recover_only": recover_only,
         "give_up": give_up,
+        "most_hours": _ALL,
     }
     with InProcess(settings, WAREHOUSE_JOB) as runner:
         runner.listen(extra_hour_listener, HourListeners(report, listener))

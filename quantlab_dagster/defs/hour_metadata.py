@@ -46,6 +46,7 @@ def describe_sweep(done: Sweep) -> dict[str, Any]:
         "hours compacted": len(done.having(HourStatus.COMPACTED)),
         "hours skipped": done.looked_at - len(done.having(HourStatus.COMPACTED)) - len(done.having(HourStatus.FAILED)),
         "hours failed": len(done.having(HourStatus.FAILED)),
+        "hours left for the next run": done.left,
     }
     metadata |= _totals(done.outcomes)
     metadata["seconds"] = round(done.seconds, 3)

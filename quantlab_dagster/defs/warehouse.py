@@ -60,6 +60,11 @@ class SweepConfig(HoursConfig):
 
     first_hour: str | None = Field(default=None, description="Only from this hour on (UTC), as in 2026-01-15T10.")
     last_hour: str | None = Field(default=None, description="Only up to this hour.")
+    most_hours: int = Field(
+        default=5000,
+        ge=1,
+        description="Work on no more (app, hour)s than that, the latest first; the next run goes on with the rest.",
+    )
     recover_only: bool = Field(default=False, description="Complete what a crash left, and merge nothing.")
     give_up: bool = Field(
         default=False,
@@ -156,7 +161,7 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
             scope = _scope(config)
             if config.recover_only:
                 return recover(place, scope, listener, give_up=config.give_up)
-            return sweep(place, scope, listener)
+            return sweep(place, scope, listener, most=config.most_hours)
 
         done = _counted(work, meter, clock)
         known = dt.datetime.combine(settings.start_date, dt.time(0), dt.UTC)

@@ -189,22 +189,24 @@ async def compact_hours(
         give_up: with plans that can neither be completed nor given up safely, do the latter.
 
     Returns:
-        One outcome each, in the same order.
+        One outcome each, in the order in which they ended.
     """
     listener.found(len(partitions))
     with objects_frozen(), scratch_directory(place.scratch_base) as scratch:
         shared = _Shared(place, scratch)
-        gate = asyncio.Semaphore(_HOURS_AT_ONCE)
+        waiting = iter(partitions)
+        outcomes: list[HourOutcome] = []
 
-        async def one(partition: AppHour) -> HourOutcome:
-            async with gate:
+        async def work_on_one_after_the_other() -> None:
+            for partition in waiting:
                 outcome = await _HourWork(shared, partition, recover_only, give_up).run()
-            listener.finished(outcome)
-            return outcome
+                outcomes.append(outcome)
+                listener.finished(outcome)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(partition)) for partition in partitions]
-    return [task.result() for task in tasks]
+            for _ in range(_HOURS_AT_ONCE):
+                group.create_task(work_on_one_after_the_other())
+    return outcomes
 
 
 class _Shared:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import AccessDenied, MalformedObject
@@ -28,6 +28,8 @@ __all__ = [
     "NO_CORRUPT_FILES",
     "NO_UNFINISHED_PLANS",
     "HourLook",
+    "LakeLook",
+    "Totals",
     "discard_strays",
     "findings",
     "look_at_slots",
@@ -93,16 +95,69 @@ class HourLook:
         return "a corrupt file has gone" if self.vanished else f"nothing to merge{corrupt}"
 
 
-async def look_over(place: EventPlace, scope: Scope) -> list[HourLook]:
-    """Every cold partition of the scope, sorted by app and hour. Costs a listing a day, not one a file.
+@dataclass(slots=True)
+class Totals:
+    """What there is in the cold partitions of a scope.
+
+    Attributes:
+        hours: partitions with files.
+        apps: with such partitions.
+        files: event files.
+        small: of them, small ones.
+        size_bytes: of them all.
+    """
+
+    hours: int = 0
+    apps: set[str] = field(default_factory=set)
+    files: int = 0
+    small: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LakeLook:
+    """What a look over the lake found.
+
+    Attributes:
+        totals: over all cold partitions of the scope.
+        looks: at the partitions that need work or have corrupt files, sorted. The others are not kept: a lake may
+            have half a million of them.
+    """
+
+    totals: Totals
+    looks: tuple[HourLook, ...]
+
+    @property
+    def work(self) -> list[HourLook]:
+        """Partitions that need work: first what is unfinished, then the latest hours, which are read the most."""
+        needing = [look for look in self.looks if look.needs_work]
+        return sorted(needing, key=lambda look: (not look.unfinished, -look.partition.hour.timestamp()))
+
+
+async def look_over(place: EventPlace, scope: Scope) -> LakeLook:
+    """Look at every cold partition of the scope. Costs a listing a day, not one a file.
 
     Raises:
         StoreError: a listing failed; it is never taken for an empty one.
     """
     scope = place.cold(scope)
     slots = await look_at_slots(place, scope)
-    hours = await find_hours(place.lake, scope)
-    return [_look(place, partition, hours.get(partition, []), slots) for partition in sorted({*hours, *slots})]
+    totals = Totals()
+    looks: list[HourLook] = []
+    seen: set[AppHour] = set()
+    async for partition, files in find_hours(place.lake, scope):
+        look = _look(place, partition, files, slots)
+        totals.hours += 1
+        totals.apps.add(partition.app)
+        totals.files += len(files)
+        totals.small += look.small
+        totals.size_bytes += sum(file.size_bytes for file in files)
+        if look.needs_work or look.corrupt:
+            looks.append(look)
+        if partition in slots:
+            seen.add(partition)
+    looks += [_look(place, partition, [], slots) for partition in slots if partition not in seen]
+    return LakeLook(totals, tuple(sorted(looks, key=lambda look: look.partition)))
 
 
 async def look_at_slots(place: EventPlace, scope: Scope) -> dict[AppHour, Slot | MalformedObject]:

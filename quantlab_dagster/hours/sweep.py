@@ -25,6 +25,7 @@ class Sweep:
     Attributes:
         outcomes: one for each partition that needed work, sorted.
         looked_at: cold partitions that were looked at.
+        left: partitions that need work and wait for the next run.
         findings: what is wrong with the lake now.
         seconds: wall-clock time.
         requests: by kind.
@@ -32,6 +33,7 @@ class Sweep:
 
     outcomes: tuple[HourOutcome, ...]
     looked_at: int
+    left: int
     findings: tuple[Finding, ...]
     seconds: float
     requests: dict[str, int]
@@ -41,21 +43,36 @@ class Sweep:
         return [outcome for outcome in self.outcomes if outcome.status is status]
 
 
-async def sweep(place: EventPlace, scope: Scope, listener: HourListener) -> Sweep:
+async def sweep(place: EventPlace, scope: Scope, listener: HourListener, *, most: int | None = None) -> Sweep:
     """Compact every cold partition of the scope that needs it; first complete what a crash left.
+
+    Args:
+        place: what the work needs.
+        scope: which partitions.
+        listener: told of progress.
+        most: work on no more partitions than that; the rest waits for the next run.
 
     Raises:
         StoreError: the lake cannot be listed. What goes wrong in one partition is in its outcome.
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
     await discard_strays(place, scope)
-    looks = await look_over(place, scope)
-    outcomes = await compact_hours(place, [look.partition for look in looks if look.needs_work], listener)
+    lake = await look_over(place, scope)
+    work = [look.partition for look in lake.work]
+    outcomes = await compact_hours(place, work[:most], listener)
     # What is wrong is judged over the whole lake: a run over one hour must not hide what another one found.
     slots = await look_at_slots(place, Scope())
-    everything = looks if scope == Scope() else await look_over(place, Scope())
-    found = findings(slots, everything, place.clock(), outcomes)
-    return Sweep(tuple(outcomes), len(looks), tuple(found), time.monotonic() - started, _since(place, before))
+    everything = lake if scope == Scope() else await look_over(place, Scope())
+    found = findings(slots, everything.looks, place.clock(), outcomes)
+    seconds, left = time.monotonic() - started, len(work) - len(outcomes)
+    return Sweep(
+        tuple(sorted(outcomes, key=lambda outcome: outcome.partition)),
+        lake.totals.hours,
+        left,
+        tuple(found),
+        seconds,
+        _since(place, before),
+    )
 
 
 async def recover(place: EventPlace, scope: Scope, listener: HourListener, *, give_up: bool = False) -> Sweep:
@@ -75,7 +92,8 @@ async def recover(place: EventPlace, scope: Scope, listener: HourListener, *, gi
     ]
     outcomes = await compact_hours(place, unfinished, listener, recover_only=True, give_up=give_up)
     found = findings(await look_at_slots(place, Scope()), (), place.clock())
-    return Sweep(tuple(outcomes), len(slots), tuple(found), time.monotonic() - started, _since(place, before))
+    seconds = time.monotonic() - started
+    return Sweep(tuple(outcomes), len(slots), 0, tuple(found), seconds, _since(place, before))
 
 
 def _since(place: EventPlace, before: dict[str, int]) -> dict[str, int]:

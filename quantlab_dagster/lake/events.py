@@ -14,7 +14,7 @@ from quantlab_dagster.lake.layout import segment, value_of
 from quantlab_dagster.lake.store import first_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
     from quantlab_dagster.lake.store import ObjectInfo, Store
 
@@ -41,6 +41,7 @@ ONE_HOUR = dt.timedelta(hours=1)
 _COMPACTED = "compacted_"
 _HOUR = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T -]?(\d{2})(?::?00)?Z?")
 _LISTINGS_AT_ONCE = 32
+_DAYS_HELD = 256
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -167,11 +168,15 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     return [info for info in await store.list_objects(partition.prefix) if _partition_of(info) == partition]
 
 
-async def find_hours(store: Store, scope: Scope) -> dict[AppHour, list[ObjectInfo]]:
-    """Every partition of the scope that has event files, with its files in byte order of their keys.
+async def find_hours(store: Store, scope: Scope) -> AsyncIterator[tuple[AppHour, list[ObjectInfo]]]:
+    """Every partition of the scope that has event files, with its files in byte order of their keys; in any order.
 
     Directories are walked by delimiter down to the days, and only those that the scope reaches. A day is listed at
     once: that never takes more requests than listing its hours one by one, and 25 times fewer once they are compacted.
+    No more than some hundred days are held at a time.
+
+    Raises:
+        StoreError: a listing failed; it is never taken for an empty one.
     """
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
     root = await store.list_directory("")
@@ -184,13 +189,15 @@ async def find_hours(store: Store, scope: Scope) -> dict[AppHour, list[ObjectInf
         async with gate:
             return await store.list_objects(prefix)
 
-    found: dict[AppHour, list[ObjectInfo]] = {}
-    for objects in await _all(listing, prefixes):
-        for info in objects:
-            partition = _partition_of(info)
-            if partition is not None and partition in scope:
-                found.setdefault(partition, []).append(info)
-    return found
+    for first in range(0, len(prefixes), _DAYS_HELD):
+        for objects in await _all(listing, prefixes[first : first + _DAYS_HELD]):
+            found: dict[AppHour, list[ObjectInfo]] = {}
+            for info in objects:
+                partition = _partition_of(info)
+                if partition is not None and partition in scope:
+                    found.setdefault(partition, []).append(info)
+            for item in found.items():
+                yield item
 
 
 async def _below(store: Store, prefixes: list[str], level: str, scope: Scope, gate: asyncio.Semaphore) -> list[str]:

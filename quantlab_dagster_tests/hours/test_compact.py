@@ -168,6 +168,16 @@ def lake_file(rows: int) -> list[bytes]:
     return [file.data for file in generate_event_files(spec(files=1, rows=rows, seed=9))]
 
 
+def test_a_run_may_be_bounded_and_the_next_one_goes_on(lake: EventLake) -> None:
+    original = [content for hours in range(5) for content in lake.put_spec(spec(hour=HOUR - hours * LATER))]
+    done = asyncio.run(sweep(lake.place(), Scope(), HourRecorder(), most=3))
+    assert [outcome.partition.hour for outcome in done.outcomes] == [HOUR - hours * LATER for hours in (2, 1, 0)]
+    assert done.left == 2
+    assert lake.sweep().left == 0
+    assert len(lake.objects()) == 5
+    assert lake.rows() == rows_of(original)
+
+
 def test_too_few_files_are_left_alone(lake: EventLake) -> None:
     lake.put_spec(spec(files=3))
     assert lake.sweep(min_files=4).outcomes == ()
@@ -383,10 +393,11 @@ def test_a_plan_whose_output_and_inputs_are_gone_stops_until_an_operator_looked(
 def test_looking_shows_what_would_be_done(lake: EventLake) -> None:
     lake.put_spec(spec())
     lake.put_spec(spec(files=1, hour=HOUR - LATER))
-    looks = {look.partition.hour: look for look in asyncio.run(look_over(lake.place(), Scope()))}
-    assert looks[HOUR].needs_work
-    assert [len(chosen) for chosen in looks[HOUR].bins] == [4]
-    assert not looks[HOUR - LATER].needs_work
+    found = asyncio.run(look_over(lake.place(), Scope()))
+    [look] = found.looks
+    assert (look.partition, look.needs_work) == (PARTITION, True)
+    assert [len(chosen) for chosen in look.bins] == [4]
+    assert (found.totals.hours, found.totals.apps, found.totals.files, found.totals.small) == (2, {"demo"}, 5, 5)
     assert len(lake.objects()) == 5, "nothing was done"
 
 

@@ -478,7 +478,11 @@ def put_all(store: Store, keys: Iterable[str]) -> None:
 
 
 def found_in(store: Store, scope: Scope = Scope()) -> dict[AppHour, list[ObjectInfo]]:  # noqa: B008  # frozen
-    return run(find_hours(store, scope))
+    return dict(sorted(run(all_hours(store, scope))))
+
+
+async def all_hours(store: Store, scope: Scope) -> list[tuple[AppHour, list[ObjectInfo]]]:
+    return [item async for item in find_hours(store, scope)]
 
 
 def keys_of(found: dict[AppHour, list[ObjectInfo]]) -> dict[AppHour, list[str]]:
@@ -784,7 +788,7 @@ def test_one_failure_does_not_wait_for_the_other_listings(rig: Rig, monkeypatch:
         proxy.stall("GET", "/app_id=a/year=2026/month=01/day=15/$")
         proxy.fail(503, "GET", "/app_id=b/year=2026/month=01/day=15/$", times=None)
         with pytest.raises(StoreUnavailable):
-            run(asyncio.wait_for(find_hours(store, Scope()), 20))
+            run(asyncio.wait_for(all_hours(store, Scope()), 20))
 
 
 def test_a_lake_that_has_gone_is_no_empty_one(tmp_path: Path) -> None:
