@@ -20,11 +20,13 @@ def read(name: str) -> ConfigParser:
     return parser
 
 
-def test_all_four_units_are_shipped() -> None:
+def test_all_units_are_shipped() -> None:
     assert NAMES == [
         "quantlab-compact.service",
         "quantlab-compact.timer",
         "quantlab-daemon.service",
+        "quantlab-warehouse.service",
+        "quantlab-warehouse.timer",
         "quantlab-webserver.service",
     ]
 
@@ -35,6 +37,13 @@ def test_the_timer_is_at_half_past_two_utc_and_makes_up_for_what_it_missed() -> 
     assert timer["Persistent"] == "true"
     assert timer["Unit"] == "quantlab-compact.service"
     assert read("quantlab-compact.service")["Service"]["ExecStart"].endswith("/bin/quantlab catch-up")
+
+
+def test_the_event_lake_has_an_hourly_timer() -> None:
+    timer = read("quantlab-warehouse.timer")["Timer"]
+    assert timer["OnCalendar"] == "*-*-* *:05:00 UTC"
+    assert timer["Unit"] == "quantlab-warehouse.service"
+    assert read("quantlab-warehouse.service")["Service"]["ExecStart"].endswith("/bin/quantlab warehouse compact")
 
 
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
