@@ -65,18 +65,20 @@ async def complete(store: Store, partition: AppHour, plan: Plan, claim: Claim, *
     """
     key, staged = partition.key(plan.output), plan.staged(partition)
     appeared = time.monotonic()
-    discarded = False
+    safe = give_up or plan.giving_up
     output = await store.head(key)
     published = None
     if output is None:
         if await _changed(store, partition, plan):
-            discarded = await store.discard(staged)
+            # Said before it is done: whoever goes on after a crash must know why the upload is gone.
+            await claim.write_plan(plan.model_copy(update={"giving_up": True}), claim.slot.corrupt)
+            safe = await store.discard(staged) or safe
         else:
             published = await store.publish(staged)
         # If not by us: somebody else published it just now; or it never was; or it was, and is gone again.
         output = published or await store.head(key)
     if output is None:
-        return await _given_up(store, partition, plan, claim, safe=discarded or give_up)
+        return await _given_up(store, partition, plan, claim, safe=safe)
     if output.size_bytes != plan.size_bytes:
         raise _foreign(store, key, f"has {output.size_bytes} bytes instead of the {plan.size_bytes} planned")
     if published is None:
@@ -93,6 +95,7 @@ async def _given_up(store: Store, partition: AppHour, plan: Plan, claim: Claim, 
     changed = await _changed(store, partition, plan)
     names = name_some(changed, _MOST_NAMED)
     if changed and not safe:
+        await claim.write_plan(plan, claim.slot.corrupt)  # as it was: this was not our doing
         raise PlanStuck(
             store.name(partition.slot_key),
             f"{plan.output} is gone, and so are inputs that it replaced, or they changed: {names}",

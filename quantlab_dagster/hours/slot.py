@@ -71,6 +71,8 @@ class Plan(BaseModel):
         output: name of the output.
         upload_id: of the upload that becomes visible once at most.
         upload_etags: of its parts.
+        giving_up: whether somebody has begun to give it up, having seen that the output was not there: if neither it
+            nor its upload is there now, that was done.
         size_bytes: of the output.
         rows: in it, as many as in all inputs.
         sha256: of the output, hexadecimal.
@@ -82,6 +84,7 @@ class Plan(BaseModel):
     output: str
     upload_id: str
     upload_etags: tuple[str, ...]
+    giving_up: bool = False
     size_bytes: int
     rows: int
     sha256: str
@@ -245,12 +248,18 @@ class Claim:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             try:
-                await self._write(self.slot.model_copy(update={"since": self._clock()}))
+                # What is renewed is what stands when it is our turn to write, not what stood before: that may be a
+                # claim, and by now a plan.
+                async with self._writing:
+                    await self._swap(self.slot.model_copy(update={"since": self._clock()}))
             except StoreUnavailable as error:
                 logger.warning("the claim of %s could not be renewed: %s", self._partition, error)
 
     async def _write(self, slot: Slot) -> None:
         async with self._writing:
-            key = self._partition.slot_key
-            self._etag = await self._store.compare_and_swap(key, slot.dump(), self._etag)
-            self.slot = slot
+            await self._swap(slot)
+
+    async def _swap(self, slot: Slot) -> None:
+        key = self._partition.slot_key
+        self._etag = await self._store.compare_and_swap(key, slot.dump(), self._etag)
+        self.slot = slot

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.hours import slot as slot_module
 from quantlab_dagster.hours.compact import HourStatus
-from quantlab_dagster.hours.slot import Slot
+from quantlab_dagster.hours.slot import Claim, Plan, Slot, read_slot
 from quantlab_dagster.hours.sweep import sweep
 from quantlab_dagster.lake.events import SLOTS, Scope
 from quantlab_dagster.lake.store import Store, open_store
@@ -268,6 +269,60 @@ def test_an_input_that_is_deleted_before_it_was_replaced_is_no_longer_there(lake
 
     lake.sweep(store=cast("Store", MeddlingStore(lake.store, "stage", meddle)))
     check_all_well(lake, rows_of(file.data for file in files[1:]))
+
+
+def test_a_crash_right_after_a_plan_was_given_up_leaves_nothing_stuck(lake: EventLake) -> None:
+    files = list(generate_event_files(spec(files=4)))
+    lake.put(PARTITION, files)
+    original = rows_of(file.data for file in files[1:])
+
+    async def change_and_die() -> None:
+        store = lake.store
+
+        async def change() -> None:
+            await lake.store.delete(PARTITION.key(files[0].name))
+
+        async def die() -> None:
+            raise asyncio.CancelledError
+
+        meddling = MeddlingStore(cast("Store", MeddlingStore(store, "stage", change)), "discard", die, after=True)
+        with suppress(asyncio.CancelledError, BaseExceptionGroup):
+            await sweep(lake.place(store=cast("Store", meddling)), Scope(), HourRecorder())
+        assert meddling.meddled
+
+    asyncio.run(change_and_die())
+    assert lake.slot().state == "planned"
+    lake.sweep(now=SOON + LATER)
+    check_all_well(lake, original)
+
+
+def test_a_renewal_never_takes_a_plan_back(lake: EventLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes due while the plan is being written must renew the plan, not the claim before it."""
+    monkeypatch.setattr(slot_module, "_RENEW_SECONDS", 0.02)
+    plan = Plan(inputs=(), output="x", upload_id="x", upload_etags=(), size_bytes=1, rows=1, sha256="0" * 64)
+
+    async def write_slowly() -> list[str]:
+        store = lake.store
+        swap = store.compare_and_swap
+
+        async def slow(key: str, content: bytes, etag: str | None) -> str:
+            await asyncio.sleep(0.1)
+            return await swap(key, content, etag)
+
+        store.compare_and_swap = slow  # type: ignore[method-assign]
+        claim = Claim(store, PARTITION, Slot(), None, lambda: SOON)
+        await claim.take()
+        seen: list[str] = []
+        async with claim.kept():
+            await claim.write_plan(plan, ())
+            for _ in range(5):
+                await asyncio.sleep(0.1)
+                seen.append((await read_slot(store, PARTITION))[0].state)
+        await claim.release(())
+        return seen
+
+    assert set(asyncio.run(write_slowly())) == {"planned"}
+    assert lake.slot() == Slot()
 
 
 # ---- several at once -------------------------------------------------------------------------------------------------
