@@ -309,7 +309,7 @@ def test_a_renewal_never_takes_a_plan_back(lake: EventLake, monkeypatch: pytest.
             await asyncio.sleep(0.1)
             return await swap(key, content, etag)
 
-        store.compare_and_swap = slow  # type: ignore[method-assign]
+        store.compare_and_swap = slow  # type: ignore[method-assign,assignment]
         claim = Claim(store, PARTITION, Slot(), None, lambda: SOON)
         await claim.take()
         seen: list[str] = []
