@@ -10,7 +10,7 @@ from quantlab_dagster.hours.compact import HourStatus
 from quantlab_dagster.text import format_bytes, hour_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from quantlab_dagster.hours.compact import HourOutcome
     from quantlab_dagster.hours.sweep import Sweep
@@ -34,7 +34,7 @@ def describe_hour(outcomes: Sequence[HourOutcome]) -> dict[str, Any]:
         )
     metadata |= _totals(outcomes)
     if outcomes:
-        metadata["apps"] = _table(outcomes)
+        metadata["apps"] = _table(outcomes, "app", lambda item: item.partition.app)
     return metadata
 
 
@@ -52,7 +52,7 @@ def describe_sweep(done: Sweep) -> dict[str, Any]:
     metadata["seconds"] = round(done.seconds, 3)
     metadata["requests"] = sum(done.requests.values())
     metadata["requests by kind"] = dg.MetadataValue.json({kind: n for kind, n in done.requests.items() if n})
-    metadata["hours"] = _table(done.outcomes)
+    metadata["hours"] = _table(done.outcomes, "hour", lambda item: str(item.partition))
     return metadata
 
 
@@ -83,7 +83,7 @@ def _totals(outcomes: Sequence[HourOutcome]) -> dict[str, Any]:
     }
 
 
-def _table(outcomes: Sequence[HourOutcome]) -> dg.TableMetadataValue:
+def _table(outcomes: Sequence[HourOutcome], heading: str, name: Callable[[HourOutcome], str]) -> dg.TableMetadataValue:
     good = (HourStatus.COMPACTED, HourStatus.UNTOUCHED)
     # What needs attention comes first, in case the table is cut.
     ordered = sorted(outcomes, key=lambda item: (item.status in good, not item.corrupt, item.partition))
@@ -91,7 +91,7 @@ def _table(outcomes: Sequence[HourOutcome]) -> dg.TableMetadataValue:
         records=[
             dg.TableRecord(
                 {
-                    "hour": str(item.partition),
+                    heading: name(item),
                     "status": item.status.value,
                     "files": f"{item.total('files')} → {len(item.replacements)}",
                     "rows": item.total("rows"),
@@ -104,7 +104,7 @@ def _table(outcomes: Sequence[HourOutcome]) -> dg.TableMetadataValue:
         ],
         schema=dg.TableSchema(
             columns=[
-                dg.TableColumn("hour"),
+                dg.TableColumn(heading),
                 dg.TableColumn("status"),
                 dg.TableColumn("files", description="Merged, and written."),
                 dg.TableColumn("rows", "int"),
