@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.days.plan import Plan
     from quantlab_dagster.days.verify import VerifiedDay
     from quantlab_dagster.hours.compact import HourOutcome
+    from quantlab_dagster.lake.events import AppHour
     from quantlab_dagster.lake.layout import Pair, SymbolDay
 
 __all__ = ["ProgressListener", "Screen"]
@@ -147,9 +148,9 @@ class HourProgress:
     ) -> None:
         self._progress.stop()
 
-    def found(self, partitions: int) -> None:
+    def found(self, partitions: Sequence[AppHour]) -> None:
         """Show how much there is to do."""
-        self._progress.update(self._task, description="compacting", total=partitions)
+        self._progress.update(self._task, description="compacting", total=len(partitions))
 
     def finished(self, outcome: HourOutcome) -> None:
         """Print the hour's line, and move the bar."""

@@ -72,10 +72,13 @@ def recover(
         bool,
         typer.Option(help="Give up plans whose output and inputs are both gone. See first that no rows are missing."),
     ] = False,
+    retry_corrupt: Annotated[
+        bool, typer.Option(help="Forget which files cannot be merged; the next `compact` tries them again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Complete what a crashed run left unfinished, and merge nothing. `compact` does so, too, before all else."""
-    _run(_scope(app, hour, to), as_json=as_json, recover_only=True, give_up=give_up)
+    _run(_scope(app, hour, to), as_json=as_json, recover_only=True, give_up=give_up, retry_corrupt=retry_corrupt)
 
 
 @warehouse_app.command()
@@ -88,17 +91,16 @@ def plan(app: Apps = None, hour: Hour = None, to: To = None, as_json: Json = Fal
     rows = [
         (
             str(look.partition),
-            f"{len(look.files):,}",
-            f"{sum(len(chosen) for chosen in look.bins):,}",
-            f"{len(look.bins):,}",
-            format_bytes(sum(file.size_bytes for chosen in look.bins for file in chosen)),
+            f"{look.files:,}",
+            f"{sum(look.merges):,}",
+            f"{len(look.merges):,}",
+            format_bytes(look.merge_bytes),
             look.reason,
         )
         for look in looks
     ]
     screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
-    files = sum(len(chosen) for look in looks for chosen in look.bins)
-    size = sum(file.size_bytes for look in looks for chosen in look.bins for file in chosen)
+    files, size = sum(sum(look.merges) for look in looks), sum(look.merge_bytes for look in looks)
     screen.say(f"{len(looks)} hours need work: {files:,} files to merge, {format_bytes(size)}")
     screen.document([_look_document(look) for look in looks])
 
@@ -108,7 +110,7 @@ def status(app: Apps = None, as_json: Json = False) -> None:
     """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
     settings, screen = load_settings(), Screen(as_json=as_json)
     lake, found = run_interruptible(_look(_open(settings), _scope(app, None, None)))
-    totals, backlog = lake.totals, [look for look in lake.looks if look.bins]
+    totals, backlog = lake.totals, [look for look in lake.looks if look.merges]
     slots = Counter(look.slot.state for look in lake.looks if look.slot)
     late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
     screen.say(f"event lake           {settings.warehouse_url}")
@@ -143,12 +145,21 @@ async def _look(place: EventPlace, scope: Scope) -> tuple[LakeLook, list[Finding
     return lake, findings(await look_at_slots(place, scope), lake.looks, place.clock())
 
 
-def _run(scope: Scope, *, as_json: bool, recover_only: bool = False, give_up: bool = False) -> None:
+def _run(
+    scope: Scope,
+    *,
+    as_json: bool,
+    recover_only: bool = False,
+    give_up: bool = False,
+    retry_corrupt: bool = False,
+) -> None:
     from quantlab_dagster.warehouse_runs import compact_warehouse  # noqa: PLC0415  # Dagster takes a second to import
 
     settings, screen = load_settings(), Screen(as_json=as_json)
     with HourProgress(screen) as listener:
-        report = compact_warehouse(settings, scope, listener=listener, recover_only=recover_only, give_up=give_up)
+        report = compact_warehouse(
+            settings, scope, listener=listener, recover_only=recover_only, give_up=give_up, retry_corrupt=retry_corrupt
+        )
     failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]
     corrupt = sum(len(item.corrupt) for item in report.outcomes)
     if not report.failures or report.outcomes:
@@ -208,9 +219,9 @@ def _look_document(look: HourLook) -> dict[str, Any]:
     return {
         "app": look.partition.app,
         "hour": hour_text(look.partition.hour),
-        "files": len(look.files),
+        "files": look.files,
         "small_files": look.small,
-        "to_merge": [[file.name for file in chosen] for chosen in look.bins],
-        "bytes": sum(file.size_bytes for file in look.files),
+        "to_merge": look.merges,
+        "bytes_to_merge": look.merge_bytes,
         "reason": look.reason,
     }

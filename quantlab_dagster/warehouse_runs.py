@@ -18,8 +18,10 @@ from quantlab_dagster.runs import InProcess, step_failures
 from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from quantlab_dagster.hours.compact import EventPlace, HourListener
-    from quantlab_dagster.lake.events import Scope
+    from quantlab_dagster.lake.events import AppHour, Scope
     from quantlab_dagster.settings import Settings
 
 __all__ = ["SweepReport", "compact_warehouse", "open_event_place"]
@@ -42,7 +44,7 @@ class SweepReport:
     outcomes: list[HourOutcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def found(self, partitions: int) -> None:
+    def found(self, partitions: Sequence[AppHour]) -> None:
         """Nothing to remember."""
 
     def finished(self, outcome: HourOutcome) -> None:
@@ -51,7 +53,13 @@ class SweepReport:
 
 
 def compact_warehouse(
-    settings: Settings, scope: Scope, *, listener: HourListener, recover_only: bool = False, give_up: bool = False
+    settings: Settings,
+    scope: Scope,
+    *,
+    listener: HourListener,
+    recover_only: bool = False,
+    give_up: bool = False,
+    retry_corrupt: bool = False,
 ) -> SweepReport:
     """Compact the cold hours of the scope that need it.
 
@@ -60,6 +68,7 @@ def compact_warehouse(
         scope: which partitions.
         listener: told of progress from this thread.
         recover_only: complete what was left unfinished, and merge nothing.
+        retry_corrupt: forget which files are known not to be mergeable.
         give_up: give up plans that can neither be completed nor given up safely.
     """
     report = SweepReport()
@@ -69,6 +78,7 @@ def compact_warehouse(
         "last_hour": hour_text(scope.last) if scope.last else None,
         "recover_only": recover_only,
         "give_up": give_up,
+        "retry_corrupt": retry_corrupt,
         "most_hours": _ALL,
     }
     with InProcess(settings, WAREHOUSE_JOB) as runner:

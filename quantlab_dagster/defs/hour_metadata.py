@@ -44,7 +44,9 @@ def describe_sweep(done: Sweep) -> dict[str, Any]:
     metadata |= {
         "hours looked at": done.looked_at,
         "hours compacted": len(done.having(HourStatus.COMPACTED)),
-        "hours skipped": done.looked_at - len(done.having(HourStatus.COMPACTED)) - len(done.having(HourStatus.FAILED)),
+        "hours skipped": max(0, done.looked_at - done.left - len(done.outcomes))
+        + len(done.having(HourStatus.UNTOUCHED))
+        + len(done.having(HourStatus.BUSY)),
         "hours failed": len(done.having(HourStatus.FAILED)),
         "hours left for the next run": done.left,
     }

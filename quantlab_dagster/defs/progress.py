@@ -11,9 +11,11 @@ from quantlab_dagster.text import format_bytes, hour_line, line
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Sequence
     from logging import Logger
 
     from quantlab_dagster.days.plan import Plan
+    from quantlab_dagster.lake.events import AppHour
     from quantlab_dagster.lake.layout import Pair, SymbolDay
 
 __all__ = ["HourListeners", "HourLogListener", "Listeners", "LogListener", "extra_hour_listener", "extra_listener"]
@@ -90,9 +92,9 @@ class HourLogListener:
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
-    def found(self, partitions: int) -> None:
+    def found(self, partitions: Sequence[AppHour]) -> None:
         """Say how much there is to do."""
-        self._logger.info(f"{partitions:,} hours need work")  # noqa: G004
+        self._logger.info(f"{len(partitions):,} hours need work")  # noqa: G004
 
     def finished(self, outcome: HourOutcome) -> None:
         """The one line per hour."""
@@ -108,7 +110,7 @@ class HourListeners:
     def __init__(self, *listeners: HourListener | None) -> None:
         self._listeners = [listener for listener in listeners if listener is not None]
 
-    def found(self, partitions: int) -> None:
+    def found(self, partitions: Sequence[AppHour]) -> None:
         """Pass on."""
         for listener in self._listeners:
             listener.found(partitions)

@@ -56,13 +56,13 @@ class LakeResource(S3Resource):
         return self
 
     def store(self) -> Store:
-        """Open the lake. Only a raw lake must exist already when it is a local directory.
+        """Open the lake. Only the compact lake, which is ours, is made where it is a missing local directory.
 
         Raises:
             SettingsError: the URL, the credentials or the directory are not usable.
         """
         if not self.url.startswith("s3://"):
-            return open_store(self.url, create=self.lake != "raw")
+            return open_store(self.url, create=self.lake == "compact")
         return open_store(self.url, self._s3_options())
 
     def _s3_options(self) -> S3Options:

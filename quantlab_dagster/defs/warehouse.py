@@ -6,6 +6,7 @@ No `from __future__ import annotations` here: Dagster reads the annotations of t
 import datetime as dt
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from quantlab_dagster.hours.pack import Rules
 from quantlab_dagster.hours.scan import FEW_SMALL_FILES, NO_CORRUPT_FILES, NO_UNFINISHED_PLANS
 from quantlab_dagster.hours.sweep import Sweep, recover, sweep
 from quantlab_dagster.interrupts import run_interruptible
-from quantlab_dagster.lake.events import Scope, hour_text, parse_hour
+from quantlab_dagster.lake.events import AppHour, Scope, hour_text, parse_hour
 from quantlab_dagster.metrics import RunCounts
 from quantlab_dagster.schedule import cron_schedules
 from quantlab_dagster.settings import Settings
@@ -40,11 +41,9 @@ _CHECKS = {
     AUDITED: "Every file of the latest run was read back and proved before anything was deleted: rows, order, content.",
     NO_CORRUPT_FILES: "No file of the event lake is left out of merging because it cannot be read or united.",
     NO_UNFINISHED_PLANS: "No replacement of files is left unfinished: no reader sees rows twice.",
-    FEW_SMALL_FILES: "No cold hour has small files that could be merged.",
+    FEW_SMALL_FILES: "No hour that ended two hours ago or earlier has small files that could be merged.",
 }
 _MOST_REASONS = 5
-
-_Events = Iterator[dg.AssetMaterialization | dg.AssetObservation]
 
 
 class HoursConfig(dg.Config):
@@ -66,6 +65,10 @@ class SweepConfig(HoursConfig):
         description="Work on no more (app, hour)s than that, the latest first; the next run goes on with the rest.",
     )
     recover_only: bool = Field(default=False, description="Complete what a crash left, and merge nothing.")
+    retry_corrupt: bool = Field(
+        default=False,
+        description="With recover_only: forget which files cannot be merged; the next run tries them again.",
+    )
     give_up: bool = Field(
         default=False,
         description="Give up plans whose output and inputs are both gone, after seeing that no rows are missing.",
@@ -121,7 +124,8 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
     ) -> Iterator[Any]:
         hours = sorted(parse_hour(key) for key in context.partition_keys)
         scope = Scope(tuple(config.apps), hours[0], hours[-1])
-        listener = HourListeners(HourLogListener(context.log), extra_hour_listener.get())
+        recorder = _Recorder(context, hours[0], restricted=bool(config.apps))
+        listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
 
         def work() -> Coroutine[Any, Any, Sweep]:
             return sweep(event_place(settings, warehouse, limits, clock), scope, listener)
@@ -130,8 +134,8 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
             text = f"{hour_text(hours[-1])} is not over yet. It can be compacted from the next full hour (UTC) on"
             raise dg.Failure(description=text, allow_retries=False)
         done = _counted(work, meter, clock)
-        for event in _partition_events(done, hours, restricted=bool(config.apps)):
-            context.log_event(event)
+        for hour in hours:
+            recorder.record_if_nothing_was_to_do(hour)
         yield from _check_results(done)
         _raise_failures(done)
 
@@ -154,20 +158,18 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
         clock: dg.ResourceParam[Clock],
         meter: dg.ResourceParam[Meter],
     ) -> None:
-        listener = HourListeners(HourLogListener(context.log), extra_hour_listener.get())
+        known = dt.datetime.combine(settings.start_date, dt.time(0), dt.UTC)
+        recorder = _Recorder(context, known, restricted=bool(config.apps) or config.recover_only)
+        listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
 
         def work() -> Coroutine[Any, Any, Sweep]:
             place = event_place(settings, warehouse, limits, clock)
             scope = _scope(config)
             if config.recover_only:
-                return recover(place, scope, listener, give_up=config.give_up)
+                return recover(place, scope, listener, give_up=config.give_up, retry_corrupt=config.retry_corrupt)
             return sweep(place, scope, listener, most=config.most_hours)
 
         done = _counted(work, meter, clock)
-        known = dt.datetime.combine(settings.start_date, dt.time(0), dt.UTC)
-        hours = sorted({item.partition.hour for item in done.outcomes if item.partition.hour >= known})
-        for event in _partition_events(done, hours, restricted=bool(config.apps) or config.recover_only):
-            context.log_event(event)
         if not config.recover_only:
             for check in _check_results(done):
                 context.log_event(_evaluation(check))  # type: ignore[arg-type]  # the signature does not know it
@@ -195,7 +197,10 @@ def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if not settings.compaction_enabled:
             return dg.SkipReason("COMPACTION_ENABLED is false")
-        unfinished = dg.RunsFilter(job_name=WAREHOUSE_JOB, statuses=_UNFINISHED)
+        # One that was killed may stay "started" for hours, and leave what only the next run completes. Two at once are
+        # safe: each hour has a slot.
+        recent = context.scheduled_execution_time - _SKIPPED_FOR
+        unfinished = dg.RunsFilter(job_name=WAREHOUSE_JOB, statuses=_UNFINISHED, created_after=recent)
         if context.instance.get_runs(unfinished, limit=1):
             return dg.SkipReason("the run before this one has not ended; it or the next one does what there is to do")
         return dg.RunRequest()
@@ -217,6 +222,7 @@ def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
         ) from error
 
 
+_SKIPPED_FOR = dt.timedelta(hours=2)
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -239,25 +245,56 @@ def _counted(work: Callable[[], Coroutine[Any, Any, Sweep]], meter: Meter, clock
     started = time.monotonic()
     try:
         done = run_interruptible(work())
-    except QuantlabError as error:
+    except BaseException as error:
         target = EVENTS_ASSET.to_user_string()
         meter.count(RunCounts(EVENTS, target, succeeded=False, seconds=time.monotonic() - started), clock())
-        raise dg.Failure(description=str(error), allow_retries=False) from error
-    meter.count(hour_counts(done.outcomes, done.seconds, looked_at=done.looked_at), clock())
+        if isinstance(error, QuantlabError):
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        raise  # interrupted, or a bug
+    meter.count(hour_counts(done.outcomes, done.seconds, looked_at=done.looked_at - done.left), clock())
     return done
 
 
-def _partition_events(done: Sweep, hours: Sequence[dt.datetime], *, restricted: bool) -> _Events:
-    """An event for each hour; none for one that another compactor has, or that failed: it is not done."""
-    for hour in hours:
-        outcomes = [item for item in done.outcomes if item.partition.hour == hour]
-        if any(item.status in (HourStatus.FAILED, HourStatus.BUSY) for item in outcomes):
-            continue
-        metadata = describe_hour(outcomes)
-        if restricted:
-            yield dg.AssetObservation(EVENTS_ASSET, partition=hour_key(hour), metadata=metadata)
-        else:
-            yield dg.AssetMaterialization(EVENTS_ASSET, partition=hour_key(hour), metadata=metadata)
+class _Recorder:
+    """Records each hour as soon as its apps are done: what an interrupted run has done must not go unrecorded.
+
+    No event for an hour that another compactor has, or that failed: it is not done.
+    """
+
+    def __init__(
+        self, context: dg.OpExecutionContext | dg.AssetExecutionContext, first: dt.datetime, *, restricted: bool
+    ) -> None:
+        self._context = context
+        self._first = first
+        self._restricted = restricted
+        self._waiting: Counter[dt.datetime] = Counter()
+        self._outcomes: dict[dt.datetime, list[HourOutcome]] = {}
+        self._seen: set[dt.datetime] = set()
+
+    def found(self, partitions: Sequence[AppHour]) -> None:
+        """Know how many apps each hour has."""
+        self._waiting.update(partition.hour for partition in partitions)
+        self._seen.update(self._waiting)
+
+    def finished(self, outcome: HourOutcome) -> None:
+        """Record the hour if this was the last of its apps."""
+        hour = outcome.partition.hour
+        self._waiting[hour] -= 1
+        self._outcomes.setdefault(hour, []).append(outcome)
+        if not self._waiting[hour]:
+            self._record(hour, self._outcomes.pop(hour))
+
+    def record_if_nothing_was_to_do(self, hour: dt.datetime) -> None:
+        """Record an hour that was asked for, and needed no work."""
+        if hour not in self._seen:
+            self._record(hour, [])
+
+    def _record(self, hour: dt.datetime, outcomes: Sequence[HourOutcome]) -> None:
+        undone = any(item.status in (HourStatus.FAILED, HourStatus.BUSY) for item in outcomes)
+        if undone or hour < self._first:  # Dagster knows no partition before the start date
+            return
+        event = dg.AssetObservation if self._restricted else dg.AssetMaterialization
+        self._context.log_event(event(EVENTS_ASSET, partition=hour_key(hour), metadata=describe_hour(outcomes)))
 
 
 def _check_results(done: Sweep) -> Iterator[dg.AssetCheckResult]:

@@ -19,17 +19,26 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, StoreError
+from quantlab_dagster.errors import (
+    BadPart,
+    Conflict,
+    ObjectChanged,
+    QuantlabError,
+    SchemaConflict,
+    StoreError,
+)
 from quantlab_dagster.hours.pack import Bin, Rules, pack, small_files
 from quantlab_dagster.hours.replace import complete
 from quantlab_dagster.hours.slot import Claim, Corrupt, Input, Plan, read_slot
+from quantlab_dagster.kernel.columns import odd_ones
 from quantlab_dagster.kernel.merge import merge
+from quantlab_dagster.kernel.parts import FooterReader, Part
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.events import ONE_HOUR, Scope, is_compacted, list_hour
 from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
 from quantlab_dagster.work.clock import Clock, utc_now
 from quantlab_dagster.work.digests import file_sha256
-from quantlab_dagster.work.fetch import MemoryGate, fetch_survey
+from quantlab_dagster.work.fetch import MemoryGate, fetch_parts, fetch_survey
 from quantlab_dagster.work.garbage import objects_frozen
 from quantlab_dagster.work.scratch import scratch_directory
 from quantlab_dagster.work.threads import Worker
@@ -129,8 +138,8 @@ class HourOutcome:
 class HourListener(Protocol):
     """Is told how the work goes, always from the thread of the event loop."""
 
-    def found(self, partitions: int) -> None:
-        """So many partitions need work."""
+    def found(self, partitions: Sequence[AppHour]) -> None:
+        """These partitions need work, and are going to get it."""
 
     def finished(self, outcome: HourOutcome) -> None:
         """The work on a partition has ended."""
@@ -178,6 +187,7 @@ async def compact_hours(
     *,
     recover_only: bool = False,
     give_up: bool = False,
+    retry_corrupt: bool = False,
 ) -> list[HourOutcome]:
     """Work on partitions, each by itself: one that fails does not stop the others.
 
@@ -186,12 +196,13 @@ async def compact_hours(
         partitions: those that may need work; the current hour is refused.
         listener: told of progress.
         recover_only: complete what was left unfinished, and merge nothing.
+        retry_corrupt: forget which files are known not to be mergeable.
         give_up: with plans that can neither be completed nor given up safely, do the latter.
 
     Returns:
         One outcome each, in the order in which they ended.
     """
-    listener.found(len(partitions))
+    listener.found(partitions)
     with objects_frozen(), scratch_directory(place.scratch_base) as scratch:
         shared = _Shared(place, scratch)
         waiting = iter(partitions)
@@ -199,7 +210,7 @@ async def compact_hours(
 
         async def work_on_one_after_the_other() -> None:
             for partition in waiting:
-                outcome = await _HourWork(shared, partition, recover_only, give_up).run()
+                outcome = await _HourWork(shared, partition, recover_only, give_up, retry_corrupt).run()
                 outcomes.append(outcome)
                 listener.finished(outcome)
 
@@ -232,8 +243,11 @@ class _HourWork:
     partition: AppHour
     recover_only: bool = False
     give_up: bool = False
+    retry_corrupt: bool = False
     corrupt: tuple[Corrupt, ...] = ()
     files: list[ObjectInfo] = field(default_factory=list)
+    tried: Bin = ()
+    known: set[str] = field(default_factory=set)
     replacements: list[Replacement] = field(default_factory=list)
 
     async def run(self) -> HourOutcome:
@@ -289,7 +303,7 @@ class _HourWork:
         """Claim the slot; a plan that is found in it is completed first, whoever made it."""
         slot, etag = await read_slot(self._place.lake, self.partition)
         claim = Claim(self._place.lake, self.partition, slot, etag, self._place.clock)
-        self.corrupt = slot.corrupt
+        self.corrupt = () if self.retry_corrupt else slot.corrupt
         if slot.state == "claimed" and not slot.is_silent(self._place.clock()):
             return None, f"{slot.holder} has been at work on it since {slot.since}"
         if slot.plan is not None:
@@ -302,6 +316,7 @@ class _HourWork:
         changes = 0
         while True:
             self.files = await list_hour(self._place.lake, self.partition)
+            self.known = self.known or {file.name for file in self.files}
             self.corrupt = tuple(item for item in self.corrupt if item.is_among(self.files))
             bins = self._bins()
             if not bins:
@@ -310,8 +325,11 @@ class _HourWork:
                 await claim.take(self.corrupt)
             try:
                 done = await self._replace(claim, bins[0])
+            except SchemaConflict as error:
+                self._exclude(error, await self._odd_ones())
+                continue
             except BadPart as error:
-                self._exclude(error, bins[0])
+                self._exclude(error, {error.part: error.cause})
                 continue
             except ObjectChanged as error:
                 done, reason = False, str(error)
@@ -334,30 +352,63 @@ class _HourWork:
 
     def _mergeable(self) -> list[ObjectInfo]:
         bad = {(item.name, item.etag) for item in self.corrupt}
-        return [file for file in self.files if (file.name, file.etag) not in bad]
+        # What arrives while we are at work waits for the next run: else a replay of old events would hold this one.
+        ours = self.known | {item.output for item in self.replacements}
+        return [file for file in self.files if file.name in ours and (file.name, file.etag) not in bad]
 
     def _untouched(self) -> str:
         small = small_files(self._mergeable(), self._place.rules)
         corrupt = f", {len(self.corrupt)} corrupt" if self.corrupt else ""
         return f"{len(self.files)} files, {len(small)} of them small{corrupt}: nothing to merge"
 
-    def _exclude(self, error: BadPart, chosen: Bin) -> None:
-        """Leave a file out from now on. Each round does so with one, until the others can be merged."""
-        culprit = next((file for file in chosen if file.name == error.part), None)
-        if culprit is None or len(self.corrupt) >= _MOST_CORRUPT:
+    def _exclude(self, error: BadPart, bad: dict[str, str]) -> None:
+        """Leave files out from now on, so that the others can be merged.
+
+        Args:
+            error: what stopped the merge; raised again if there are too many of them, or none of ours.
+            bad: names, and why they cannot be merged.
+        """
+        found = [file for file in self.files if file.name in bad]
+        if not found or len(self.corrupt) + len(found) > _MOST_CORRUPT:
             raise error
-        logger.info("%s stays as it is: %s", self._place.lake.name(culprit.key), error.cause)
-        self.corrupt = (*self.corrupt, Corrupt(name=culprit.name, etag=culprit.etag, reason=error.cause))
+        for file in found:
+            logger.info("%s stays as it is: %s", self._place.lake.name(file.key), bad[file.name])
+        self.corrupt += tuple(Corrupt(name=file.name, etag=file.etag, reason=bad[file.name]) for file in found)
+
+    async def _odd_ones(self) -> dict[str, str]:
+        """Which files do not unite with the others. The merge blames the one it meets last, which need not be it."""
+        directory = self.shared.scratch / uuid.uuid4().hex
+        directory.mkdir()
+        parts: list[Part] = []
+
+        async def keep(batch: list[Part]) -> None:
+            parts.extend(batch)
+
+        def read() -> dict[str, str]:
+            reader, bad, readable = FooterReader(), dict[str, str](), []
+            for part in parts:
+                try:
+                    readable.append((part, reader.read(part)))
+                except BadPart as error:
+                    bad[part.key] = error.cause
+            return bad | odd_ones([part for part, _ in readable], [footer for _, footer in readable], ORDER.column)
+
+        try:
+            await fetch_parts(self._place.lake, self.tried, keep, gate=self.shared.requests, spool=directory)
+            return await Worker().run(read)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
     async def _replace(self, claim: Claim, chosen: Bin) -> bool:
         """Merge a bin, and replace its files. False if they changed before anything did."""
         directory = self.shared.scratch / uuid.uuid4().hex
         directory.mkdir()
-        chosen, merged, sha256 = await self._build(chosen, directory)
-        output = directory / _OUTPUT
-        name = output_name(chosen)
-        staged = await self._place.lake.stage(self.partition.key(name), output)
-        output.unlink()
+        try:
+            chosen, merged, sha256 = await self._build(chosen, directory)
+            name = output_name(chosen)
+            staged = await self._place.lake.stage(self.partition.key(name), directory / _OUTPUT)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
         plan = Plan(
             inputs=tuple(Input(name=file.name, etag=file.etag, size_bytes=file.size_bytes) for file in chosen),
             output=name,
@@ -395,6 +446,7 @@ class _HourWork:
             self.shared.shrink = min(4.0, max(0.05, (size_bytes - old) / new))
 
     async def _merge(self, chosen: Bin, directory: Path) -> tuple[Merged, str]:
+        self.tried = chosen
         place, worker = self._place, Worker()
         size_bytes = sum(file.size_bytes for file in chosen)
         spool = directory / uuid.uuid4().hex if size_bytes > place.download_budget else None

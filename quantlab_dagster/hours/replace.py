@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import PlanStuck, StoreError
+from quantlab_dagster.errors import ObjectNotFound, PlanStuck, StoreError
 from quantlab_dagster.lake.events import list_hour
 from quantlab_dagster.lake.store import first_error
 from quantlab_dagster.work.wording import name_some
@@ -82,7 +82,12 @@ async def complete(store: Store, partition: AppHour, plan: Plan, claim: Claim, *
     if output.size_bytes != plan.size_bytes:
         raise _foreign(store, key, f"has {output.size_bytes} bytes instead of the {plan.size_bytes} planned")
     if published is None:
-        if await store.sha256(key) != plan.sha256:
+        try:
+            sha256 = await store.sha256(key)
+        except ObjectNotFound:
+            await claim.check()  # if others have completed the plan and merged its output further, this says so
+            raise
+        if sha256 != plan.sha256:
             raise _foreign(store, key, "has another content than planned")
         await store.discard(staged)  # in case the same bytes came from another upload
     kept = await _delete_inputs(store, partition, plan)

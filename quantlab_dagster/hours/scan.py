@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import AccessDenied, MalformedObject
+from quantlab_dagster.errors import MalformedObject, StoreError
 from quantlab_dagster.hours.compact import HourStatus
-from quantlab_dagster.hours.pack import Bin, pack, small_files
+from quantlab_dagster.hours.pack import pack, small_files
 from quantlab_dagster.hours.slot import find_slots, read_slot
 from quantlab_dagster.lake.events import ONE_HOUR, AppHour, find_hours, is_compacted
 from quantlab_dagster.work.finding import Finding
@@ -52,9 +52,12 @@ class HourLook:
 
     Attributes:
         partition: which.
-        files: its event files, in key order.
+        files: number of its event files.
         small: how many of them are small.
-        bins: which would be merged into one file each.
+        new: how many of those to be merged were not merged before.
+        merges: number of files that would become one, for each output.
+        merge_bytes: size of the files to be merged.
+        corrupt: files known not to be mergeable, which are still there.
         slot: its slot, if that says more than "idle".
         unreadable: why its slot cannot be read; empty if it can.
         unfinished: what somebody left, or is at; empty if nothing.
@@ -62,24 +65,21 @@ class HourLook:
     """
 
     partition: AppHour
-    files: tuple[ObjectInfo, ...]
+    files: int
     small: int
-    bins: tuple[Bin, ...]
+    new: int
+    merges: tuple[int, ...]
+    merge_bytes: int
+    corrupt: tuple[Corrupt, ...] = ()
     slot: Slot | None = None
     unreadable: str = ""
     unfinished: str = ""
     vanished: int = 0
 
     @property
-    def corrupt(self) -> tuple[Corrupt, ...]:
-        """Files known not to be mergeable, which are still there."""
-        files = list(self.files)
-        return tuple(item for item in self.slot.corrupt if item.is_among(files)) if self.slot else ()
-
-    @property
     def needs_work(self) -> bool:
         """Whether a run has something to do here, be it to say that it cannot."""
-        return bool(self.bins or self.unreadable or self.unfinished or self.vanished)
+        return bool(self.merges or self.unreadable or self.unfinished or self.vanished)
 
     @property
     def reason(self) -> str:
@@ -89,9 +89,8 @@ class HourLook:
         if self.unfinished:
             return self.unfinished
         corrupt = f", {len(self.corrupt)} corrupt" if self.corrupt else ""
-        if self.bins:
-            new = sum(not is_compacted(file.name) for chosen in self.bins for file in chosen)
-            return f"{self.small} small files, {new} of them new{corrupt}"
+        if self.merges:
+            return f"{self.small} small files, {self.new} of them new{corrupt}"
         return "a corrupt file has gone" if self.vanished else f"nothing to merge{corrupt}"
 
 
@@ -178,28 +177,25 @@ def _look(
     slots: dict[AppHour, Slot | MalformedObject],
 ) -> HourLook:
     slot = slots.get(partition)
-    known = () if slot is None or isinstance(slot, MalformedObject) else slot.corrupt
-    bad = {(item.name, item.etag) for item in known}
+    readable = None if isinstance(slot, MalformedObject) else slot
+    known = readable.corrupt if readable else ()
+    corrupt = tuple(item for item in known if item.is_among(files))
+    bad = {(item.name, item.etag) for item in corrupt}
     mergeable = [file for file in files if (file.name, file.etag) not in bad]
-    look = HourLook(
-        partition,
-        tuple(files),
-        len(small_files(mergeable, place.rules)),
-        tuple(pack(mergeable, place.rules)),
-    )
-    if slot is None:
-        return look
-    if isinstance(slot, MalformedObject):
-        return HourLook(look.partition, look.files, look.small, look.bins, unreadable=str(slot))
-    gone = sum(not item.is_among(list(files)) for item in known)
+    bins = pack(mergeable, place.rules)
+    chosen = [file for found in bins for file in found]
     return HourLook(
-        look.partition,
-        look.files,
-        look.small,
-        look.bins,
-        slot,
-        unfinished=_unfinished(place, slot),
-        vanished=gone,
+        partition,
+        files=len(files),
+        small=len(small_files(mergeable, place.rules)),
+        new=sum(not is_compacted(file.name) for file in chosen),
+        merges=tuple(len(found) for found in bins),
+        merge_bytes=sum(file.size_bytes for file in chosen),
+        corrupt=corrupt,
+        slot=readable,
+        unreadable=str(slot) if isinstance(slot, MalformedObject) else "",
+        unfinished=_unfinished(place, readable) if readable else "",
+        vanished=len(known) - len(corrupt),
     )
 
 
@@ -220,7 +216,7 @@ async def discard_strays(place: EventPlace, scope: Scope) -> int:
     """
     try:
         uploads = await place.lake.staged_below("")
-    except AccessDenied as error:
+    except StoreError as error:
         logger.warning("uploads that a crash left cannot be looked for: %s", error)
         return 0
     discarded = 0
@@ -234,9 +230,13 @@ async def discard_strays(place: EventPlace, scope: Scope) -> int:
         except MalformedObject:
             continue
         planned = slot.plan is not None and slot.plan.upload_id == upload.upload_id
-        at_work = slot.state == "claimed" and not slot.is_silent(place.clock())
-        if not planned and not at_work:
-            discarded += await place.lake.discard(upload)
+        # Not even if the claim is silent: whoever holds it may wake, and write a plan. It is discarded when the slot is
+        # idle again, or has another one's plan.
+        if not planned and slot.state != "claimed":
+            try:
+                discarded += await place.lake.discard(upload)
+            except StoreError as error:
+                logger.warning("an upload that a crash left cannot be discarded: %s", error)
     return discarded
 
 
@@ -256,7 +256,7 @@ def findings(
     """
     outcomes = list(outcomes)
     done = {item.partition for item in outcomes if item.status in (HourStatus.COMPACTED, HourStatus.UNTOUCHED)}
-    late = [look for look in looks if look.bins and look.partition.hour + ONE_HOUR + _DUE_AFTER <= now]
+    late = [look for look in looks if look.merges and look.partition.hour + ONE_HOUR + _DUE_AFTER <= now]
     small = [f"{look.partition} ({look.small})" for look in late if look.partition not in done]
     readable = {partition: slot for partition, slot in slots.items() if not isinstance(slot, MalformedObject)}
     corrupt = [

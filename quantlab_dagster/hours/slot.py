@@ -22,7 +22,7 @@ from quantlab_dagster.lake.record import Record
 from quantlab_dagster.lake.store import Staged, first_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from quantlab_dagster.lake.events import Scope
     from quantlab_dagster.lake.store import ObjectInfo, Store
@@ -58,7 +58,7 @@ class Corrupt(BaseModel):
     etag: str
     reason: str
 
-    def is_among(self, files: list[ObjectInfo]) -> bool:
+    def is_among(self, files: Sequence[ObjectInfo]) -> bool:
         """Whether it is still there, unchanged."""
         return any((file.name, file.etag) == (self.name, self.etag) for file in files)
 
@@ -132,7 +132,8 @@ class Slot(Record):
 
     def is_silent(self, now: dt.datetime) -> bool:
         """Whether its claim may be taken over."""
-        return self.since is None or now - self.since > SILENT_AFTER
+        # A claim from the future is one of a machine whose clock is wrong: it must not hold its hour until then.
+        return self.since is None or abs(now - self.since) > SILENT_AFTER
 
 
 _IDLE_BYTES = len(Slot().dump())
@@ -251,6 +252,8 @@ class Claim:
                 # What is renewed is what stands when it is our turn to write, not what stood before: that may be a
                 # claim, and by now a plan.
                 async with self._writing:
+                    if self.slot.state == "idle":
+                        return
                     await self._swap(self.slot.model_copy(update={"since": self._clock()}))
             except StoreUnavailable as error:
                 logger.warning("the claim of %s could not be renewed: %s", self._partition, error)

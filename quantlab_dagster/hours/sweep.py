@@ -56,10 +56,10 @@ async def sweep(place: EventPlace, scope: Scope, listener: HourListener, *, most
         StoreError: the lake cannot be listed. What goes wrong in one partition is in its outcome.
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
-    await discard_strays(place, scope)
     lake = await look_over(place, scope)
     work = [look.partition for look in lake.work]
     outcomes = await compact_hours(place, work[:most], listener)
+    await discard_strays(place, scope)  # now that what they were made for is recovered
     # What is wrong is judged over the whole lake: a run over one hour must not hide what another one found.
     slots = await look_at_slots(place, Scope())
     everything = lake if scope == Scope() else await look_over(place, Scope())
@@ -75,7 +75,9 @@ async def sweep(place: EventPlace, scope: Scope, listener: HourListener, *, most
     )
 
 
-async def recover(place: EventPlace, scope: Scope, listener: HourListener, *, give_up: bool = False) -> Sweep:
+async def recover(
+    place: EventPlace, scope: Scope, listener: HourListener, *, give_up: bool = False, retry_corrupt: bool = False
+) -> Sweep:
     """Complete what was left unfinished, and merge nothing.
 
     Args:
@@ -83,14 +85,19 @@ async def recover(place: EventPlace, scope: Scope, listener: HourListener, *, gi
         scope: which partitions.
         listener: told of progress.
         give_up: give up plans whose output and inputs are both gone: an operator has seen that nothing is missing.
+        retry_corrupt: forget which files are known not to be mergeable; the next run tries them again.
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
-    await discard_strays(place, scope)
     slots = await look_at_slots(place, place.cold(scope))
     unfinished = [
-        partition for partition, slot in slots.items() if isinstance(slot, MalformedObject) or slot.state != "idle"
+        partition
+        for partition, slot in slots.items()
+        if isinstance(slot, MalformedObject) or slot.state != "idle" or (retry_corrupt and slot.corrupt)
     ]
-    outcomes = await compact_hours(place, unfinished, listener, recover_only=True, give_up=give_up)
+    outcomes = await compact_hours(
+        place, unfinished, listener, recover_only=True, give_up=give_up, retry_corrupt=retry_corrupt
+    )
+    await discard_strays(place, scope)
     found = findings(await look_at_slots(place, Scope()), (), place.clock())
     seconds = time.monotonic() - started
     return Sweep(tuple(outcomes), len(slots), 0, tuple(found), seconds, _since(place, before))

@@ -13,7 +13,7 @@ from quantlab_dagster.kernel.parts import Footer, Part, is_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["SEQ", "Columns", "ConstantValue", "may_be_constant", "unite", "widen"]
+__all__ = ["SEQ", "Columns", "ConstantValue", "may_be_constant", "odd_ones", "unite", "widen"]
 
 SEQ = "seq"
 
@@ -131,6 +131,32 @@ def unite(
     if order_by in dtypes:
         dtypes[order_by] = pl.Int64()
     return Columns(order_by, dtypes, dict(constants or {}))
+
+
+def odd_ones(parts: Iterable[Part], footers: Iterable[Footer], order_by: str) -> dict[str, str]:
+    """The parts that keep the others from being united: those whose schemas are rarer.
+
+    Args:
+        parts: in key order.
+        footers: theirs; parts of equal schemas share them.
+        order_by: must be an integer column of every part.
+
+    Returns:
+        Key of each such part, and why it does not unite with the others; empty if all do.
+    """
+    groups: dict[int, list[tuple[Part, Footer]]] = {}
+    for part, footer in zip(parts, footers, strict=True):
+        groups.setdefault(id(footer.schema), []).append((part, footer))
+    united: list[tuple[Part, Footer]] = []
+    odd: dict[str, str] = {}
+    for group in sorted(groups.values(), key=len, reverse=True):
+        candidate = [*united, group[0]]
+        try:
+            unite([part for part, _ in candidate], [footer for _, footer in candidate], order_by)
+            united = candidate
+        except SchemaConflict as error:
+            odd |= {part.key: error.cause for part, _ in group}
+    return odd
 
 
 def _unite_column(

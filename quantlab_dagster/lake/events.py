@@ -41,7 +41,7 @@ ONE_HOUR = dt.timedelta(hours=1)
 _COMPACTED = "compacted_"
 _HOUR = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T -]?(\d{2})(?::?00)?Z?")
 _LISTINGS_AT_ONCE = 32
-_DAYS_HELD = 256
+_DAYS_HELD = 32
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -173,7 +173,7 @@ async def find_hours(store: Store, scope: Scope) -> AsyncIterator[tuple[AppHour,
 
     Directories are walked by delimiter down to the days, and only those that the scope reaches. A day is listed at
     once: that never takes more requests than listing its hours one by one, and 25 times fewer once they are compacted.
-    No more than some hundred days are held at a time.
+    No more than some days are held at a time.
 
     Raises:
         StoreError: a listing failed; it is never taken for an empty one.

@@ -878,7 +878,7 @@ def local_store(path: Path, *, url: str | None = None, create: bool = False) -> 
             raise SettingsError(
                 str(url or path),
                 "this local lake does not exist",
-                "Set QUANTLAB_RAW_URL and QUANTLAB_COMPACT_URL, or run `make demo` for a first lake",
+                "Set its URL (QUANTLAB_RAW_URL, WAREHOUSE_URL), or run `make demo` for first lakes",
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -905,7 +905,8 @@ def s3_store(url: str, options: S3Options) -> Store:
         raise SettingsError(url, f"{options.region!r} is no region", "Set AWS_REGION, as in us-east-1")
     if options.endpoint_url and not _ENDPOINT.fullmatch(options.endpoint_url):
         remedy = "Set AWS_ENDPOINT_URL, as in https://host:port"
-        raise SettingsError(url, f"{options.endpoint_url!r} is no endpoint", remedy)
+        shown = options.endpoint_url.rpartition("@")[2]  # credentials have no place there, but may stand there
+        raise SettingsError(url, f"{shown!r} is no endpoint", remedy)
     client: ClientConfig = {
         "timeout": timedelta(minutes=5),
         "connect_timeout": timedelta(seconds=5),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -13,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.errors import AuditFailed, SettingsError
 from quantlab_dagster.hours import compact as compact_module
+from quantlab_dagster.kernel import merge as merge_module
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic_events import corrupt_event_file
 from quantlab_dagster_tests.conftest import Rig
@@ -242,6 +245,33 @@ def test_the_job_can_be_restricted_and_can_recover_only(local: EventLake, instan
     assert [record.partition_key for record in observed] == [KEY]
 
 
+def test_what_an_interrupted_run_has_done_is_recorded(
+    local: EventLake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hours in range(4):
+        local.put_spec(spec(hour=HOUR - hours * LATER))
+    monkeypatch.setattr(compact_module, "_HOURS_AT_ONCE", 1)
+    merge, count = merge_module.merge, itertools.count(1)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        return merge(*arguments, **options)
+
+    monkeypatch.setattr(compact_module, "merge", interrupted)
+    with suppress(BaseException):  # what Dagster makes of it
+        run_job(instance)
+    assert len(materialised(instance)) == 2
+    assert metrics(local)["runs_total", "events", "warehouse/events", "failure"] == 1
+
+
+def test_a_local_lake_that_is_not_there_is_no_empty_lake(
+    local: EventLake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_URL", str(local.scratch / "evnts"))
+    assert "this local lake does not exist" in failure_of(run_job(instance))
+
+
 # ---- the asset -------------------------------------------------------------------------------------------------------
 
 
@@ -301,11 +331,11 @@ def test_some_apps_of_an_hour_are_an_observation(local: EventLake, instance: dg.
 # ---- the schedule ----------------------------------------------------------------------------------------------------
 
 
-def tick(instance: dg.DagsterInstance, settings: Settings) -> dg.RunRequest | dg.SkipReason:
+def tick(instance: dg.DagsterInstance, settings: Settings, at: dt.datetime = SOON) -> dg.RunRequest | dg.SkipReason:
     definitions = build_definitions(settings)
     schedule = definitions.resolve_schedule_def("warehouse_compaction")
     assert isinstance(schedule, dg.ScheduleDefinition)
-    with dg.build_schedule_context(instance=instance, scheduled_execution_time=SOON) as context:
+    with dg.build_schedule_context(instance=instance, scheduled_execution_time=at) as context:
         data = schedule.evaluate_tick(context)
     if data.run_requests:
         [request] = data.run_requests
@@ -327,6 +357,8 @@ def check_the_schedule(instance: dg.DagsterInstance, settings: Settings) -> None
     skipped = tick(instance, settings)
     assert isinstance(skipped, dg.SkipReason)
     assert "has not ended" in (skipped.skip_message or "")
+    # One that was killed stays "started": it must not hold up what completes its plans.
+    assert isinstance(tick(instance, settings, dt.datetime.now(dt.UTC) + 3 * LATER), dg.RunRequest)
     instance.delete_run(run.run_id)
     assert isinstance(tick(instance, settings), dg.RunRequest)
 

@@ -19,7 +19,7 @@ from quantlab_dagster.lake.events import SLOTS, AppHour, Scope
 from quantlab_dagster.synthetic_events import EventFile, HourSpec, generate_event_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from quantlab_dagster.lake.store import ObjectInfo, Store
@@ -43,10 +43,10 @@ def spec(*, files: int = 4, rows: int = 200, seed: int = 0, app: str = "demo", h
 class HourRecorder:
     """A listener that remembers."""
 
-    partitions: int | None = None
+    partitions: Sequence[AppHour] = ()
     ended: list[HourOutcome] = field(default_factory=list)
 
-    def found(self, partitions: int) -> None:
+    def found(self, partitions: Sequence[AppHour]) -> None:
         self.partitions = partitions
 
     def finished(self, outcome: HourOutcome) -> None:

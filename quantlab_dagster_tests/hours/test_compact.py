@@ -6,16 +6,24 @@ import asyncio
 import datetime as dt
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import MalformedObject
+from quantlab_dagster.hours import compact as compact_module
+from quantlab_dagster.hours import pack as pack_module
 from quantlab_dagster.hours import slot as slot_module
 from quantlab_dagster.hours.compact import INPUTS_METADATA, HourStatus, last_cold_hour
-from quantlab_dagster.hours.scan import FEW_SMALL_FILES, NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, look_over
+from quantlab_dagster.hours.scan import (
+    FEW_SMALL_FILES,
+    NO_CORRUPT_FILES,
+    NO_UNFINISHED_PLANS,
+    discard_strays,
+    look_over,
+)
 from quantlab_dagster.hours.slot import SILENT_AFTER, Corrupt, Input, Plan, Slot
 from quantlab_dagster.hours.sweep import recover, sweep
 from quantlab_dagster.lake.events import AppHour, Scope
@@ -32,7 +40,9 @@ from quantlab_dagster_tests.hours.event_lakes import (
 )
 
 if TYPE_CHECKING:
+    from quantlab_dagster.hours.pack import Bin
     from quantlab_dagster.hours.sweep import Sweep
+    from quantlab_dagster.lake.store import ObjectInfo
     from quantlab_dagster_tests.conftest import Rig
 
 
@@ -283,6 +293,68 @@ def test_files_that_do_not_unite_or_lack_the_time_stay(lake: EventLake) -> None:
     assert rows_of([asyncio.run(lake.store.get(key))[0] for key in merged]) == rows_of(original)
 
 
+def test_one_odd_file_does_not_condemn_the_many(lake: EventLake) -> None:
+    odd = EventFile("events_00.parquet", parquet(timestamp_ms=[1], v=[7]))
+    many = [EventFile(f"events_{n:02d}.parquet", parquet(timestamp_ms=[n], v=[f"x{n}"])) for n in range(1, 31)]
+    lake.put(PARTITION, [odd, *many])
+    [outcome] = lake.sweep().outcomes
+    assert outcome.status is HourStatus.COMPACTED
+    assert [item.name for item in outcome.corrupt] == [odd.name]
+    assert outcome.replacements[0].files == 30
+    assert lake.rows() == rows_of([odd.data, *(file.data for file in many)])
+
+
+def test_what_is_known_to_be_corrupt_can_be_tried_again(lake: EventLake) -> None:
+    original = lake.put_spec(spec())
+    names = lake.names()
+    etags = {info.name: info.etag for info in lake.objects()}
+    wrong = tuple(Corrupt(name=name, etag=etags[name], reason="an older version said so") for name in names)
+    write_slot(lake, Slot(corrupt=wrong).dump())
+    assert lake.sweep().outcomes == ()
+    asyncio.run(recover(lake.place(), Scope(), HourRecorder(), retry_corrupt=True))
+    assert lake.slot() == Slot()
+    assert lake.sweep().outcomes[0].status is HourStatus.COMPACTED
+    assert lake.rows() == rows_of(original)
+
+
+def test_a_corrupt_file_is_found_in_whatever_bin_it_is(lake: EventLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first output is smaller than wanted, so other files join it: among them the bad one, of another bin."""
+    files = sorted(generate_event_files(spec(files=12, rows=6_000)), key=lambda file: file.name)
+    lake.put(PARTITION, files)
+    bad = corrupt_event_file(spec(files=12, rows=6_000))
+    lake.put(PARTITION, [bad])
+    target = int(sum(len(file.data) for file in files) * 0.4)
+    packed = pack_module.pack
+
+    def bad_one_last(*arguments: Any) -> list[Bin]:
+        return sorted(packed(*arguments), key=lambda found: bad.name in {file.name for file in found})
+
+    monkeypatch.setattr(compact_module, "pack", bad_one_last)
+    [outcome] = lake.sweep(target_size=target).outcomes
+    assert outcome.status is HourStatus.COMPACTED, outcome.reason
+    assert [item.name for item in outcome.corrupt] == [bad.name]
+    assert not [name for name in lake.names() if name.startswith("events_") and name != bad.name]
+
+
+def test_what_arrives_while_a_run_is_at_work_waits_for_the_next_one(lake: EventLake) -> None:
+    """Else a replay of old events, a file each time the hour is listed, would keep the run there."""
+    original = lake.put_spec(spec())
+    store = lake.store
+    listing = store.list_objects
+
+    async def listing_and_more(prefix: str) -> list[ObjectInfo]:
+        if prefix == PARTITION.prefix:
+            [late] = generate_event_files(spec(files=1, rows=5, seed=100 + len(original)))
+            original.append(late.data)
+            await store.put(PARTITION.key(late.name), late.data)
+        return await listing(prefix)
+
+    store.list_objects = listing_and_more  # type: ignore[method-assign]
+    [outcome] = lake.sweep(store=store).outcomes
+    assert len(outcome.replacements) == 1
+    assert lake.rows() == rows_of(original)
+
+
 def test_too_many_bad_files_fail_the_hour_and_no_other(lake: EventLake) -> None:
     lake.put_spec(spec())
     lake.put(PARTITION, [EventFile(f"events_bad{n:02d}.parquet", b"nothing") for n in range(22)])
@@ -337,6 +409,27 @@ def test_another_ones_claim_is_respected_until_it_is_silent(lake: EventLake) -> 
     [outcome] = lake.sweep(now=late).outcomes
     assert outcome.status is HourStatus.COMPACTED
     assert lake.rows() == rows_of(original)
+
+
+@pytest.mark.parametrize("since", [SOON - LATER, SOON + LATER])
+def test_a_claim_of_another_time_holds_its_hour_not_for_long(lake: EventLake, since: dt.datetime) -> None:
+    """One from the future was written by a machine whose clock is wrong."""
+    lake.put_spec(spec())
+    write_slot(lake, Slot(state="claimed", holder="somebody", since=since).dump())
+    assert lake.sweep().outcomes[0].status is HourStatus.COMPACTED
+
+
+def test_an_upload_of_a_silent_holder_is_not_taken_from_it(lake: EventLake) -> None:
+    """It may wake and write its plan: only when the slot is idle again nobody can."""
+    file = lake.scratch / "file"
+    file.write_bytes(b"content")
+    asyncio.run(lake.store.stage(PARTITION.key("compacted_x.parquet"), file))
+    write_slot(lake, Slot(state="claimed", holder="somebody", since=SOON).dump())
+    place = lake.place(now=SOON + 5 * LATER)
+    assert asyncio.run(discard_strays(place, Scope())) == 0
+    write_slot(lake, Slot().dump())
+    assert asyncio.run(discard_strays(place, Scope())) == 1
+    assert lake.staged() == []
 
 
 def test_uploads_of_the_dead_are_discarded_and_those_of_the_living_are_not(lake: EventLake) -> None:
@@ -396,7 +489,7 @@ def test_looking_shows_what_would_be_done(lake: EventLake) -> None:
     found = asyncio.run(look_over(lake.place(), Scope()))
     [look] = found.looks
     assert (look.partition, look.needs_work) == (PARTITION, True)
-    assert [len(chosen) for chosen in look.bins] == [4]
+    assert look.merges == (4,)
     assert (found.totals.hours, found.totals.apps, found.totals.files, found.totals.small) == (2, {"demo"}, 5, 5)
     assert len(lake.objects()) == 5, "nothing was done"
 

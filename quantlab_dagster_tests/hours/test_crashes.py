@@ -257,6 +257,7 @@ def test_what_changes_or_arrives_meanwhile_survives(lake: EventLake, method: str
     assert found == new + (rows_of([files[1].data]) if too_late else rows_of([]))
     assert done.outcomes[0].status is HourStatus.COMPACTED
     assert any(item.kept == (files[1].name,) for item in done.outcomes[0].replacements) == too_late
+    lake.sweep(now=SOON + LATER)  # what arrived meanwhile waits for the next run
     check_all_well(lake, found)
 
 
