@@ -164,6 +164,9 @@ def _run(
     corrupt = sum(len(item.corrupt) for item in report.outcomes)
     if not report.failures or report.outcomes:
         screen.say(_summary(report))
+    for outcome in report.outcomes:
+        for item in outcome.corrupt:
+            screen.say(f"corrupt, left in place: {outcome.partition.key(item.name)}: {item.reason}")
     for failure in report.failures:
         screen.error(failure)
     screen.document(
@@ -204,8 +207,11 @@ def _scope(apps: Sequence[str] | None, first: dt.datetime | None, last: dt.datet
     if first and last and last < first:
         raise SettingsError("--to", f"{hour_text(last)} is before --hour {hour_text(first)}", "Swap them")
     if last and last > last_cold_hour(utc_now()):
-        eligible = f"It can be compacted from {last + ONE_HOUR:%Y-%m-%d %H:%M} UTC on"
-        raise DayRefused(hour_text(last), "is not over: files may still be written to it", eligible)
+        try:
+            remedy = f"It can be compacted from {last + ONE_HOUR:%Y-%m-%d %H:%M} UTC on"
+        except OverflowError:
+            remedy = "It is the last hour of the calendar"
+        raise DayRefused(hour_text(last), "is not over: files may still be written to it", remedy)
     return Scope(tuple(apps or ()), first, last)
 
 
