@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from quantlab_dagster.days.compact import Status
 from quantlab_dagster.days.plan import Action
 from quantlab_dagster.hours.compact import HourStatus
+from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
     from quantlab_dagster.days.compact import Outcome
@@ -58,4 +59,5 @@ def hour_line(outcome: HourOutcome) -> str:
         text += f"{'; ' if outcome.replacements else ''}{outcome.status.value} ({outcome.reason})"
     kept = sum(len(item.kept) for item in outcome.replacements)
     text += f"; changed files kept: {kept}" if kept else ""
-    return text + (f"; CORRUPT files left in place: {len(outcome.corrupt)}" if outcome.corrupt else "")
+    corrupt = name_some([item.name for item in outcome.corrupt], 3)
+    return text + (f"; CORRUPT, left in place: {corrupt}" if corrupt else "")

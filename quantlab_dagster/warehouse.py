@@ -184,14 +184,14 @@ def _summary(report: SweepReport) -> str:
     if not outcomes:
         return "no hour needed work"
     ended = Counter(item.status for item in outcomes)
-    files, outputs = sum(item.total("files") for item in outcomes), sum(len(item.replacements) for item in outcomes)
-    sizes = " → ".join(format_bytes(sum(item.total(name) for item in outcomes)) for name in ("bytes_in", "bytes_out"))
-    rest = ", ".join(f"{number} {state.value}" for state, number in ended.items() if state is not HourStatus.COMPACTED)
+    said = []
+    if ended[HourStatus.COMPACTED]:
+        files, outputs = sum(item.total("files") for item in outcomes), sum(len(item.replacements) for item in outcomes)
+        sizes = [format_bytes(sum(item.total(name) for item in outcomes)) for name in ("bytes_in", "bytes_out")]
+        said.append(f"compacted {ended[HourStatus.COMPACTED]}: {files:,} files → {outputs:,}, {' → '.join(sizes)}")
+    said += [f"{status.value} {number}" for status, number in ended.items() if status is not HourStatus.COMPACTED]
     corrupt = sum(len(item.corrupt) for item in outcomes)
-    return (
-        f"{ended[HourStatus.COMPACTED]} hours compacted: {files:,} files → {outputs:,}, {sizes}"
-        f"{', ' + rest if rest else ''}{f', corrupt files left in place: {corrupt}' if corrupt else ''}"
-    )
+    return f"hours {', '.join(said)}" + (f"; corrupt files left in place: {corrupt}" if corrupt else "")
 
 
 def _scope(apps: Sequence[str] | None, first: dt.datetime | None, last: dt.datetime | None) -> Scope:

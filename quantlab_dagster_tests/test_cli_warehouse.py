@@ -122,7 +122,7 @@ def test_small_files_are_planned_merged_and_then_left_alone(
 
     compacted = Shell(tmp_path, {})("warehouse", "compact")
     assert compacted.returncode == 0, compacted.stderr
-    assert "3 hours compacted: 12 files → 3, " in compacted.stdout
+    assert "hours compacted 3: 12 files → 3, " in compacted.stdout
     for row in rows:
         assert f"{row[0]}: 4 files → 1, " in compacted.stderr
     assert len(lake.objects()) == 3
@@ -201,7 +201,7 @@ def test_a_corrupt_file_is_exit_code_one_and_the_others_are_merged(quantlab: Typ
     lake.put(PARTITION, [bad])
     first = quantlab("warehouse", "compact", "--json")
     assert first.returncode == 1
-    assert "CORRUPT files left in place: 1" in first.stderr
+    assert "CORRUPT, left in place: events_" in first.stderr
     [hour] = json.loads(first.stdout)["hours"]
     [corrupt] = hour["corrupt"]
     assert corrupt["name"] == bad.name
@@ -233,7 +233,7 @@ def test_an_unreadable_slot_is_named_and_stops_no_other_hour(quantlab: Typed, la
     assert done.returncode == 1
     assert f"demo/2026-01-15T10: FAILED: {lake.url}/{PARTITION.slot_key}: is not a valid Slot record" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "1 hours compacted: 4 files → 1, " in done.stdout
+    assert "hours compacted 1: 4 files → 1, " in done.stdout
     assert ", 1 failed" in done.stdout
     assert len(lake.names(BEFORE)) == 1
     assert len(lake.names()) == 4

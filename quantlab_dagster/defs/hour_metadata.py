@@ -81,7 +81,7 @@ def _totals(outcomes: Sequence[HourOutcome]) -> dict[str, Any]:
         "corrupt": sum(len(outcome.corrupt) for outcome in outcomes),
         "changed inputs kept": sum(len(item.kept) for item in replacements),
         "plans recovered": sum(item.recovered for item in replacements),
-        "longest double view (s)": round(max((item.doubled_seconds for item in replacements), default=0.0), 3),
+        "rows seen twice (s)": round(max((item.doubled_seconds for item in replacements), default=0.0), 3),
     }
 
 

@@ -109,7 +109,8 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
             ],
             description=(
                 "Cold hours of analytics events, compacted in place: small files become files of the target's size, "
-                "proved to hold exactly their rows; only then are they deleted."
+                "proved to hold exactly their rows; only then are they deleted. "
+                "The schedule `warehouse_compaction` does so with every hour that needs it."
             ),
         )
 

@@ -36,6 +36,7 @@ from quantlab_dagster.kernel.parts import FooterReader, Part
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.events import ONE_HOUR, Scope, is_compacted, list_hour
 from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
+from quantlab_dagster.work.cancelling import ended_within
 from quantlab_dagster.work.clock import Clock, utc_now
 from quantlab_dagster.work.digests import file_sha256
 from quantlab_dagster.work.fetch import MemoryGate, fetch_parts, fetch_survey
@@ -66,6 +67,7 @@ minutes of an hour reads less. The file is no larger (benchmarks/README.md)."""
 
 _HOURS_AT_ONCE = 8
 _SMALL_BYTES = 8 << 20
+_STOP_SECONDS = 8.0
 _MOST_CORRUPT = 20
 _MOST_CHANGES = 4
 _REPACKINGS = 2
@@ -284,32 +286,29 @@ class _HourWork:
     async def _work(self) -> tuple[HourStatus, str]:
         if self.partition.hour > last_cold_hour(self._place.clock()):
             return HourStatus.FAILED, "this hour is not over yet: it can be compacted when it is"
-        claim, busy = await self._take()
-        if claim is None:
-            return HourStatus.BUSY, busy
+        claim = await self._read()
+        if claim.slot.state == "claimed" and not claim.slot.is_silent(self._place.clock()):
+            return HourStatus.BUSY, f"{claim.slot.holder} has been at work on it since {claim.slot.since}"
         try:
+            if claim.slot.plan is not None:  # whoever made it
+                await self._complete(claim, claim.slot.plan, recovered=True)
+            await claim.take(self.corrupt)
             async with claim.kept():
                 reason = "only what was unfinished" if self.recover_only else await self._replace_all(claim)
                 await claim.release(self.corrupt)
         except BaseException:
-            if claim.slot.state == "claimed":
+            if claim.is_held:
                 # Others need not wait until the claim has been silent for long. If this fails, they do.
                 with suppress(StoreError):
                     await claim.release(self.corrupt)
             raise
         return (HourStatus.COMPACTED, "") if self.replacements else (HourStatus.UNTOUCHED, reason)
 
-    async def _take(self) -> tuple[Claim | None, str]:
-        """Claim the slot; a plan that is found in it is completed first, whoever made it."""
+    async def _read(self) -> Claim:
+        """The slot as it is, not claimed yet."""
         slot, etag = await read_slot(self._place.lake, self.partition)
-        claim = Claim(self._place.lake, self.partition, slot, etag, self._place.clock)
         self.corrupt = () if self.retry_corrupt else slot.corrupt
-        if slot.state == "claimed" and not slot.is_silent(self._place.clock()):
-            return None, f"{slot.holder} has been at work on it since {slot.since}"
-        if slot.plan is not None:
-            await self._complete(claim, slot.plan, recovered=True)
-        await claim.take()
-        return claim, ""
+        return Claim(self._place.lake, self.partition, slot, etag, self._place.clock)
 
     async def _replace_all(self, claim: Claim) -> str:
         """Replace bin after bin until there is nothing left to merge. Returns why there was nothing at all."""
@@ -495,7 +494,9 @@ class _HourWork:
     async def _complete(self, claim: Claim, plan: Plan, *, recovered: bool) -> bool:
         # One at a time: then the requests of each are fewer seconds apart, in which readers see its rows twice.
         async with self.shared.replacing:
-            done = await complete(self._place.lake, self.partition, plan, claim, give_up=self.give_up)
+            # A run that is told to stop deletes what it has just replaced: else rows are there twice until the next.
+            work = complete(self._place.lake, self.partition, plan, claim, give_up=self.give_up)
+            done = await ended_within(_STOP_SECONDS, work)
         if done.replaced:
             self.replacements.append(
                 Replacement(

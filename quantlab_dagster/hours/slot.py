@@ -20,6 +20,7 @@ from quantlab_dagster.errors import Conflict, StoreUnavailable
 from quantlab_dagster.lake.events import SLOTS, AppHour
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.lake.store import Staged, first_error
+from quantlab_dagster.work.cancelling import ended_within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -37,6 +38,7 @@ SILENT_AFTER = dt.timedelta(minutes=15)
 agree: whoever lost a slot cannot write into it, and throws its work away."""
 
 _RENEW_SECONDS = 120.0
+_STOP_SECONDS = 5.0
 
 
 class Input(BaseModel):
@@ -191,6 +193,11 @@ class Claim:
         self._holder = new_holder()
         self._writing = asyncio.Lock()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the slot is claimed by us."""
+        return self.slot.state == "claimed" and self.slot.holder == self._holder
+
     async def take(self, corrupt: tuple[Corrupt, ...] | None = None) -> None:
         """Claim the slot, or go back from a completed plan to the claim.
 
@@ -263,6 +270,10 @@ class Claim:
             await self._swap(slot)
 
     async def _swap(self, slot: Slot) -> None:
+        # Told to stop or not, we want to know what we wrote: else nobody could release it.
+        await ended_within(_STOP_SECONDS, self._swap_and_note(slot))
+
+    async def _swap_and_note(self, slot: Slot) -> None:
         key = self._partition.slot_key
         self._etag = await self._store.compare_and_swap(key, slot.dump(), self._etag)
         self.slot = slot

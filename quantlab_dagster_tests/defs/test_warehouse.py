@@ -156,7 +156,7 @@ def test_the_job_compacts_every_cold_hour_and_records_each(lake: EventLake, inst
     metadata = metadata_of(instance)
     assert (metadata["files merged"], metadata["files written"], metadata["rows"]) == (10, 2, 200)
     assert metadata["bytes in"] > metadata["bytes out"] > 0
-    assert metadata["longest double view (s)"] > 0
+    assert metadata["rows seen twice (s)"] > 0
     assert {row["app"] for row in metadata["apps"]} == {"demo", "shop"}
     assert checks_of(instance) == ALL_WELL
     assert lake.rows() == rows_of(original)

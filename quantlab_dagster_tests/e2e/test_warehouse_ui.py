@@ -124,7 +124,7 @@ def test_an_operator_materialises_an_hour_and_sees_what_came_of_it(
     expect(_metadata(page, "files merged")).to_have_text(f"{files}")
     expect(_metadata(page, "files written")).to_have_text(f"{len(SHAPES)}")
     assert int(_metadata(page, "bytes in").inner_text()) > int(_metadata(page, "bytes out").inner_text()) > 0
-    assert float(_metadata(page, "longest double view (s)").inner_text()) > 0
+    assert float(_metadata(page, "rows seen twice (s)").inner_text()) > 0
     assert _table(_metadata(page, "apps"), "app", "status", "files", "rows") == [
         (app, "compacted", f"{SHAPES[app][0]} → 1", f"{SHAPES[app][1]}") for app in ("kiosk", "demo", "shop")
     ], "what needs attention comes first"

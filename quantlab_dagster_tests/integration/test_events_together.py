@@ -238,7 +238,6 @@ class _Answering:
         return etag
 
 
-@pytest.mark.xfail(strict=True, reason="what `_take` has claimed is not released if it is cancelled meanwhile")
 def test_told_to_stop_while_claiming_an_hour_leaves_no_claim(tmp_path: Path) -> None:
     lake = EventLake.of(Rig("local", None, tmp_path))
     lake.put_spec(spec())
