@@ -49,7 +49,7 @@ KINDS = [
     pytest.param(
         Kind("ceph", servers.ceph, False, False),
         id="ceph",
-        marks=pytest.mark.skipif(servers.ceph_missing() is not None, reason=servers.ceph_missing() or ""),
+        marks=pytest.mark.skipif(servers.ceph_missing() is not None, reason=f"needs Ceph: {servers.ceph_missing()}"),
     ),
 ]
 
