@@ -75,18 +75,15 @@ class Screen:
         self.out.print(table)
 
 
-class ProgressListener:
-    """A bar over parts while there is a terminal, and a line per symbol-day either way."""
+class _Bar:
+    """A progress bar on standard error, while that is a terminal."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-        self._parts = 0
-        self._fetched: dict[SymbolDay, int] = {}
+    def __init__(self, screen: Screen, unit: str) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("parts"),
+            TextColumn(unit),
             TimeElapsedColumn(),
             console=screen.err,
             transient=True,
@@ -102,6 +99,15 @@ class ProgressListener:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+class ProgressListener(_Bar):
+    """A bar over parts while there is a terminal, and a line per symbol-day either way."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._parts = 0
+        self._fetched: dict[SymbolDay, int] = {}
+        super().__init__(screen, "parts")
 
     def planned(self, pair: Pair, day: dt.date, symbols: int) -> None:  # noqa: ARG002
         """Show what is being looked at."""
@@ -123,30 +129,11 @@ class ProgressListener:
             self._progress.console.print(line(outcome), markup=False, soft_wrap=True)
 
 
-class HourProgress:
+class HourProgress(_Bar):
     """A bar over hours while there is a terminal, and a line per hour either way."""
 
     def __init__(self, screen: Screen) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("hours"),
-            TimeElapsedColumn(),
-            console=screen.err,
-            transient=True,
-            disable=not screen.err.is_terminal,
-        )
-        self._task = self._progress.add_task("looking", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        super().__init__(screen, "hours")
 
     def found(self, partitions: Sequence[AppHour]) -> None:
         """Show how much there is to do."""
