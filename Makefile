@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: setup demo dev test lint validate bench clean help
+.PHONY: setup home demo dev check test lint validate bench clean help
 
 help:  ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ demo: setup  ## Make raw data in demo-lake/, compact it through Dagster, verify 
 
 dev: home  ## Dagster's UI and daemon on http://127.0.0.1:3000
 	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+
+check: lint  ## While you work: lint, types, and the tests that need no server, no browser and no long time
+	$(BIN)/python -m pytest -q -m "not server and not browser and not slow"
 
 test: setup  ## All tests, as CI runs them
 	$(BIN)/python -m pytest

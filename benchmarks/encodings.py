@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from quantlab_dagster.kernel.merge import merge
 from quantlab_dagster.kernel.parts import Part
 from quantlab_dagster.kernel.survey import Order, Surveyor
-from quantlab_dagster.synthetic import REAL_DAY, generate_parts
+from quantlab_dagster.synthetic.market import REAL_DAY, generate_parts
 
 _INTEGERS = ("ts_event", "seq", "ts_recv", "stream_version")
 _MINUTE_MS = 60_000

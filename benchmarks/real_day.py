@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from quantlab_dagster.synthetic import REAL_DAY
+from quantlab_dagster.synthetic.market import REAL_DAY
 from quantlab_dagster_tests import real_day
 from quantlab_dagster_tests.servers import seaweedfs
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 
-from quantlab_dagster.defs.assets import compact_asset, raw_asset
-from quantlab_dagster.defs.automation import catch_up_sensor, daily_schedule
+from quantlab_dagster.defs.market.assets import compact_asset, raw_asset
+from quantlab_dagster.defs.market.automation import catch_up_sensor, daily_schedule
+from quantlab_dagster.defs.market.state import state_asset
 from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import (
     JOB,
@@ -16,8 +17,8 @@ from quantlab_dagster.defs.names import (
     hourly_partitions,
 )
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource
-from quantlab_dagster.defs.rollup import state_asset
-from quantlab_dagster.defs.warehouse import events_asset, warehouse_job, warehouse_schedule
+from quantlab_dagster.defs.warehouse.asset import events_asset
+from quantlab_dagster.defs.warehouse.job import warehouse_job, warehouse_schedule
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.work.clock import Clock, utc_now
 

@@ -9,6 +9,7 @@ __all__ = [
     "AccessDenied",
     "AuditFailed",
     "BadPart",
+    "Cancelled",
     "ConditionalWriteUnsupported",
     "Conflict",
     "CorruptPart",
@@ -21,6 +22,7 @@ __all__ = [
     "PlanStuck",
     "QuantlabError",
     "SchemaConflict",
+    "ScratchUnusable",
     "SettingsError",
     "StoreError",
     "StoreUnavailable",
@@ -90,6 +92,22 @@ class ConditionalWriteUnsupported(StoreError):
     """The server refuses a correct conditional write; concurrent writers could not be told apart."""
 
 
+class ScratchUnusable(StoreError):
+    """A local file that is read, written or copied for a store cannot be used; the object itself is not at fault.
+
+    Args:
+        where: the object that was worked on.
+        cause: which file, and what is wrong with it.
+    """
+
+    def __init__(self, where: str, cause: str) -> None:
+        remedy = "Check the space and the permissions there, or set QUANTLAB_SCRATCH_DIR to another place"
+        super().__init__(where, cause, remedy)
+
+    def __reduce__(self) -> tuple[type[ScratchUnusable], tuple[str, str]]:
+        return type(self), (self.where, self.cause)
+
+
 class MalformedObject(QuantlabError, ValueError):
     """A JSON object of the lake exists but cannot be understood. It is never treated as absent."""
 
@@ -132,3 +150,7 @@ class SchemaConflict(BadPart):
 
 class AuditFailed(QuantlabError, AssertionError):
     """The written file is not proved to hold exactly the rows of the parts in order. It is not published."""
+
+
+class Cancelled(Exception):  # not an error: somebody asked for it
+    """The merge was asked to stop; the unfinished output is of no use."""

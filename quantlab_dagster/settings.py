@@ -10,11 +10,12 @@ import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantlab_dagster.errors import SettingsError
-from quantlab_dagster.schedule import cron_schedules
+from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.work.schedule import Schedule
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -32,6 +33,10 @@ _REGIONS = ("region", "default_region")
 _ENDPOINTS = ("s3_endpoint_url", "endpoint_url")
 
 _Names = Annotated[tuple[str, ...], NoDecode]
+
+
+def _parsed_schedule(value: object) -> object:
+    return Schedule.parse(value) if isinstance(value, str) else value
 
 
 class _FromEnvironment(BaseSettings):
@@ -108,8 +113,8 @@ class Settings(_FromEnvironment):
         validation_alias="WAREHOUSE_URL",
         description="The event lake, prefix included: s3://warehouse/events, file://… or a path.",
     )
-    compaction_schedule: str = Field(
-        default="1h",
+    compaction_schedule: Annotated[Schedule, NoDecode, BeforeValidator(_parsed_schedule)] = Field(
+        default=Schedule.parse("1h"),
         validation_alias="COMPACTION_SCHEDULE",
         description="How often the event lake is compacted: a duration that divides an hour or a day, or cron (UTC).",
     )
@@ -166,18 +171,17 @@ class Settings(_FromEnvironment):
                 raise ValueError(f"{name!r} contains a slash")
         return names
 
-    @field_validator("compaction_schedule")
-    @classmethod
-    def _schedule(cls, text: str) -> str:
-        cron_schedules(text)
-        return text
-
     @field_validator("memory_budget")
     @classmethod
     def _enough_memory(cls, value: ByteSize) -> ByteSize:
         if value < 16 << 20:
             raise ValueError("must be at least 16MiB")
         return value
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every stream of every exchange."""
+        return [Pair(exchange, stream) for exchange in self.exchanges for stream in self.streams]
 
     def url(self, lake: Lake) -> str:
         """URL of a lake."""

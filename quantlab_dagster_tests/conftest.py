@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from quantlab_dagster.lake.store import S3Options, Store, open_store
+from quantlab_dagster.lake.store.objects import S3Options
+from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster_tests.servers import S3Server, ceph, ceph_missing, seaweedfs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
+    from quantlab_dagster.lake.store.base import Store
+
 # In CI a skipped test is a failure, unless it needs what no package registry of Python's has.
 _SKIPS_ALLOWED_IN_CI = ("needs Ceph",)
 
 RIG_BUCKET = "rig"
+
+# A shell's `&` lets its jobs ignore SIGINT, and every child would inherit that: tests that interrupt could not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(hookwrapper=True)

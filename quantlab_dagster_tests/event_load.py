@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from quantlab_dagster.lake.events import AppHour
-from quantlab_dagster.synthetic_events import HourSpec, generate_event_files, write_local_hour
+from quantlab_dagster.lake.warehouse import AppHour
+from quantlab_dagster.synthetic.warehouse import HourSpec, generate_event_files, write_local_hour
 from quantlab_dagster_tests.real_day import Measured, run_process
 
 if TYPE_CHECKING:

@@ -11,17 +11,20 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantlab_dagster.days.compact import Outcome, PairOutcome, Workplace, compact_pair
-from quantlab_dagster.days.plan import Plan, Requested
-from quantlab_dagster.days.state import STATE_KEY
-from quantlab_dagster.lake.layout import Pair, SymbolDay
-from quantlab_dagster.synthetic import DaySpec, RawPart, generate_parts
+from quantlab_dagster.lake.market import Pair, SymbolDay
+from quantlab_dagster.market.compact import compact_pair
+from quantlab_dagster.market.place import MarketPlace
+from quantlab_dagster.market.plan import Plan, Requested
+from quantlab_dagster.market.state import STATE_KEY
+from quantlab_dagster.synthetic.market import DaySpec, RawPart, generate_parts
+from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from quantlab_dagster.lake.store import Store
+    from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.market.outcome import Outcome, PairOutcome
     from quantlab_dagster_tests.conftest import Rig
 
 DAY = dt.date(2026, 1, 8)
@@ -83,8 +86,8 @@ class Lakes:
     def compact(self) -> Store:
         return self.rig.store(self.compact_url)
 
-    def place(self, *, now: dt.datetime = NOON_AFTER, memory_budget: int = 64 << 20) -> Workplace:
-        return Workplace(self.raw, self.compact, memory_budget, scratch_base=self.scratch, clock=lambda: now)
+    def place(self, *, now: dt.datetime = NOON_AFTER, memory_budget: int = 64 << 20) -> MarketPlace:
+        return MarketPlace(self.raw, self.compact, Limits(memory_budget, scratch_base=self.scratch), clock=lambda: now)
 
     def put_raw(self, day: SymbolDay, parts: Iterable[RawPart]) -> None:
         async def put() -> None:

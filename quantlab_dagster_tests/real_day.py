@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.lake.layout import SymbolDay
-from quantlab_dagster.synthetic import REAL_DAY, RawPart, generate_parts
+from quantlab_dagster.lake.market import SymbolDay
+from quantlab_dagster.synthetic.market import REAL_DAY, RawPart, generate_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,16 @@ def environment(server: S3Server, directory: Path) -> dict[str, str]:
 
 def compact(server: S3Server, directory: Path, *options: str) -> Measured:
     """`quantlab compact` of the day, end to end."""
-    command = [sys.executable, "-m", "quantlab_dagster.cli", "compact", "--date", str(REAL_DAY.day), "--json", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "quantlab_dagster.cli",
+        "compact",
+        "--date",
+        str(REAL_DAY.day),
+        "--json",
+        *options,
+    ]
     return run_process(command, environment(server, directory), directory)
 
 

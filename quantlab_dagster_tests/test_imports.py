@@ -6,68 +6,42 @@ import ast
 import importlib.util
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import quantlab_dagster
+from quantlab_dagster_tests.import_graph import circle, read_graph
 
 PACKAGE = "quantlab_dagster"
 ROOT = Path(quantlab_dagster.__file__).parent
 
 STORAGE = ("obstore", "boto3", "botocore", "filelock")
 
+DAGSTER = ("dagster", "dagster_aws")
+
+_ABOVE = (f"{PACKAGE}.settings", f"{PACKAGE}.access", f"{PACKAGE}.defs", f"{PACKAGE}.definitions", f"{PACKAGE}.cli")
+"""The layers that no other one knows."""
+
 FORBIDDEN = {
     "kernel": (
-        "dagster",
-        "dagster_aws",
+        *DAGSTER,
         *STORAGE,
         f"{PACKAGE}.lake",
         f"{PACKAGE}.work",
-        f"{PACKAGE}.days",
-        f"{PACKAGE}.hours",
-        f"{PACKAGE}.defs",
-        f"{PACKAGE}.definitions",
-        f"{PACKAGE}.cli",
-        f"{PACKAGE}.settings",
+        f"{PACKAGE}.market",
+        f"{PACKAGE}.warehouse",
+        *_ABOVE,
     ),
-    "lake": (
-        "dagster",
-        "dagster_aws",
-        f"{PACKAGE}.work",
-        f"{PACKAGE}.days",
-        f"{PACKAGE}.hours",
-        f"{PACKAGE}.defs",
-        f"{PACKAGE}.definitions",
-        f"{PACKAGE}.cli",
-    ),
-    "work": (
-        "dagster",
-        "dagster_aws",
-        f"{PACKAGE}.days",
-        f"{PACKAGE}.hours",
-        f"{PACKAGE}.defs",
-        f"{PACKAGE}.definitions",
-        f"{PACKAGE}.cli",
-    ),
-    "days": (
-        "dagster",
-        "dagster_aws",
-        f"{PACKAGE}.hours",
-        f"{PACKAGE}.defs",
-        f"{PACKAGE}.definitions",
-        f"{PACKAGE}.cli",
-    ),
-    "hours": (
-        "dagster",
-        "dagster_aws",
-        f"{PACKAGE}.days",
-        f"{PACKAGE}.defs",
-        f"{PACKAGE}.definitions",
-        f"{PACKAGE}.cli",
-    ),
+    "lake": (*DAGSTER, f"{PACKAGE}.kernel", f"{PACKAGE}.market", f"{PACKAGE}.warehouse", *_ABOVE),
+    "work": (*DAGSTER, f"{PACKAGE}.market", f"{PACKAGE}.warehouse", *_ABOVE),
+    "market": (*DAGSTER, f"{PACKAGE}.warehouse", *_ABOVE),
+    "warehouse": (*DAGSTER, f"{PACKAGE}.market", *_ABOVE),
+    "synthetic": (*DAGSTER, *STORAGE, f"{PACKAGE}.lake", f"{PACKAGE}.work", f"{PACKAGE}.market", *_ABOVE),
 }
 """Subpackage to what it may not import, directly or through others, types included."""
 
@@ -105,7 +79,7 @@ def imported_by(source: str, module: str, *, is_package: bool = False) -> set[st
 
 
 def test_the_subpackages_are_there() -> None:
-    assert {"kernel", "lake", "work", "days"} <= set(PRESENT)
+    assert set(PRESENT) == set(FORBIDDEN)
     assert f"{PACKAGE}.kernel.merge" in modules_of("kernel")
 
 
@@ -143,8 +117,8 @@ def test_the_kernel_is_pure() -> None:
         ("import boto3.session as s", "boto3.session"),
         ("from dagster import asset", "dagster"),
         ("from quantlab_dagster import lake", "quantlab_dagster.lake"),
-        ("from .. import days", "quantlab_dagster.days"),
-        ("from ..defs.assets import x", "quantlab_dagster.defs.assets"),
+        ("from .. import market", "quantlab_dagster.market"),
+        ("from ..defs.names import x", "quantlab_dagster.defs.names"),
         ("if TYPE_CHECKING:\n    from obstore.store import S3Store", "obstore.store"),
         ("def f():\n    import filelock", "filelock"),
     ],
@@ -159,3 +133,158 @@ def test_names_that_only_begin_alike_are_allowed() -> None:
     assert not is_forbidden("dagster_pipes_like", "kernel")
     assert not is_forbidden(f"{PACKAGE}.lakes", "kernel")
     assert is_forbidden("dagster._core", "kernel")
+
+
+def test_there_is_no_circle_and_little_lies_flat_at_the_top() -> None:
+    graph = read_graph(ROOT)
+    assert circle(graph.room_arrows()) == []
+    assert circle(graph.arrows) == []
+    assert graph.top_level == ["access", "definitions", "errors", "metrics", "settings"]
+    assert len(graph.arrows) > 100  # else nothing was read
+
+
+def test_a_circle_would_be_found(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    for name, text in {"": "", "a": "from package.b.inner import x", "b": "", "b.inner": "import package.a"}.items():
+        folder = name in ("", "b")
+        path = package / Path(*name.split("."), "__init__.py") if folder else package / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = read_graph(package)
+    assert graph.arrows == {("a", "b.inner"), ("b.inner", "a")}
+    assert set(circle(graph.arrows)) == {"a", "b.inner"}
+    assert set(circle(graph.room_arrows())) == {"a", "b"}
+
+
+def test_only_the_runs_of_the_command_line_import_dagster() -> None:
+    for path in sorted((ROOT / "cli").rglob("*.py")):
+        if path.parent.name != "runs":
+            written = imported_by(path.read_text(), f"{PACKAGE}.cli.x")
+            assert not any(name.partition(".")[0] == "dagster" or f"{PACKAGE}.defs" in name for name in written), path
+
+
+_WITHOUT_DAGSTER = """
+import sys
+import tomllib
+from quantlab_dagster.cli.app import main
+try:
+    main(sys.argv[1:])
+finally:
+    loaded = sorted({name.partition(".")[0] for name in sys.modules} & {"dagster", "dagster_aws", "polars", "pyarrow"})
+    sys.stderr.write(f"loaded: {loaded}")
+"""
+
+HEAVY_FREE = [
+    ["--help"],
+    ["-h"],
+    ["--version"],
+    ["plan", "--date", "2026-01-08"],
+    ["status"],
+    ["state", "show"],
+    ["state", "seed", "--last-compacted", "2026-01-07"],
+    ["state", "accept", "2026-01-08", "--reason", "x"],
+    ["state", "rebuild"],
+    ["warehouse", "plan"],
+    ["warehouse", "status"],
+]
+
+
+@pytest.mark.parametrize("arguments", [*HEAVY_FREE, ["verify", "--date", "2026-01-08"]], ids=" ".join)
+def test_what_only_looks_loads_neither_dagster_nor_polars(arguments: list[str], tmp_path: Path) -> None:
+    for lake in ("raw", "compact", "warehouse/events"):
+        (tmp_path / "demo-lake" / lake).mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_DAGSTER, *arguments], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    loaded = done.stderr.rpartition("loaded: ")[2]
+    assert loaded == ("['polars', 'pyarrow']" if arguments[0] == "verify" else "[]")
+
+
+def test_pure_types_load_no_engine() -> None:
+    names = [
+        "market.state",
+        "market.outcome",
+        "market.catchup",
+        "warehouse.outcome",
+        "warehouse.slot",
+        "lake.store.objects",
+    ]
+    modules = [f"{PACKAGE}.{name}" for name in names]
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_AND_TELL, *modules], check=True, capture_output=True, text=True
+    )
+    heavy = {"polars", "pyarrow", "obstore", "boto3", "numpy", "dagster"}
+    assert heavy & {name.partition(".")[0] for name in json.loads(done.stdout)} == set()
+
+
+def test_the_dependencies_declared_are_those_imported() -> None:
+    """What the package imports comes with it, and what only tests need does not."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=\[]", text)[0].replace("-", "_") for text in project["dependencies"]}
+    modules = {"pillow": "PIL", "prometheus_client": "prometheus_client"}
+    own = {modules.get(name, name) for name in declared}
+    used: set[str] = set()
+    for path in ROOT.rglob("*.py"):
+        # What is imported for types only need not be there.
+        used |= {name.partition(".")[0] for name in imported_by(_run_time(path.read_text()), f"{PACKAGE}.x")}
+    foreign = used - set(sys.stdlib_module_names) - {PACKAGE}
+    assert foreign - own == {"botocore"}  # boto3's own
+    assert own - foreign == {"dagster_graphql", "dagster_webserver"}  # the UI
+
+
+def _run_time(source: str) -> str:
+    """A source text without what is imported for types only."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return ast.unparse(tree)
+
+
+_IMPORT_WITH_DEFAULTS = """
+import importlib, importlib.metadata as metadata, sys
+from packaging.requirements import Requirement
+
+def closure(name, found):
+    if name not in found:
+        found.add(name)
+        for text in metadata.requires(name) or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *requirement.extras}):
+                try:
+                    metadata.distribution(requirement.name)
+                except metadata.PackageNotFoundError:
+                    continue
+                closure(requirement.name.lower().replace("_", "-"), found)
+    return found
+
+ours = closure("quantlab-dagster", set())
+owners = metadata.packages_distributions()
+refused = {
+    module for module, names in owners.items()
+    if not {name.lower().replace("_", "-") for name in names} & ours and module not in sys.modules
+}
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"{name} is no default dependency", name=name)
+
+sys.meta_path.insert(0, Refuse())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*sorted(refused))
+"""
+
+
+def test_the_package_imports_with_its_default_dependencies_only() -> None:
+    every = [found.name for found in pkgutil.walk_packages([str(ROOT)], f"{PACKAGE}.")]
+    modules = [name for name in every if not name.endswith("__main__")]
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_WITH_DEFAULTS, *modules], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"duckdb", "hypothesis", "psutil", "pytest"} <= set(done.stdout.split())

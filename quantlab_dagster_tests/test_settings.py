@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.settings import ENV_FILE, AwsSettings, Lake, Settings, load_aws, load_settings
+from quantlab_dagster.work.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_CATCH_UP_ATTEMPTS", "catch_up_attempts", "2", 2),
     ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
     ("WAREHOUSE_URL", "warehouse_url", "s3://warehouse/events", "s3://warehouse/events"),
-    ("COMPACTION_SCHEDULE", "compaction_schedule", "15m", "15m"),
+    ("COMPACTION_SCHEDULE", "compaction_schedule", "15m", Schedule.parse("15m")),
     ("COMPACTION_TARGET_SIZE", "compaction_target_size", "64MiB", 64 << 20),
     ("COMPACTION_MIN_FILES", "compaction_min_files", "5", 5),
     ("COMPACTION_ENABLED", "compaction_enabled", "false", False),
@@ -99,7 +100,7 @@ def test_defaults() -> None:
     assert settings.scratch_dir is None
     assert (settings.url("raw"), settings.url("compact")) == (settings.raw_url, settings.compact_url)
     assert settings.url("warehouse") == settings.warehouse_url == "demo-lake/warehouse/events"
-    assert (settings.compaction_schedule, settings.compaction_target_size) == ("1h", 134_217_728)
+    assert (settings.compaction_schedule.text, settings.compaction_target_size) == ("1h", 134_217_728)
     assert (settings.compaction_min_files, settings.compaction_enabled) == (2, True)
     assert (settings.metrics_file, settings.pushgateway_url) == (None, None)
 

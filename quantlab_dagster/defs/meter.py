@@ -6,17 +6,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from quantlab_dagster.days.compact import Status
-from quantlab_dagster.hours.compact import HourStatus
+from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.metrics import MetricsTarget, RunCounts, record_run
+from quantlab_dagster.warehouse.outcome import HourStatus
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
 
-    from quantlab_dagster.days.compact import PairOutcome
-    from quantlab_dagster.hours.compact import HourOutcome
+    from quantlab_dagster.market.outcome import PairOutcome
     from quantlab_dagster.settings import Settings
+    from quantlab_dagster.warehouse.outcome import HourOutcome
 
 __all__ = ["EVENTS", "MARKET_DATA", "Meter", "day_counts", "hour_counts"]
 
@@ -62,8 +62,8 @@ def day_counts(outcome: PairOutcome) -> RunCounts:
         rows=sum(item.rows for item in built),
         files_in=sum(item.parts for item in built),
         files_out=len(built),
-        bytes_in=sum(item.raw_bytes for item in built),
-        bytes_out=sum(item.data_bytes for item in built),
+        bytes_in=sum(item.bytes_in for item in built),
+        bytes_out=sum(item.bytes_out for item in built),
         partitions={
             "compacted": len(built),
             "skipped": len(outcome.outcomes) - len(built) - len(failed) - len(quarantined),
@@ -100,7 +100,7 @@ def hour_counts(outcomes: Sequence[HourOutcome], seconds: float, *, looked_at: i
         succeeded=not results["failed"],
         seconds=seconds,
         rows=sum(item.total("rows") for item in outcomes),
-        files_in=sum(item.total("files") for item in outcomes),
+        files_in=sum(item.total("inputs") for item in outcomes),
         files_out=sum(len(item.replacements) for item in outcomes),
         bytes_in=sum(item.total("bytes_in") for item in outcomes),
         bytes_out=sum(item.total("bytes_out") for item in outcomes),

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from quantlab_dagster.errors import SettingsError
-from quantlab_dagster.lake.layout import Pair
 
 if TYPE_CHECKING:
     import datetime as dt
 
+    from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.settings import Settings
 
 __all__ = [
@@ -65,17 +65,15 @@ def configured_pairs(settings: Settings) -> dict[dg.AssetKey, Pair]:
         SettingsError: two pairs would get the same key.
     """
     pairs: dict[dg.AssetKey, Pair] = {}
-    for exchange in settings.exchanges:
-        for stream in settings.streams:
-            pair = Pair(exchange, stream)
-            key = compact_key(pair)
-            if key in pairs:
-                raise SettingsError(
-                    "QUANTLAB_EXCHANGES, QUANTLAB_STREAMS",
-                    f"{pair} and {pairs[key]} would both become the asset {key.to_user_string()}",
-                    "Leave one of them to another deployment",
-                )
-            pairs[key] = pair
+    for pair in settings.pairs:
+        key = compact_key(pair)
+        if key in pairs:
+            raise SettingsError(
+                "QUANTLAB_EXCHANGES, QUANTLAB_STREAMS",
+                f"{pair} and {pairs[key]} would both become the asset {key.to_user_string()}",
+                "Leave one of them to another deployment",
+            )
+        pairs[key] = pair
     return pairs
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.days.compact import Listener, Outcome, Status
-from quantlab_dagster.hours.compact import HourListener, HourOutcome, HourStatus
-from quantlab_dagster.text import format_bytes, hour_line, line
+from quantlab_dagster.market.outcome import Listener, Outcome, Status, line
+from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus, hour_line
+from quantlab_dagster.work.wording import format_bytes
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
     from logging import Logger
 
-    from quantlab_dagster.days.plan import Plan
-    from quantlab_dagster.lake.events import AppHour
-    from quantlab_dagster.lake.layout import Pair, SymbolDay
+    from quantlab_dagster.lake.market import Pair, SymbolDay
+    from quantlab_dagster.lake.warehouse import AppHour
+    from quantlab_dagster.market.plan import Plan
 
 __all__ = ["HourListeners", "HourLogListener", "Listeners", "LogListener", "extra_hour_listener", "extra_listener"]
 
@@ -42,7 +42,7 @@ class LogListener:
 
     def building(self, plan: Plan) -> None:
         """Say what is going to be read, and why."""
-        size = format_bytes(plan.raw_bytes)
+        size = format_bytes(plan.bytes_in)
         self._logger.info(f"{plan.symbol_day}: reading {len(plan.parts):,} parts, {size} ({plan.reason})")  # noqa: G004
 
     def fetched(self, symbol_day: SymbolDay, parts: int, of_parts: int) -> None:

@@ -5,26 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import dagster as dg
-from botocore.exceptions import BotoCoreError
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from quantlab_dagster.days.compact import Workplace
+from quantlab_dagster.access import Access, limits_of, open_lake, rules_of
 from quantlab_dagster.errors import SettingsError
-from quantlab_dagster.lake.store import S3Options, Store, open_store
-from quantlab_dagster.settings import Lake, load_aws
-from quantlab_dagster.work.clock import Clock, utc_now
+from quantlab_dagster.market.place import MarketPlace
+from quantlab_dagster.warehouse.place import WarehousePlace
+from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from quantlab_dagster.settings import Settings
+    from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.settings import Lake, Settings
+    from quantlab_dagster.work.clock import Clock
 
-__all__ = ["LakeResource", "LimitsResource", "workplace"]
-
-_DEFAULT_REGION = "us-east-1"
+__all__ = ["LakeResource", "LimitsResource", "market_place", "warehouse_place"]
 
 
 class LakeResource(S3Resource):
@@ -61,49 +59,21 @@ class LakeResource(S3Resource):
         Raises:
             SettingsError: the URL, the credentials or the directory are not usable.
         """
-        if not self.url.startswith("s3://"):
-            return open_store(self.url, create=self.lake == "compact")
-        return open_store(self.url, self._s3_options())
+        return open_lake(_lake(self.lake), self.url, self.access())
 
-    def _s3_options(self) -> S3Options:
-        environment = load_aws(_lake(self.lake))
-        session = None if self.use_unsigned_session else self._session()
-        region = self.region_name or environment.region or environment.default_region
-        return S3Options(
-            session=session,
-            region=region or (session.region_name if session else None) or _DEFAULT_REGION,
-            endpoint_url=self.endpoint_url or environment.s3_endpoint_url or environment.endpoint_url,
+    def access(self) -> Access:
+        """What is configured here of how S3 is reached."""
+        return Access(
+            access_key_id=self.aws_access_key_id,
+            secret_access_key=self.aws_secret_access_key,
+            session_token=self.aws_session_token,
+            profile=self.profile_name,
+            region=self.region_name,
+            endpoint_url=self.endpoint_url,
+            unsigned=self.use_unsigned_session,
             verify_tls=self.verify is not False,
             retries=max(0, self.max_attempts - 1),
         )
-
-    def _session(self) -> boto3.session.Session:
-        environment = load_aws(_lake(self.lake))
-        profile = self.profile_name or environment.profile
-        keys = (self.aws_access_key_id, self.aws_secret_access_key, self.aws_session_token)
-        if bool(keys[0]) != bool(keys[1]) or (keys[2] and not keys[0]):
-            cause = "this resource has only a part of its credentials"
-            raise SettingsError(self.url, cause, "Set aws_access_key_id and aws_secret_access_key together, or neither")
-        if not keys[0] and not self.profile_name:
-            secrets = (environment.access_key_id, environment.secret_access_key, environment.session_token)
-            keys = tuple(secret.get_secret_value() if secret else None for secret in secrets)  # type: ignore[assignment]
-        try:
-            session = boto3.Session(
-                aws_access_key_id=keys[0],
-                aws_secret_access_key=keys[1],
-                aws_session_token=keys[2],
-                profile_name=None if keys[0] else profile,
-                region_name=self.region_name or environment.region or environment.default_region,
-            )
-            found = session.get_credentials()
-        except BotoCoreError as error:
-            raise SettingsError(self.url, f"no usable AWS credentials ({error})", _CREDENTIALS_REMEDY) from error
-        if found is None:
-            raise SettingsError(self.url, "no AWS credentials found", _CREDENTIALS_REMEDY)
-        return session
-
-
-_CREDENTIALS_REMEDY = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or their per-lake forms), or a profile"
 
 
 def _lake(name: str) -> Lake:
@@ -123,20 +93,34 @@ class LimitsResource(dg.ConfigurableResource[None]):
     @classmethod
     def of(cls, settings: Settings) -> LimitsResource:
         """The limits that the settings give."""
+        limits = limits_of(settings)
         return cls(
-            memory_budget=int(settings.memory_budget),
-            request_concurrency=settings.request_concurrency,
-            scratch_dir=str(settings.scratch_dir) if settings.scratch_dir else None,
+            memory_budget=limits.memory_budget,
+            request_concurrency=limits.request_concurrency,
+            scratch_dir=str(limits.scratch_base) if limits.scratch_base else None,
         )
 
+    def limits(self) -> Limits:
+        """As the work takes them."""
+        scratch = Path(self.scratch_dir) if self.scratch_dir else None
+        return Limits(self.memory_budget, self.request_concurrency, scratch)
 
-def workplace(raw: LakeResource, compact: LakeResource, limits: LimitsResource, clock: Clock = utc_now) -> Workplace:
-    """Open both lakes for work."""
-    return Workplace(
-        raw=raw.store(),
-        compact=compact.store(),
-        memory_budget=limits.memory_budget,
-        request_concurrency=limits.request_concurrency,
-        scratch_base=Path(limits.scratch_dir) if limits.scratch_dir else None,
-        clock=clock,
-    )
+
+def market_place(raw: LakeResource, compact: LakeResource, limits: LimitsResource, clock: Clock) -> MarketPlace:
+    """Open the market-data lakes for work.
+
+    Raises:
+        SettingsError: a URL or its credentials are not usable.
+    """
+    return MarketPlace(raw.store(), compact.store(), limits.limits(), clock)
+
+
+def warehouse_place(
+    settings: Settings, warehouse: LakeResource, limits: LimitsResource, clock: Clock
+) -> WarehousePlace:
+    """Open the event lake for work.
+
+    Raises:
+        SettingsError: its URL or its credentials are not usable.
+    """
+    return WarehousePlace(warehouse.store(), rules_of(settings), limits.limits(), clock)

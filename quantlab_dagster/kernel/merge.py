@@ -7,20 +7,20 @@ back and must hold exactly the rows of the parts, in exactly the order they were
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from quantlab_dagster.errors import AuditFailed
+from quantlab_dagster.errors import AuditFailed, Cancelled
+from quantlab_dagster.kernel.audit import Ledger, audit
+from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
-from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes, sequence_hash
+from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
-from quantlab_dagster.kernel.runs import Cancelled, Runs
+from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
 
 if TYPE_CHECKING:
@@ -31,20 +31,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.kernel.cuts import Window
     from quantlab_dagster.kernel.survey import Survey
 
-__all__ = ["DEFAULT_BUDGET_BYTES", "Cancelled", "Merged", "merge", "window_rows"]
-
-DEFAULT_BUDGET_BYTES = 512 << 20
-
-_LARGE_BYTES = 16 << 20
-_C = ctypes.CDLL(None)
-
-# Measured on the real-size day (benchmarks/): peak memory grows by 4.6 copies of a window (decoded, sorted, waiting for
-# the encoder, the sort's own), above about 160 MB that no window size changes. Windows of fewer rows than would fit
-# are no slower, and leave room for what allocators keep.
-_COPIES_OF_WINDOW = 11
-_COPIES_OF_ROW_GROUP = 2
-_FIXED_BYTES = 128 << 20
-_HELPER_BYTES = 24  # position, hash, sort index
+__all__ = ["Merged", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +73,6 @@ class Windows(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Ledger:
-    """What was handed to the writer, to be compared with the parts and with the file."""
-
-    rows: int = 0
-    content: int = 0
-    sequence: int = 0
-    histogram: dict[int, int] = field(default_factory=dict)
-
-
-def window_rows(row_bytes: int, budget_bytes: int, row_group_rows: int = ROW_GROUP_ROWS) -> int:
-    """How many rows a window may have.
-
-    Args:
-        row_bytes: decoded size of a row's varying columns.
-        budget_bytes: memory for the merge, without the compressed parts.
-        row_group_rows: rows that the writer holds until they fill a row group.
-    """
-    row = row_bytes + _HELPER_BYTES
-    available = budget_bytes - _FIXED_BYTES - _COPIES_OF_ROW_GROUP * row_group_rows * row
-    # Never less than an eighth of the budget: what is fixed may not starve the windows.
-    return max(1, max(available, budget_bytes // 8) // (_COPIES_OF_WINDOW * row))
-
-
 def merge(
     survey: Survey,
     output: Path,
@@ -141,8 +104,10 @@ def merge(
     """
     rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
     plan = plan_windows(survey, rows)
-    windows: Windows = Runs(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
-    ledger = _Ledger()
+    windows: Windows = (
+        SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
+    )
+    ledger = Ledger()
     with (
         SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
@@ -152,18 +117,18 @@ def merge(
             if cancelled():
                 raise Cancelled
             ordered = _ordered(frame, survey)
-            _record(ledger, ordered, survey, bucket_width)
+            ledger.record(ordered, survey, bucket_width)
             if encoding is not None:
                 encoding.result()
             encoding = encoder.submit(writer.append, ordered.select(survey.columns.varying))
         if encoding is not None:
             encoding.result()
-    _release_memory(survey)
+    release_memory(survey)
     digest = digest_file(
         output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
     )
-    _release_memory(survey)
-    _audit(output, survey, windows.content, ledger, digest)
+    release_memory(survey)
+    audit(output, survey, windows.content, ledger, digest)
     return Merged(
         rows=digest.rows,
         key_min=digest.key_min,
@@ -175,20 +140,6 @@ def merge(
         histogram=tuple(sorted(ledger.histogram.items())),
         digest=digest,
     )
-
-
-def _release_memory(survey: Survey) -> None:
-    """Give back what allocators keep for later, after a large merge.
-
-    Arrow's keeps 400 MB after writing 2.5 million wide rows, and that of the C library, in the arenas of threads that
-    have ended, 100 MB more with each such merge (benchmarks/README.md).
-    """
-    if survey.total_bytes < _LARGE_BYTES:
-        return
-    pa.default_memory_pool().release_unused()
-    trim = getattr(_C, "malloc_trim", None)  # GNU only
-    if trim is not None:
-        trim(0)
 
 
 class _Direct:
@@ -238,64 +189,6 @@ def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     if not (later | tied_in_order).all():
         raise AuditFailed(survey.order.column, "a window is not in the total order after sorting", "Please report this")
     return frame
-
-
-def _record(ledger: _Ledger, frame: pl.DataFrame, survey: Survey, bucket_width: int | None) -> None:
-    hashes = row_hashes(frame.select(survey.columns.varying))
-    ledger.content = add_hashes(ledger.content, hashes)
-    ledger.sequence = add_hashes(ledger.sequence, sequence_hash(hashes, ledger.rows))
-    ledger.rows += frame.height
-    if bucket_width is not None:
-        buckets = (frame[survey.order.column].drop_nulls() // bucket_width).rle().struct.unnest()
-        for length, bucket in buckets.iter_rows():
-            ledger.histogram[bucket] = ledger.histogram.get(bucket, 0) + length
-
-
-def _audit(output: Path, survey: Survey, parts_content: int, ledger: _Ledger, digest: FileDigest) -> None:
-    expected_range = survey.key_range or (None, None)
-    findings = {
-        f"{survey.total_rows} rows in the parts, {ledger.rows} in the windows, {digest.rows} in the file": (
-            survey.total_rows == ledger.rows == digest.rows
-        ),
-        "the rows of the windows are not the rows of the parts": parts_content == ledger.content,
-        "the rows of the file are not the rows of the windows": digest.content == ledger.content,
-        "the rows of the file are not in the order of the windows": digest.sequence == ledger.sequence,
-        f"{digest.inversions} rows of the file are out of order": digest.inversions == 0,
-        f"{digest.misnumbered} rows of the file are misnumbered": digest.misnumbered == 0,
-        "the range of the file is not the range of the parts": (digest.key_min, digest.key_max) == expected_range,
-    }
-    failed = [finding for finding, held in findings.items() if not held]
-    if failed:
-        raise AuditFailed(
-            output.name,
-            "; ".join(failed),
-            "Nothing was published. Check the machine's memory and disk, and report this with the raw parts",
-        )
-
-
-def row_bytes(survey: Survey) -> int:
-    """Decoded bytes of a row's varying columns, measured on the parts with the largest rows."""
-    filled = np.flatnonzero(survey.rows)
-    if not filled.size:
-        return 1
-    # Parts of very few rows are left out: one odd row must not shrink every window.
-    usual = filled[survey.rows[filled] * 2 >= np.median(survey.rows[filled])]
-    density = np.array([survey.parts[i].size_bytes for i in usual]) / survey.rows[usual]
-    densest = usual[np.argsort(-density, kind="stable")[:3]]
-    longest = usual[np.argmax(survey.rows[usual])]
-    return max(_measured_row_bytes(survey, index) for index in {*densest.tolist(), int(longest)})
-
-
-def _measured_row_bytes(survey: Survey, index: int) -> int:
-    offset, length = next(survey.footers[index].slices(1))
-    frame = read_parts(
-        [survey.parts[index]],
-        survey.columns,
-        survey.first_positions[[index]],
-        survey.rows[[index]],
-        part_slice=None if length == survey.rows[index] else (offset, length),
-    )
-    return max(1, int(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).nbytes) // frame.height)
 
 
 def _file_columns(survey: Survey) -> dict[str, str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from quantlab_dagster import __version__
 from quantlab_dagster.errors import MalformedObject
 
 __all__ = ["WRITER", "WRITER_VERSION", "Record"]
 
 WRITER = "quantlab-dagster"
-WRITER_VERSION = version(WRITER)
+WRITER_VERSION = __version__
 
 
 class Record(BaseModel):

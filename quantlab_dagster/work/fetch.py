@@ -12,44 +12,21 @@ from typing import TYPE_CHECKING
 from quantlab_dagster.errors import BadPart, ObjectChanged, ObjectNotFound, StoreUnavailable
 from quantlab_dagster.kernel.parts import Part
 from quantlab_dagster.kernel.survey import Survey, Surveyor
-from quantlab_dagster.lake.store import first_error
+from quantlab_dagster.lake.store.objects import first_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from quantlab_dagster.kernel.survey import Order
-    from quantlab_dagster.lake.store import ObjectInfo, Store
-    from quantlab_dagster.work.threads import Worker
+    from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.lake.store.objects import ObjectInfo
+    from quantlab_dagster.work.stopping import Worker
 
-__all__ = ["ChecksumVerifier", "MemoryGate", "fetch_parts", "fetch_survey"]
+__all__ = ["ChecksumVerifier", "fetch_parts", "fetch_survey"]
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _PARTS_PER_BATCH = 128
-
-
-class MemoryGate:
-    """Lets downloads hold at most so many bytes in memory, over all symbol-days of a step; first come, first served.
-
-    Whoever needs more than there is gets in when nobody else is. It counts anything that is shared: cores, too.
-    """
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self.capacity_bytes = capacity_bytes
-        self._held = 0
-        self._freed = asyncio.Condition()
-
-    async def acquire(self, size_bytes: int) -> None:
-        """Wait until `size_bytes` fit, and take them."""
-        async with self._freed:
-            await self._freed.wait_for(lambda: self._held + size_bytes <= self.capacity_bytes or not self._held)
-            self._held += size_bytes
-
-    async def release(self, size_bytes: int) -> None:
-        """Give back what was taken."""
-        async with self._freed:
-            self._held -= size_bytes
-            self._freed.notify_all()
 
 
 @dataclass(slots=True)

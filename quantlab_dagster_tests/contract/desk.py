@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantlab_dagster.cli import main
-from quantlab_dagster.synthetic import DaySpec, corrupt_part, write_local_day
-from quantlab_dagster.synthetic_events import HourSpec, corrupt_event_file, write_local_hour
+from quantlab_dagster.cli.app import main
+from quantlab_dagster.synthetic.market import DaySpec, corrupt_part, write_local_day
+from quantlab_dagster.synthetic.warehouse import HourSpec, corrupt_event_file, write_local_hour
 
 if TYPE_CHECKING:
     from pathlib import Path

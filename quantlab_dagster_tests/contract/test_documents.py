@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantlab_dagster.days.compact import Status
-from quantlab_dagster.days.plan import Action
-from quantlab_dagster.days.verify import Verdict
-from quantlab_dagster.hours.compact import HourStatus
+from quantlab_dagster.market.outcome import Status, Verdict
+from quantlab_dagster.market.plan import Action
+from quantlab_dagster.warehouse.outcome import HourStatus
 from quantlab_dagster_tests.contract.desk import Desk, demo, new_desk
 from quantlab_dagster_tests.contract.snapshots import check, differences, shape_of
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from quantlab_dagster.days.records import DayMeta, Quarantine, Source, Sources, fingerprint
-from quantlab_dagster.days.state import DayRecord, LateScan, PartitionRecord, State
-from quantlab_dagster.hours.compact import output_name
-from quantlab_dagster.hours.slot import Corrupt, Input, Plan, Slot
-from quantlab_dagster.lake.store import ObjectInfo
+from quantlab_dagster.lake.store.objects import ObjectInfo
+from quantlab_dagster.lake.warehouse import output_name
+from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources, fingerprint
+from quantlab_dagster.market.state import DayRecord, LateScan, PartitionRecord, State
+from quantlab_dagster.warehouse.slot import Corrupt, Input, ReplacementPlan, Slot
 from quantlab_dagster_tests.contract.desk import BUILT, MERGED, Desk
 from quantlab_dagster_tests.contract.snapshots import UPDATE, check, check_bytes, pinned, shape_of
 
@@ -36,7 +36,7 @@ SOURCES = (
 FINGERPRINT = "FINGERPRINT"
 SINCE = dt.datetime(2026, 1, 15, 12, 30, 5, 250_000, dt.UTC)
 CORRUPT = Corrupt(name="events_1.parquet", etag="1-a", reason="not a readable Parquet file")
-PLAN = Plan(
+PLAN = ReplacementPlan(
     inputs=(
         Input(name="events_2.parquet", etag="2-b", size_bytes=20),
         Input(name="événements.parquet", etag="3", size_bytes=5),

@@ -15,15 +15,18 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._serdes import serialize_value
 from dagster_aws.s3 import S3Resource
 
+from quantlab_dagster import access
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.resources import LakeResource, LimitsResource, workplace
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.errors import AccessDenied, SettingsError
-from quantlab_dagster.settings import Settings
+from quantlab_dagster.settings import Settings, load_aws
+from quantlab_dagster.work.clock import utc_now
+from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantlab_dagster.lake.store import S3Options
+    from quantlab_dagster.lake.store.objects import S3Options
     from quantlab_dagster_tests.conftest import Rig
     from quantlab_dagster_tests.servers import S3Server
 
@@ -70,7 +73,11 @@ def server_of(rig: Rig) -> S3Server:
 
 
 def s3_options(**options: Any) -> S3Options:
-    return LakeResource(**{"lake": "raw", "url": "s3://bucket", **options})._s3_options()
+    return options_of(LakeResource(**{"lake": "raw", "url": "s3://bucket", **options}))
+
+
+def options_of(resource: LakeResource) -> S3Options:
+    return access.s3_options(resource.url, resource.access(), load_aws("raw"))
 
 
 # ---- each way to give credentials ------------------------------------------------------------------------------------
@@ -102,9 +109,9 @@ def test_two_lakes_of_two_accounts(
     raw, compact = LakeResource(lake="raw", url=raw_rig.new_url()), LakeResource(lake="compact", url=rig.new_url())
     assert_works(raw)
     assert_works(compact)
-    place = workplace(raw, compact, LimitsResource(memory_budget=1 << 25, request_concurrency=3))
+    place = market_place(raw, compact, LimitsResource(memory_budget=1 << 25, request_concurrency=3), utc_now)
     assert (place.raw.url, place.compact.url) == (raw.url, compact.url)
-    assert (place.memory_budget, place.request_concurrency, place.scratch_base) == (1 << 25, 3, None)
+    assert place.limits == Limits(1 << 25, 3, None)
 
 
 @ON_SERVERS
@@ -204,6 +211,23 @@ def test_what_cannot_work_is_said_at_once(options: dict[str, Any], complaint: st
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("lake", "url", "options", "remedy"),
+    [
+        ("raw", "no/such", {}, "Set QUANTLAB_RAW_URL to one that does, or run `make demo` for first lakes"),
+        ("warehouse", "no/such", {}, "Set WAREHOUSE_URL to one that does, or run `make demo` for first lakes"),
+        ("compact", "gs://x", {}, "Set QUANTLAB_COMPACT_URL to s3://bucket/prefix, file:///directory or a path"),
+        ("compact", "s3://", {}, "Set QUANTLAB_COMPACT_URL, as in s3://bucket/prefix"),
+        ("raw", "s3://bucket", {"region_name": "no where"}, "Set AWS_REGION, as in us-east-1"),
+        ("raw", "s3://bucket", {"endpoint_url": "nonsense"}, "Set AWS_ENDPOINT_URL, as in https://host:port"),
+    ],
+)
+def test_remedies_name_the_settings(lake: str, url: str, options: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        LakeResource(lake=lake, url=url, use_unsigned_session=True, **options).store()
+    assert caught.value.remedy == remedy
+
+
 def test_a_profile_of_the_environment_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_PROFILE", "QUANTLAB_RAW_AWS_PROFILE"):
         monkeypatch.setenv(name, "no such profile")
@@ -285,7 +309,7 @@ def test_no_secret_shows_in_the_resource() -> None:
         aws_secret_access_key=SECRET,
         aws_session_token=f"{SECRET}-token",
     )
-    options = resource._s3_options()
+    options = options_of(resource)
     store = resource.store()
     for thing in (
         resource,

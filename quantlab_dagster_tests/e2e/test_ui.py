@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from quantlab_dagster.synthetic import corrupt_part, generate_parts
+from quantlab_dagster.synthetic.market import corrupt_part, generate_parts
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.e2e.browser import VIEWPORT, beside_playwright
 from quantlab_dagster_tests.e2e.dagster_dev import DagsterDev, dagster_dev
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Locator, Page
 
-    from quantlab_dagster.synthetic import RawPart
+    from quantlab_dagster.synthetic.market import RawPart
     from quantlab_dagster_tests.servers import S3Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from playwright.sync_api import expect
 
-from quantlab_dagster.days.eligibility import last_eligible_day
-from quantlab_dagster.days.state import State, StateStore, seed
-from quantlab_dagster.lake.layout import SymbolDay
-from quantlab_dagster.synthetic import DaySpec, generate_parts
+from quantlab_dagster.lake.market import SymbolDay
+from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.market.state import State, seed
+from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.e2e.browser import beside_playwright
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-    from quantlab_dagster.synthetic import RawPart
+    from quantlab_dagster.synthetic.market import RawPart
     from quantlab_dagster_tests.servers import S3Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]

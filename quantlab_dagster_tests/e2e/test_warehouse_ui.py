@@ -20,20 +20,20 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from quantlab_dagster.lake.events import AppHour
-from quantlab_dagster.synthetic_events import corrupt_event_file
+from quantlab_dagster.lake.warehouse import AppHour
+from quantlab_dagster.synthetic.warehouse import corrupt_event_file
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.e2e.browser import VIEWPORT, beside_playwright
 from quantlab_dagster_tests.e2e.dagster_dev import DagsterDev, dagster_dev
 from quantlab_dagster_tests.e2e.test_ui import _ended_run, _fits, _launch, _metadata, _table
-from quantlab_dagster_tests.hours.event_lakes import HOUR, LATER, EventLake, rows_of, spec
+from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, EventLake, rows_of, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Page
 
-    from quantlab_dagster_tests.hours.event_lakes import Rows
+    from quantlab_dagster_tests.warehouse.event_lakes import Rows
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

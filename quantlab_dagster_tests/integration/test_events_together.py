@@ -18,19 +18,20 @@ import dagster as dg
 import duckdb
 import pytest
 
-from quantlab_dagster.hours.scan import look_over
-from quantlab_dagster.hours.slot import Slot
-from quantlab_dagster.hours.sweep import sweep
-from quantlab_dagster.lake.events import AppHour, Scope
-from quantlab_dagster.synthetic_events import generate_event_files, write_local_hour
+from quantlab_dagster.lake.warehouse import AppHour, Scope
+from quantlab_dagster.synthetic.warehouse import generate_event_files, write_local_hour
+from quantlab_dagster.warehouse.look import look_over
+from quantlab_dagster.warehouse.slot import Slot
+from quantlab_dagster.warehouse.sweep import sweep
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.hours.event_lakes import HOUR, LATER, PARTITION, EventLake, HourRecorder, rows_of, spec
+from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION, EventLake, HourRecorder, rows_of, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quantlab_dagster.lake.store import Staged, Store
+    from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.lake.store.objects import Staged
 
 pytestmark = pytest.mark.slow
 

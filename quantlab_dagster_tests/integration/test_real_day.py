@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.synthetic import REAL_DAY
+from quantlab_dagster.synthetic.market import REAL_DAY
 from quantlab_dagster_tests import real_day
 from quantlab_dagster_tests.servers import seaweedfs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantlab_dagster.synthetic import RawPart
+    from quantlab_dagster.synthetic.market import RawPart
 
 # The aim is 700 MiB. Measured: 615 to 665 MiB over many runs on two cores, of which 190 MiB are imports.
 _PEAK_RSS_MIB = 700

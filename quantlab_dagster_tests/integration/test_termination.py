@@ -18,7 +18,7 @@ from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantlab_dagster.synthetic import RawPart
+    from quantlab_dagster.synthetic.market import RawPart
 
 _STOPS_WITHIN_SECONDS = 15  # "seconds", on a machine that does other things as well
 

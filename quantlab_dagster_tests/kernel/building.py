@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantlab_dagster.kernel.merge import DEFAULT_BUDGET_BYTES, Merged, merge
+from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES
+from quantlab_dagster.kernel.merge import Merged, merge
 from quantlab_dagster.kernel.parts import Part
 from quantlab_dagster.kernel.survey import Order, Survey, Surveyor
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from quantlab_dagster.kernel import writer
-from quantlab_dagster.synthetic import DaySpec, generate_parts
+from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster_tests.kernel.building import compact, on_disk, part_from
 
 _SPEC = DaySpec("binance", "trade", "btcusdt", dt.date(2026, 1, 8), parts=50, rows=110_000)

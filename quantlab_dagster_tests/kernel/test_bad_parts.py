@@ -12,16 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, NullOrder, SchemaConflict
-from quantlab_dagster.kernel import frames, runs, survey
+from quantlab_dagster.errors import BadPart, CorruptPart, NullOrder, SchemaConflict
 from quantlab_dagster.kernel import merge as merging
-from quantlab_dagster.kernel.digest import digest_file
+from quantlab_dagster.kernel import survey
 from quantlab_dagster.kernel.parts import Footer, FooterReader
 from quantlab_dagster.kernel.survey import Order, Surveyor
-from quantlab_dagster.kernel.writer import SortedFileWriter
 from quantlab_dagster_tests.kernel.building import (
     EVENTS,
-    Compacted,
     compact,
     on_disk,
     part_from,
@@ -31,13 +28,10 @@ from quantlab_dagster_tests.kernel.building import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from quantlab_dagster.kernel.cuts import Window
-    from quantlab_dagster.kernel.digest import FileDigest
     from quantlab_dagster.kernel.parts import Part
-    from quantlab_dagster.kernel.survey import Survey
 
 ROWS = 50
 PARTS = 9
@@ -447,272 +441,5 @@ def test_a_raw_column_called_seq_is_named() -> None:
     assert caught.value.part == f"part-{BAD}"
 
 
-# -- The audit can fail ----------------------------------------------------------------------------------------------
-
 ONE_WINDOW, WINDOWS, RUNS = 512 << 20, 550_000, 30_000
 """Budgets, in bytes, that send the day along each of the paths."""
-
-
-def compact_day(directory: Path, budget_bytes: int = ONE_WINDOW) -> Compacted:
-    return compact(day(), directory, budget_bytes=budget_bytes, stride=8)
-
-
-def without_first(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.slice(1)
-
-
-def first_twice(frame: pl.DataFrame) -> pl.DataFrame:
-    return pl.concat([frame.slice(0, 1), frame])
-
-
-def first_instead_of_second(frame: pl.DataFrame) -> pl.DataFrame:
-    return pl.concat([frame.slice(0, 1), frame.slice(0, 1), frame.slice(2)])
-
-
-def prices_swapped(frame: pl.DataFrame) -> pl.DataFrame:
-    """The sum of every column is what it was."""
-    prices = frame["price"].to_list()
-    prices[0], prices[-1] = prices[-1], prices[0]
-    return frame.with_columns(pl.Series("price", prices))
-
-
-def price_altered(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(pl.when(pl.int_range(pl.len()) == 3).then(1.0).otherwise("price").alias("price"))
-
-
-MISHAPS = [without_first, first_twice, first_instead_of_second, prices_swapped, price_altered]
-
-
-def test_the_days_of_these_tests_take_both_paths(tmp_path: Path) -> None:
-    windows, through_runs = compact_day(tmp_path, WINDOWS).merged, compact_day(tmp_path, RUNS).merged
-    assert (windows.windows > 1, windows.distributed) == (True, False)
-    assert (through_runs.windows > 1, through_runs.distributed) == (True, True)
-
-
-@pytest.mark.parametrize("mishap", MISHAPS)
-def test_mishap_between_parts_and_windows_is_found(
-    mishap: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = merging._Direct._read
-
-    def mistaken(self: merging._Direct, window: Window, seen: Any) -> pl.DataFrame:
-        frame = read(self, window, seen)
-        return mishap(frame) if window.low is None else frame
-
-    monkeypatch.setattr(merging._Direct, "_read", mistaken)
-    with pytest.raises(AuditFailed):
-        compact_day(tmp_path, WINDOWS)
-
-
-@pytest.mark.parametrize("mishap", MISHAPS)
-def test_mishap_between_parts_and_runs_is_found(
-    mishap: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = runs._read_run
-    monkeypatch.setattr(runs, "_read_run", lambda path: mishap(read(path)))
-    with pytest.raises(AuditFailed):
-        compact_day(tmp_path, RUNS)
-    assert not list((tmp_path / "scratch").iterdir())
-
-
-@pytest.mark.parametrize("mishap", [without_first, first_twice, first_instead_of_second])
-@pytest.mark.parametrize("budget_bytes", [ONE_WINDOW, RUNS], ids=["one window", "runs"])
-def test_decoder_that_loses_or_doubles_rows_is_found(
-    mishap: Callable[[pl.DataFrame], pl.DataFrame],
-    budget_bytes: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls = iter(range(1_000))
-    read = frames.read_parts
-
-    def mistaken(*arguments: Any, **more: Any) -> pl.DataFrame:
-        frame = read(*arguments, **more)
-        # The first two calls are those that measure rows.
-        return mishap(frame) if next(calls) == 4 or budget_bytes == ONE_WINDOW else frame
-
-    monkeypatch.setattr(merging, "read_parts", mistaken)
-    monkeypatch.setattr(runs, "read_parts", mistaken)
-    with pytest.raises(AuditFailed):
-        compact_day(tmp_path, budget_bytes)
-
-
-def test_part_that_decodes_differently_the_second_time_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part that reaches into two windows is hashed where it is met first, and decoded again for the second."""
-    read = frames.read_parts
-    seen: set[str] = set()
-
-    def mistaken(parts: list[Part], *arguments: Any, **more: Any) -> pl.DataFrame:
-        frame = read(parts, *arguments, **more)
-        again = {part.key for part in parts} & seen
-        seen.update(part.key for part in parts)
-        if more or not again:  # `more` is the slice by which rows are measured
-            return frame
-        return frame.with_columns(price=pl.col("price") + 1)
-
-    monkeypatch.setattr(merging, "row_bytes", lambda _: 24)
-    monkeypatch.setattr(merging, "read_parts", mistaken)
-    with pytest.raises(AuditFailed, match="rows of the windows are not the rows of the parts"):
-        compact_day(tmp_path, WINDOWS)
-
-
-def test_unstable_sort_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sort = pl.DataFrame.sort
-
-    def unstable(frame: pl.DataFrame, *by: Any, **options: Any) -> pl.DataFrame:
-        return sort(frame.reverse(), *by, **options)
-
-    surveyed = survey_of(day())  # sorts its sample
-    monkeypatch.setattr(pl.DataFrame, "sort", unstable)
-    with pytest.raises(AuditFailed, match="total order"):
-        merging.merge(surveyed, tmp_path / "out", scratch=tmp_path)
-
-
-def test_sort_that_does_not_sort_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    surveyed = survey_of(day())
-    monkeypatch.setattr(pl.DataFrame, "sort", lambda frame, *_, **__: frame)
-    with pytest.raises(AuditFailed, match="total order"):
-        merging.merge(surveyed, tmp_path / "out", scratch=tmp_path)
-
-
-@pytest.fixture
-def windows_in_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = merging._Direct.__iter__
-
-    def backwards(self: merging._Direct) -> Iterator[pl.DataFrame]:
-        yield from list(windows(self))[::-1]
-
-    monkeypatch.setattr(merging._Direct, "__iter__", backwards)
-
-
-@pytest.mark.usefixtures("windows_in_wrong_order")
-def test_windows_in_the_wrong_order_are_found(tmp_path: Path) -> None:
-    """Each of them is sorted; this is how a day was once concatenated from sorted chunks."""
-    with pytest.raises(AuditFailed, match="out of order"):
-        compact_day(tmp_path, WINDOWS)
-
-
-def tied_rows_swapped(frame: pl.DataFrame) -> pl.DataFrame:
-    keys = frame["ts_event"].to_numpy()
-    at = int(np.flatnonzero(keys[1:] == keys[:-1])[0])
-    order = np.arange(frame.height)
-    order[[at, at + 1]] = at + 1, at
-    return frame[order]
-
-
-@pytest.mark.parametrize(
-    ("mishap", "finding"),
-    [
-        (tied_rows_swapped, "^data.parquet: the rows of the file are not in the order of the windows\\. "),
-        (without_first, "450 rows in the parts, 450 in the windows, 449 in the file"),
-        (first_twice, "450 rows in the parts, 450 in the windows, 451 in the file"),
-        (prices_swapped, "the rows of the file are not the rows of the windows"),
-        (price_altered, "the rows of the file are not the rows of the windows"),
-    ],
-)
-def test_mishap_of_the_writer_is_found(
-    mishap: Callable[[pl.DataFrame], pl.DataFrame], finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    append = SortedFileWriter.append
-    monkeypatch.setattr(SortedFileWriter, "append", lambda self, frame: append(self, mishap(frame)))
-    with pytest.raises(AuditFailed, match=finding):
-        compact_day(tmp_path)
-
-
-def test_misnumbered_rows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = SortedFileWriter._table
-
-    def from_one(self: SortedFileWriter, frame: pl.DataFrame) -> pa.Table:
-        self._written_rows += 1
-        return table(self, frame)
-
-    monkeypatch.setattr(SortedFileWriter, "_table", from_one)
-    with pytest.raises(AuditFailed, match=f"{PARTS * ROWS} rows of the file are misnumbered"):
-        compact_day(tmp_path)
-
-
-def test_wrong_label_in_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = SortedFileWriter._table
-
-    def relabelled(self: SortedFileWriter, frame: pl.DataFrame) -> pa.Table:
-        labels = pa.array(["binance"] * (frame.height - 1) + ["bybit"]).dictionary_encode()
-        return replace_column(table(self, frame), "venue", labels)
-
-    monkeypatch.setattr(SortedFileWriter, "_table", relabelled)
-    with pytest.raises(CorruptPart, match="'venue' does not hold 'binance'"):
-        compact_day(tmp_path)
-
-
-def file_changed_before_it_is_read_back(
-    change: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, directory: Path
-) -> Compacted:
-    def late(path: Path, *arguments: Any, **options: Any) -> FileDigest:
-        change(path)
-        return digest_file(path, *arguments, **options)
-
-    monkeypatch.setattr("quantlab_dagster.kernel.merge.digest_file", late)
-    return compact_day(directory)
-
-
-def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def one_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    chunk = pq.read_metadata(path).row_group(0).column(0)
-    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
-    path.write_bytes(data)
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("change", [cut_off, one_bit, emptied])
-def test_file_damaged_on_the_disk_is_found(
-    change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(CorruptPart, match="cannot be read back") as caught:
-        file_changed_before_it_is_read_back(change, monkeypatch, tmp_path)
-    assert caught.value.part.endswith("data.parquet")
-
-
-def other_file(path: Path) -> None:
-    """A sound file, and not the one that was written."""
-    table = pq.read_table(path)
-    pq.write_table(replace_column(table, "origin", pa.array(range(table.num_rows))), path)
-
-
-def without_seq(path: Path) -> None:
-    pq.write_table(pq.read_table(path).drop_columns(["seq"]), path)
-
-
-def test_file_exchanged_on_the_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AuditFailed, match="rows of the file are not the rows of the windows"):
-        file_changed_before_it_is_read_back(other_file, monkeypatch, tmp_path)
-
-
-def test_file_without_seq_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CorruptPart, match="'seq' is missing"):
-        file_changed_before_it_is_read_back(without_seq, monkeypatch, tmp_path)
-
-
-def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compacted = file_changed_before_it_is_read_back(lambda _: None, monkeypatch, tmp_path)
-    assert compacted.merged.rows == PARTS * ROWS
-
-
-def test_wrong_range_of_the_survey_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    surveyed = survey_of(day())
-    key_range = surveyed.key_range
-    assert key_range is not None
-
-    def wrong(_: Survey) -> tuple[int, int]:
-        return key_range[0], key_range[1] + 1
-
-    monkeypatch.setattr(survey.Survey, "key_range", property(wrong))
-    with pytest.raises(AuditFailed, match="range"):
-        merging.merge(surveyed, tmp_path / "out", scratch=tmp_path)

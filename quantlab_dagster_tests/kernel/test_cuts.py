@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from quantlab_dagster.kernel.cuts import Cut, Window, WindowPlan, plan_windows
 from quantlab_dagster.kernel.parts import Footer
-from quantlab_dagster.kernel.runs import Runs
+from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster_tests.kernel.building import part_of, survey_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def check(survey: Survey, plan: WindowPlan, keys: Ints) -> list[int]:
         assert set(part_of_row[belongs == index].tolist()) <= set(window.parts)
         assert list(window.parts) == sorted(set(window.parts))
         assert all(survey.rows[part] for part in window.parts)
-    runs = Runs(survey, plan, Path("no run is written here"), 1_000, lambda: False)
+    runs = SpreadWindows(survey, plan, Path("no run is written here"), 1_000, lambda: False)
     assert (runs._window_of(frame.rename({"key": "ts_event"})).to_numpy() == belongs).all()
     return [int((belongs == index).sum()) for index in range(len(plan.windows))]
 

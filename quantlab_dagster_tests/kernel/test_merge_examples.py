@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import CorruptPart
+from quantlab_dagster.errors import Cancelled, CorruptPart
+from quantlab_dagster.kernel.budget import row_bytes, window_rows
 from quantlab_dagster.kernel.digest import digest_file
-from quantlab_dagster.kernel.merge import Cancelled, merge, row_bytes, window_rows
+from quantlab_dagster.kernel.merge import merge
 from quantlab_dagster.kernel.survey import Surveyor
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS
 from quantlab_dagster_tests.kernel.building import (

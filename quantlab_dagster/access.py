@@ -1,0 +1,155 @@
+"""How the lakes are reached and opened: by the settings, and for S3 by credentials, region and endpoint.
+
+What the caller gives of these comes first, then the lake's own environment variables, then the common ones, then
+boto3's chain. The Dagster resources and the command line open the lakes through here, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.lake.store.objects import S3Options
+from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.market.place import MarketPlace
+from quantlab_dagster.settings import AwsSettings, Lake, Settings, load_aws
+from quantlab_dagster.warehouse.pack import Rules
+from quantlab_dagster.warehouse.place import WarehousePlace
+from quantlab_dagster.work.clock import Clock, utc_now
+from quantlab_dagster.work.limits import Limits
+
+if TYPE_CHECKING:
+    import boto3.session
+
+    from quantlab_dagster.lake.store.base import Store
+
+__all__ = ["Access", "limits_of", "open_lake", "open_market", "open_warehouse", "rules_of", "s3_options"]
+
+_URL_SETTINGS: dict[Lake, str] = {
+    "raw": "QUANTLAB_RAW_URL",
+    "compact": "QUANTLAB_COMPACT_URL",
+    "warehouse": "WAREHOUSE_URL",
+}
+_DEFAULT_REGION = "us-east-1"
+_CREDENTIALS_REMEDY = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or their per-lake forms), or a profile"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the caller says of how S3 is reached; nothing of it is needed.
+
+    Attributes:
+        access_key_id: together with the secret, or neither.
+        secret_access_key: of that key.
+        session_token: of temporary credentials.
+        profile: of AWS's configuration files.
+        region: of the bucket.
+        endpoint_url: of the server; None for AWS itself.
+        unsigned: whether requests are not signed at all.
+        verify_tls: whether certificates are checked.
+        retries: attempts after the first one fails.
+    """
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    unsigned: bool = False
+    verify_tls: bool = True
+    retries: int = 4
+
+
+def open_market(settings: Settings, clock: Clock = utc_now) -> MarketPlace:
+    """The market-data lakes of the settings, for work outside a run.
+
+    Raises:
+        SettingsError: a URL or its credentials are not usable.
+    """
+    raw, compact = open_lake("raw", settings.raw_url), open_lake("compact", settings.compact_url)
+    return MarketPlace(raw, compact, limits_of(settings), clock)
+
+
+def open_warehouse(settings: Settings, clock: Clock = utc_now) -> WarehousePlace:
+    """The event lake of the settings, for work outside a run.
+
+    Raises:
+        SettingsError: its URL or its credentials are not usable.
+    """
+    lake = open_lake("warehouse", settings.warehouse_url)
+    return WarehousePlace(lake, rules_of(settings), limits_of(settings), clock)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the settings let a run use of this machine."""
+    return Limits(int(settings.memory_budget), settings.request_concurrency, settings.scratch_dir)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """When the settings let files of the event lake be merged."""
+    return Rules(int(settings.compaction_target_size), settings.compaction_min_files)
+
+
+def open_lake(lake: Lake, url: str, access: Access | None = None) -> Store:
+    """Open a lake. Only the compact lake, which is ours, is made where it is a missing local directory.
+
+    Raises:
+        SettingsError: the URL, the credentials or the directory are not usable.
+    """
+    is_s3 = url.startswith("s3://")
+    return open_store(
+        url,
+        s3_options(url, access or Access(), load_aws(lake)) if is_s3 else None,
+        create=lake == "compact",
+        setting=_URL_SETTINGS[lake],
+        if_missing="run `make demo` for first lakes",
+    )
+
+
+def s3_options(url: str, access: Access, environment: AwsSettings) -> S3Options:
+    """How S3 is reached, from what the caller gives and what the environment has.
+
+    Raises:
+        SettingsError: there are no usable credentials.
+    """
+    session = None if access.unsigned else _session(url, access, environment)
+    region = access.region or environment.region or environment.default_region
+    return S3Options(
+        session=session,
+        region=region or (session.region_name if session else None) or _DEFAULT_REGION,
+        endpoint_url=access.endpoint_url or environment.s3_endpoint_url or environment.endpoint_url,
+        verify_tls=access.verify_tls,
+        retries=access.retries,
+        region_setting="AWS_REGION",
+        endpoint_setting="AWS_ENDPOINT_URL",
+    )
+
+
+def _session(url: str, access: Access, environment: AwsSettings) -> boto3.session.Session:
+    # Imported here: local lakes do without, and it takes a while.
+    import boto3  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    keys = (access.access_key_id, access.secret_access_key, access.session_token)
+    if bool(keys[0]) != bool(keys[1]) or (keys[2] and not keys[0]):
+        cause = "this resource has only a part of its credentials"
+        raise SettingsError(url, cause, "Set aws_access_key_id and aws_secret_access_key together, or neither")
+    if not keys[0] and not access.profile:
+        secrets = (environment.access_key_id, environment.secret_access_key, environment.session_token)
+        keys = tuple(secret.get_secret_value() if secret else None for secret in secrets)  # type: ignore[assignment]
+    try:
+        session = boto3.Session(
+            aws_access_key_id=keys[0],
+            aws_secret_access_key=keys[1],
+            aws_session_token=keys[2],
+            profile_name=None if keys[0] else access.profile or environment.profile,
+            region_name=access.region or environment.region or environment.default_region,
+        )
+        found = session.get_credentials()
+    except BotoCoreError as error:
+        raise SettingsError(url, f"no usable AWS credentials ({error})", _CREDENTIALS_REMEDY) from error
+    if found is None:
+        raise SettingsError(url, "no AWS credentials found", _CREDENTIALS_REMEDY)
+    return session

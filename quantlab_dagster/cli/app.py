@@ -1,0 +1,72 @@
+"""The command line: `quantlab`. It runs the same Dagster assets as the schedule, in this process.
+
+Exit codes: 0 all is well; 1 something is quarantined, failed or wrong; 2 usage, configuration, or a refused day.
+"""
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from quantlab_dagster import __version__
+from quantlab_dagster.cli.market import compact, plan, verify
+from quantlab_dagster.cli.options import EXIT_FINE, EXIT_FOUND, EXIT_USAGE, Json, leave
+from quantlab_dagster.cli.screen import Screen
+from quantlab_dagster.cli.state import catch_up, state_app, status
+from quantlab_dagster.cli.warehouse import warehouse_app
+from quantlab_dagster.errors import DayRefused, PathError, QuantlabError, SettingsError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="quantlab",
+    help="Compact raw market-data parts into one sorted, audited file per symbol and day.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain usage errors: what is not a terminal is never wrapped
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"quantlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _quantlab(
+    version: Annotated[  # it acts when it is read
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Compact raw market-data parts into one sorted, audited file per symbol and day."""
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Make a small raw lake in demo-lake/, compact it through Dagster, verify it, and show the result."""
+    from quantlab_dagster.cli.demo import run_demo
+
+    leave(found=not run_demo(Screen(as_json=as_json)))
+
+
+for _command in (compact, plan, verify, status):
+    app.command()(_command)
+app.command("catch-up")(catch_up)
+app.add_typer(state_app, name="state")
+app.add_typer(warehouse_app, name="warehouse")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: expected errors are one line on standard error, never a traceback."""
+    try:
+        app(arguments)
+    except (SettingsError, DayRefused, PathError) as error:
+        Screen().error(str(error))
+        sys.exit(EXIT_USAGE)
+    except QuantlabError as error:
+        Screen().error(str(error))
+        sys.exit(EXIT_FOUND)
+    sys.exit(EXIT_FINE)

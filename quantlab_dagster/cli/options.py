@@ -1,0 +1,150 @@
+"""What is typed: the options of the commands, what they select, and the exit codes.
+
+No `from __future__ import annotations` in the modules with commands: Typer reads the annotations as objects.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+
+from quantlab_dagster.errors import DayRefused, PathError, SettingsError
+from quantlab_dagster.lake.market import Pair, parse_day
+from quantlab_dagster.lake.warehouse import ONE_HOUR, Scope, hour_text, parse_hour
+from quantlab_dagster.settings import Settings
+
+__all__ = [
+    "EXIT_FINE",
+    "EXIT_FOUND",
+    "EXIT_USAGE",
+    "Apps",
+    "Date",
+    "Day",
+    "DayOption",
+    "Exchanges",
+    "Hour",
+    "HourTo",
+    "Json",
+    "Streams",
+    "Symbols",
+    "To",
+    "leave",
+    "select_days",
+    "select_hours",
+    "select_pairs",
+    "span",
+]
+
+T = TypeVar("T")
+
+EXIT_FINE, EXIT_FOUND, EXIT_USAGE = 0, 1, 2
+
+
+def _typed(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """A parser whose refusals are usage errors."""
+
+    def parser(text: str) -> T:
+        try:
+            return parse(text)
+        except PathError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parser
+
+
+_day, _hour = _typed(parse_day), _typed(parse_hour)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+
+Date = Annotated[
+    dt.date, typer.Option("--date", "-d", parser=_day, metavar="DAY", help="UTC day: 2026-01-08 or 20260108.")
+]
+To = Annotated[
+    dt.date | None, typer.Option("--to", parser=_day, metavar="DAY", help="Last day of a range that starts at --date.")
+]
+Day = Annotated[dt.date, typer.Argument(parser=_day, metavar="DAY", help="2026-01-08 or 20260108.")]
+DayOption = Annotated[
+    dt.date, typer.Option(parser=_day, metavar="DAY", help="Everything up to this day counts as settled.")
+]
+Exchanges = Annotated[list[str] | None, typer.Option("--exchange", help="Only this exchange; repeatable.")]
+Streams = Annotated[list[str] | None, typer.Option("--stream", help="Only this stream; repeatable.")]
+Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Only this symbol, as in the path; repeatable.")]
+
+Apps = Annotated[list[str] | None, typer.Option("--app", help="Only this app, as in the path; repeatable.")]
+Hour = Annotated[
+    dt.datetime | None,
+    typer.Option("--hour", parser=_hour, metavar="HOUR", help="Only this hour (UTC): 2026-01-15T10 or 2026011510."),
+]
+HourTo = Annotated[
+    dt.datetime | None,
+    typer.Option("--to", parser=_hour, metavar="HOUR", help="Last hour of a range that starts at --hour."),
+]
+
+
+def select_pairs(settings: Settings, exchanges: Sequence[str] | None, streams: Sequence[str] | None) -> list[Pair]:
+    """The configured pairs that the options select.
+
+    Raises:
+        SettingsError: one of them is not configured.
+    """
+    for option, given, known in (
+        ("--exchange", exchanges, settings.exchanges),
+        ("--stream", streams, settings.streams),
+    ):
+        for name in given or ():
+            if name not in known:
+                raise SettingsError(f"{option} {name}", "is not configured", f"Configured are: {', '.join(known)}")
+    return [
+        pair
+        for pair in settings.pairs
+        if (not exchanges or pair.exchange in exchanges) and (not streams or pair.stream in streams)
+    ]
+
+
+def select_days(settings: Settings, first: dt.date, last: dt.date | None) -> list[dt.date]:
+    """The days that the options select.
+
+    Raises:
+        SettingsError: the range makes no sense.
+        DayRefused: it begins before the first partition.
+    """
+    last = last or first
+    if last < first:
+        raise SettingsError("--to", f"{last} is before --date {first}", "Swap them")
+    if first < settings.start_date:
+        raise DayRefused(str(first), "is before the first partition", f"Set QUANTLAB_START_DATE to {first} or earlier")
+    return [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
+
+
+def span(days: Sequence[dt.date]) -> str:
+    """Days as a title names them."""
+    return str(days[0]) if len(days) == 1 else f"{days[0]} … {days[-1]}"
+
+
+def select_hours(
+    apps: Sequence[str] | None, first: dt.datetime | None, last: dt.datetime | None, last_cold: dt.datetime
+) -> Scope:
+    """The partitions of the event lake that the options select.
+
+    Raises:
+        SettingsError: the range makes no sense.
+        DayRefused: an hour that is not over yet.
+    """
+    if last and not first:
+        raise SettingsError("--to", "is given without --hour", "Say where the range begins")
+    last = last or first
+    if first and last and last < first:
+        raise SettingsError("--to", f"{hour_text(last)} is before --hour {hour_text(first)}", "Swap them")
+    if last and last > last_cold:
+        try:
+            remedy = f"It can be compacted from {last + ONE_HOUR:%Y-%m-%d %H:%M} UTC on"
+        except OverflowError:
+            remedy = "It is the last hour of the calendar"
+        raise DayRefused(hour_text(last), "is not over: files may still be written to it", remedy)
+    return Scope(tuple(apps or ()), first, last)
+
+
+def leave(*, found: object) -> NoReturn:
+    """End the command: with 1 if it found anything that needs attention."""
+    raise typer.Exit(EXIT_FOUND if found else EXIT_FINE)

@@ -1,0 +1,90 @@
+"""Running a job in this process, recorded in the same instance as the UI's.
+
+Imported only by commands that run something, because Dagster takes a second to import.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import dagster as dg
+
+from quantlab_dagster.cli.runs.home import ensure_dagster_home
+from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.errors import QuantlabError
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar
+
+    from quantlab_dagster.settings import Settings
+
+__all__ = ["InProcess", "step_failures"]
+
+T = TypeVar("T")
+
+
+class InProcess:
+    """Runs a job in this process, against the instance that the UI shows.
+
+    Args:
+        settings: of the project.
+        job: its name.
+    """
+
+    def __init__(self, settings: Settings, job: str) -> None:
+        ensure_dagster_home(settings)
+        self._job = build_definitions(settings).resolve_job_def(job)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.instance = self._stack.enter_context(dg.DagsterInstance.get())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def listen(self, variable: ContextVar[T | None], listener: T) -> None:
+        """Tell a listener of this process of progress, until the context ends."""
+        token = variable.set(listener)
+        self._stack.callback(variable.reset, token)
+
+    def execute(
+        self, ops: dict[str, Any], *, tags: dict[str, str] | None = None, **options: Any
+    ) -> dg.ExecuteInProcessResult:
+        """Execute the job.
+
+        Args:
+            ops: configuration of its ops by name.
+            tags: of the run.
+            options: further ones of `execute_in_process`.
+
+        Raises:
+            QuantlabError: Dagster refuses to run it. A run that fails raises nothing.
+        """
+        try:
+            return self._job.execute_in_process(
+                instance=self.instance,
+                run_config={
+                    "ops": {name: {"config": config} for name, config in ops.items()},
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                raise_on_error=False,
+                tags={"quantlab/started_by": "command line", **(tags or {})},
+                **options,
+            )
+        except dg.DagsterError as error:
+            raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
+
+
+def step_failures(result: dg.ExecuteInProcessResult, known: set[str]) -> list[str]:
+    """Why steps failed, where none of the known reasons says so."""
+    failures = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            details = event.step_failure_data.user_failure_data
+            text = details.description if details else None
+            text = text or (event.step_failure_data.error_display_string.strip().splitlines() or ["failed"])[0]
+            if not any(reason in text for reason in known if reason):
+                failures.append(f"{event.step_key}: {text}")
+    return failures

@@ -1,0 +1,217 @@
+"""Running days in this process: what `compact`, `catch-up` and the demo do. The only callers of Dagster for days."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from quantlab_dagster.access import open_market
+from quantlab_dagster.cli.runs.in_process import InProcess, step_failures
+from quantlab_dagster.defs.history import CATCH_UP_TAG, attempts_of, busy_days
+from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs
+from quantlab_dagster.defs.progress import extra_listener
+from quantlab_dagster.market.catchup import CatchUp, decide_catch_up, prepare_catch_up
+from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.market.outcome import Status, Verdict, VerifiedDay
+from quantlab_dagster.market.plan import Requested
+from quantlab_dagster.market.verify import verify_pair
+from quantlab_dagster.work.clock import utc_now
+from quantlab_dagster.work.stopping import run_interruptible
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Sequence
+
+    import dagster as dg
+
+    from quantlab_dagster.lake.market import Pair, SymbolDay
+    from quantlab_dagster.market.outcome import Listener, Outcome
+    from quantlab_dagster.market.plan import Plan
+    from quantlab_dagster.settings import Settings
+    from quantlab_dagster.work.clock import Clock
+
+__all__ = ["RunReport", "catch_up", "compact_days", "repair_days"]
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What one or more runs did.
+
+    Attributes:
+        outcomes: symbol-days that have raw parts or a published file, in the order they ended.
+        failures: why steps failed, where that is not the failure of a symbol-day; empty if none.
+        run_ids: of the runs, for the UI.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    run_ids: list[str] = field(default_factory=list)
+
+
+class _Collector:
+    """Collects outcomes, and passes everything on."""
+
+    def __init__(self, report: RunReport, then: Listener) -> None:
+        self._report = report
+        self._then = then
+
+    def planned(self, pair: Pair, day: dt.date, symbols: int) -> None:
+        self._then.planned(pair, day, symbols)
+
+    def building(self, plan: Plan) -> None:
+        self._then.building(plan)
+
+    def fetched(self, symbol_day: SymbolDay, parts: int, of_parts: int) -> None:
+        self._then.fetched(symbol_day, parts, of_parts)
+
+    def finished(self, outcome: Outcome) -> None:
+        if outcome.status is not Status.NO_FILES:
+            self._report.outcomes.append(outcome)
+        self._then.finished(outcome)
+
+
+def compact_days(
+    settings: Settings,
+    days: Iterable[dt.date],
+    pairs: Sequence[Pair],
+    *,
+    listener: Listener,
+    roll_up: bool = False,
+    symbols: Sequence[str] = (),
+    requested: Requested | None = None,
+) -> RunReport:
+    """Materialise the compact assets of these pairs, one run a day, in this process.
+
+    Args:
+        settings: of the project.
+        days: eligible or not: an ineligible day fails its run.
+        pairs: must be configured.
+        listener: told of progress from this thread.
+        roll_up: whether `compact/state` follows them.
+        symbols: restricts the runs; they are then recorded as observations.
+        requested: what is allowed, beyond the usual.
+    """
+    requested = requested or Requested()
+    options = {
+        "symbols": list(symbols),
+        "overwrite": requested.overwrite,
+        "allow_shrink": requested.allow_shrink,
+    }
+    with _Runner(settings, listener) as runner:
+        for day in days:
+            runner.run(day, pairs, options, roll_up=roll_up)
+    return runner.report
+
+
+def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) -> tuple[RunReport, CatchUp]:
+    """Run what the sensor would request now, one day after the other, until nothing is left; then say what was not.
+
+    Args:
+        settings: of the project.
+        listener: told of progress from this thread.
+        clock: the present time.
+
+    Returns:
+        What the runs did; and what was left, with the reasons.
+    """
+    pairs = list(configured_pairs(settings).values())
+    place = open_market(settings)
+    tried: set[dt.date] = set()
+    with _Runner(settings, listener) as runner:
+        while True:
+            state, _ = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
+            busy = busy_days(runner.instance)
+            decided = decide_catch_up(
+                state,
+                pairs,
+                last_eligible_day(clock()),
+                busy=busy | tried,
+                attempts=lambda task: attempts_of(runner.instance, task),
+                most_runs=1,
+                most_attempts=settings.catch_up_attempts,
+            )
+            if not decided.requests:
+                ours = tuple(f"{day}:" for day in tried - busy)
+                left = tuple(text for text in decided.skipped if not text.startswith(ours))
+                return runner.report, replace(decided, skipped=left)
+            [request] = decided.requests
+            tried.add(request.day)
+            runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})
+
+
+def repair_days(
+    settings: Settings,
+    days: Sequence[dt.date],
+    pairs: Sequence[Pair],
+    *,
+    listener: Listener,
+    symbols: Sequence[str] = (),
+) -> tuple[RunReport, list[VerifiedDay]]:
+    """Verify each pair's day by itself (meta, order, seq), and compact again the symbols that are wrong or missing.
+
+    A wrong day whose raw parts are gone, wholly or in part, stays as it is and is reported by its outcome.
+
+    Returns:
+        What the runs did; and what verification found wrong or missing.
+    """
+    report = RunReport()
+    found: list[VerifiedDay] = []
+    for pair in pairs:
+        for day in days:
+            verified = run_interruptible(
+                verify_pair(open_market(settings), pair, day, symbols=symbols, against_raw=False)
+            )
+            for verdict, overwrite in ((Verdict.WRONG, True), (Verdict.NOT_PUBLISHED, False)):
+                bad = [item for item in verified if item.verdict is verdict]
+                found += bad
+                if bad:
+                    done = compact_days(
+                        settings,
+                        [day],
+                        [pair],
+                        listener=listener,
+                        symbols=[item.symbol_day.symbol for item in bad],
+                        requested=Requested(overwrite=overwrite),
+                    )
+                    report.outcomes += done.outcomes
+                    report.failures += done.failures
+                    report.run_ids += done.run_ids
+    return report, found
+
+
+class _Runner(InProcess):
+    """Runs days."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        super().__init__(settings, JOB)
+        self.report = RunReport()
+        self._listener = _Collector(self.report, listener)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.listen(extra_listener, self._listener)
+        return self
+
+    def run(
+        self,
+        day: dt.date,
+        pairs: Sequence[Pair],
+        options: dict[str, Any],
+        *,
+        roll_up: bool,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        keys = [compact_key(pair) for pair in pairs]
+        result = self.execute(
+            {"__".join(key.path): options for key in keys},
+            partition_key=f"{day:%Y-%m-%d}",
+            asset_selection=[*keys, STATE_ASSET] if roll_up else keys,
+            tags=tags,
+        )
+        self.report.run_ids.append(result.run_id)
+        self.report.failures += _failures(result, self.report.outcomes)
+
+
+def _failures(result: dg.ExecuteInProcessResult, outcomes: list[Outcome]) -> list[str]:
+    """Failures of steps that no symbol-day explains."""
+    return step_failures(result, {outcome.reason for outcome in outcomes})

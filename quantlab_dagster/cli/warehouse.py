@@ -1,0 +1,149 @@
+"""Commands for the event lake: `quantlab warehouse compact · plan · status · recover`.
+
+Dagster is imported only by what runs something.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from quantlab_dagster.access import open_warehouse
+from quantlab_dagster.cli.documents import look_document, sweep_document, warehouse_status_document
+from quantlab_dagster.cli.options import Apps, Hour, HourTo, Json, leave, select_hours
+from quantlab_dagster.cli.screen import HourProgress, Screen
+from quantlab_dagster.lake.warehouse import Scope, hour_text
+from quantlab_dagster.settings import load_settings
+from quantlab_dagster.warehouse.checks import findings
+from quantlab_dagster.warehouse.look import LakeLook, look_at_slots, look_over
+from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
+from quantlab_dagster.warehouse.place import Requested, WarehousePlace, last_cold_hour
+from quantlab_dagster.warehouse.slot import SILENT_AFTER
+from quantlab_dagster.work.clock import utc_now
+from quantlab_dagster.work.finding import Finding
+from quantlab_dagster.work.stopping import run_interruptible
+from quantlab_dagster.work.wording import format_bytes
+
+__all__ = ["warehouse_app"]
+
+warehouse_app = typer.Typer(
+    help="Compact the event lake: cold hours, in place.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@warehouse_app.command()
+def compact(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
+    """Merge the small files of every cold hour that has some, and delete them: what the schedule does."""
+    _run(select_hours(app, hour, to, last_cold_hour(utc_now())), Requested(), as_json=as_json)
+
+
+@warehouse_app.command()
+def recover(
+    app: Apps = None,
+    hour: Hour = None,
+    to: HourTo = None,
+    give_up: Annotated[
+        bool,
+        typer.Option(help="Give up plans whose output and inputs are both gone. See first that no rows are missing."),
+    ] = False,
+    retry_corrupt: Annotated[
+        bool, typer.Option(help="Forget which files cannot be merged; the next `compact` tries them again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Complete what a crashed run left unfinished, and merge nothing. `compact` does so, too, before all else."""
+    requested = Requested(recover_only=True, retry_corrupt=retry_corrupt, give_up=give_up)
+    _run(select_hours(app, hour, to, last_cold_hour(utc_now())), requested, as_json=as_json)
+
+
+@warehouse_app.command()
+def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
+    """Show what compacting would merge, without doing it."""
+    settings, screen = load_settings(), Screen(as_json=as_json)
+    place = open_warehouse(settings)
+    lake = run_interruptible(look_over(place, select_hours(app, hour, to, last_cold_hour(utc_now()))))
+    looks = [look for look in lake.looks if look.needs_work]
+    rows = [
+        (
+            str(look.partition),
+            f"{look.files:,}",
+            f"{sum(look.merges):,}",
+            f"{len(look.merges):,}",
+            format_bytes(look.bytes_in),
+            look.reason,
+        )
+        for look in looks
+    ]
+    screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
+    files, size = sum(sum(look.merges) for look in looks), sum(look.bytes_in for look in looks)
+    screen.say(f"{len(looks)} hours need work: {files:,} files to merge, {format_bytes(size)}")
+    screen.document([look_document(look) for look in looks])
+
+
+@warehouse_app.command()
+def status(app: Apps = None, as_json: Json = False) -> None:
+    """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
+    settings, screen = load_settings(), Screen(as_json=as_json)
+    lake, found = run_interruptible(_look(open_warehouse(settings), Scope(tuple(app or ()))))
+    totals, backlog = lake.totals, [look for look in lake.looks if look.merges]
+    slots = Counter(look.slot.state for look in lake.looks if look.slot)
+    late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
+    screen.say(f"event lake           {settings.warehouse_url}")
+    screen.say(f"last cold hour       {hour_text(last_cold_hour(utc_now()))}")
+    screen.say(f"cold hours           {totals.hours:,} of {len(totals.apps):,} apps")
+    screen.say(
+        f"files                {totals.files:,}, {totals.small:,} of them small, {format_bytes(totals.size_bytes)}"
+    )
+    screen.say(f"hours with backlog   {len(backlog):,}{late}")
+    screen.say(f"being worked on      {slots['claimed']:,} (a silent claim is taken over after {SILENT_AFTER})")
+    screen.say(f"unfinished plans     {slots['planned']:,}")
+    screen.say(f"corrupt files        {sum(len(look.corrupt) for look in lake.looks):,}")
+    for finding in found:
+        screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
+    screen.document(warehouse_status_document(lake, backlog, found))
+    leave(found=[finding for finding in found if not finding.passed])
+
+
+async def _look(place: WarehousePlace, scope: Scope) -> tuple[LakeLook, list[Finding]]:
+    lake = await look_over(place, scope)
+    return lake, findings(await look_at_slots(place, scope), lake.looks, place.clock())
+
+
+def _run(scope: Scope, requested: Requested, *, as_json: bool) -> None:
+    from quantlab_dagster.cli.runs.warehouse import compact_warehouse
+
+    settings, screen = load_settings(), Screen(as_json=as_json)
+    with HourProgress(screen) as listener:
+        report = compact_warehouse(settings, scope, requested, listener=listener)
+    failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]
+    corrupt = sum(len(item.corrupt) for item in report.outcomes)
+    if not report.failures or report.outcomes:
+        screen.say(_summary(report.outcomes))
+    for outcome in report.outcomes:
+        for item in outcome.corrupt:
+            screen.say(f"corrupt, left in place: {outcome.partition.key(item.name)}: {item.reason}")
+    for failure in report.failures:
+        screen.error(failure)
+    screen.document(sweep_document(report))
+    leave(found=failed or corrupt or report.failures)
+
+
+def _summary(outcomes: Sequence[HourOutcome]) -> str:
+    if not outcomes:
+        return "no hour needed work"
+    ended = Counter(item.status for item in outcomes)
+    said = []
+    if ended[HourStatus.COMPACTED]:
+        files, outputs = (
+            sum(item.total("inputs") for item in outcomes),
+            sum(len(item.replacements) for item in outcomes),
+        )
+        sizes = [format_bytes(sum(item.total(name) for item in outcomes)) for name in ("bytes_in", "bytes_out")]
+        said.append(f"compacted {ended[HourStatus.COMPACTED]}: {files:,} files → {outputs:,}, {' → '.join(sizes)}")
+    said += [f"{status.value} {number}" for status, number in ended.items() if status is not HourStatus.COMPACTED]
+    corrupt = sum(len(item.corrupt) for item in outcomes)
+    return f"hours {', '.join(said)}" + (f"; corrupt files left in place: {corrupt}" if corrupt else "")

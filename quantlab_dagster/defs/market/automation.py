@@ -1,0 +1,97 @@
+"""What runs unattended: the schedule for yesterday, and the sensor that catches up on everything else.
+
+No `from __future__ import annotations` here: Dagster reads the annotations of a sensor's function as objects.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from quantlab_dagster.defs.checks import check_evaluations
+from quantlab_dagster.defs.history import CATCH_UP_TAG, attempts_of, busy_days
+from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
+from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.market.catchup import CatchUp, decide_catch_up, prepare_catch_up
+from quantlab_dagster.market.eligibility import last_eligible_day, yesterday
+from quantlab_dagster.market.state import State
+from quantlab_dagster.settings import Settings
+from quantlab_dagster.work.clock import Clock
+from quantlab_dagster.work.stopping import run_interruptible
+
+__all__ = ["catch_up_sensor", "daily_schedule"]
+
+
+def daily_schedule() -> dg.ScheduleDefinition:
+    """At 02:30 UTC: yesterday."""
+
+    @dg.schedule(
+        name="daily_compaction",
+        cron_schedule="30 2 * * *",
+        execution_timezone="UTC",
+        job_name=JOB,
+        description="Compacts yesterday (UTC), as soon as collectors have surely flushed.",
+    )
+    def daily_compaction(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        return dg.RunRequest(partition_key=f"{yesterday(context.scheduled_execution_time):%Y-%m-%d}")
+
+    return daily_compaction
+
+
+def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefinition:
+    """Asks for every open day between the watermark and yesterday, and for days with late parts."""
+
+    @dg.sensor(
+        name="catch_up",
+        job_name=JOB,
+        minimum_interval_seconds=30,
+        description="Runs days that are not settled, oldest first, and days that have late parts.",
+    )
+    def catch_up(
+        context: dg.SensorEvaluationContext,
+        raw_lake: LakeResource,
+        compact_lake: LakeResource,
+        limits: LimitsResource,
+        clock: dg.ResourceParam[Clock],
+    ) -> dg.SensorResult:
+        place = market_place(raw_lake, compact_lake, limits, clock)
+        state, found = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
+        decided = decide_catch_up(
+            state,
+            pairs,
+            last_eligible_day(clock()),
+            busy=busy_days(context.instance),
+            attempts=lambda task: attempts_of(context.instance, task),
+            most_runs=settings.catch_up_runs,
+            most_attempts=settings.catch_up_attempts,
+        )
+        for day in decided.exhausted:
+            context.log.error("%s failed %d times and is not tried again by itself", day, settings.catch_up_attempts)
+        for text in decided.skipped:
+            context.log.info(text)
+        shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in found])
+        events: list[Any] = check_evaluations(STATE_ASSET, found) if shown != context.cursor else []
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    run_key=request.key,
+                    partition_key=f"{request.day:%Y-%m-%d}",
+                    asset_selection=[*(compact_key(pair) for pair in request.pairs), STATE_ASSET],
+                    tags={CATCH_UP_TAG: request.task, "quantlab/attempt": str(request.attempt)},
+                )
+                for request in decided.requests
+            ],
+            skip_reason=None if decided.requests else _skip_text(state, decided),
+            asset_events=events,
+            cursor=shown,
+        )
+
+    return catch_up
+
+
+def _skip_text(state: State, decided: CatchUp) -> str:
+    if decided.skipped:
+        return "; ".join(decided.skipped)
+    return f"nothing to catch up: everything up to {state.last_compacted_date or 'yesterday'} is settled"

@@ -1,0 +1,168 @@
+"""What a materialisation says: an operator's questions answered without a query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from quantlab_dagster.defs.market.picture import draw_minutes, markdown_image
+from quantlab_dagster.market.outcome import Outcome, PairOutcome, Status
+from quantlab_dagster.market.timeunit import ticks_per_second, time_of
+from quantlab_dagster.work.wording import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["describe"]
+
+_MOST_TABLE_ROWS = 500
+
+
+def describe(outcome: PairOutcome) -> dict[str, Any]:
+    """Metadata of a pair's day: totals over its symbol-days, tables of them, the columns, the picture.
+
+    In the order of Dagster's pages: what went wrong and what an operator asks first, then what programs read. Numbers
+    stay numbers, because the pages plot them over the days.
+    """
+    published = outcome.having(Status.SUCCESS)
+    built = [item for item in published if item.built]
+    failed, quarantined = outcome.having(Status.FAILED), outcome.having(Status.QUARANTINE)
+    rows = sum(item.rows for item in published)
+    bytes_in = sum(item.bytes_in for item in published)
+    bytes_out = sum(item.bytes_out for item in published)
+    metadata: dict[str, Any] = {"summary": _summary(outcome)}
+    if failed:
+        metadata["failed"] = _reasons(failed, "reason")
+    if quarantined:
+        metadata["quarantine"] = _reasons(quarantined, "part and reason")
+    metadata |= {"rows": rows, "parts": sum(item.parts for item in published)}
+    metadata |= _time_range(outcome, published)
+    png = draw_minutes(f"{outcome.pair} on {outcome.day:%Y-%m-%d}", built)
+    if png is not None:
+        picture = markdown_image(png, f"Events per minute of {outcome.pair}", outcome.day)
+        metadata["events per minute"] = dg.MetadataValue.md(picture)
+    metadata |= {
+        "symbol-day table": _table(outcome.outcomes),
+        "symbol-days": len(outcome.outcomes),
+        "symbol-days built": len(built),
+        "symbol-days quarantined": len(quarantined),
+        "bytes in": dg.MetadataValue.int(bytes_in),
+        "bytes out": dg.MetadataValue.int(bytes_out),
+    }
+    if bytes_out:
+        metadata["ratio"] = round(bytes_in / bytes_out, 2)
+    metadata["seconds"] = round(outcome.seconds, 3)
+    if built:
+        metadata["rows/s"] = round(sum(item.rows for item in built) / outcome.seconds)
+    metadata |= {
+        "requests": sum(outcome.requests.values()),
+        "requests by kind": dg.MetadataValue.json(
+            {kind: number for kind, number in outcome.requests.items() if number}
+        ),
+        "dagster/row_count": rows,
+        "dagster/partition_row_count": rows,
+    }
+    if built:
+        metadata["dagster/column_schema"] = _column_schema(built)
+    return metadata
+
+
+def _summary(outcome: PairOutcome) -> str:
+    """The day in one line."""
+    published = outcome.having(Status.SUCCESS)
+    built = sum(item.built for item in published)
+    counts = {
+        "built": built,
+        "as they were": len(published) - built,
+        "quarantined": len(outcome.having(Status.QUARANTINE)),
+        "failed": len(outcome.having(Status.FAILED)),
+    }
+    ended = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number) or "no symbol-days"
+    bytes_in, bytes_out = (sum(getattr(item, name) for item in published) for name in ("bytes_in", "bytes_out"))
+    return (
+        f"{ended}: {sum(item.rows for item in published):,} rows of {sum(item.parts for item in published):,} parts, "
+        f"{format_bytes(bytes_in)} → {format_bytes(bytes_out)}, {outcome.seconds:.1f} s"
+    )
+
+
+def _time_range(outcome: PairOutcome, published: Sequence[Outcome]) -> dict[str, Any]:
+    lows = [item.ts_event_min for item in published if item.ts_event_min is not None]
+    highs = [item.ts_event_max for item in published if item.ts_event_max is not None]
+    if not lows or not highs:
+        return {}
+    low, high = min(lows), max(highs)
+    ticks = ticks_per_second(low, high, outcome.day)
+    text = f"{low} … {high}"
+    if ticks is not None:
+        first, last = (time_of(value, ticks).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] for value in (low, high))
+        text = f"{first} … {last} UTC"
+    return {"time range": text, "ts_event min": low, "ts_event max": high}
+
+
+def _table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
+    # What needs attention comes first, in case the table is cut. Few and narrow columns: Dagster gives them half of the
+    # window, and a wider table pushes the reasons out of sight.
+    ordered = sorted(outcomes, key=lambda item: (item.status is Status.SUCCESS, item.symbol_day.symbol))
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "symbol": item.symbol_day.symbol,
+                    "status": item.status.value,
+                    "rows": item.rows,
+                    "parts": item.parts,
+                    "size": f"{_unbroken(item.bytes_in)} → {_unbroken(item.bytes_out)}",
+                    "sec": round(item.seconds, 1),
+                    "why": _why(item),
+                }
+            )
+            for item in ordered[:_MOST_TABLE_ROWS]
+        ],
+        schema=dg.TableSchema(
+            columns=[
+                dg.TableColumn("symbol"),
+                dg.TableColumn("status"),
+                dg.TableColumn("rows", "int", description="Published now; 0 where nothing is."),
+                dg.TableColumn("parts", "int", description="Raw parts listed."),
+                dg.TableColumn("size", description="Of the raw parts, and of the published file."),
+                dg.TableColumn("sec", "float", description="Without waiting for other symbol-days."),
+                dg.TableColumn("why", description="Which revision was built, or why none was."),
+            ]
+        ),
+    )
+
+
+def _unbroken(size: int) -> str:
+    """A size that a narrow column does not break in two."""
+    return format_bytes(size).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _why(outcome: Outcome) -> str:
+    if outcome.status in (Status.QUARANTINE, Status.FAILED):
+        return "see above"  # long, and in a table of its own
+    if not outcome.built:
+        return outcome.reason
+    first = outcome.revision == 1
+    return "revision 1" if first else f"revision {outcome.revision}: {outcome.reason}"
+
+
+def _reasons(outcomes: Sequence[Outcome], heading: str) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"symbol": item.symbol_day.symbol, heading: item.reason})
+            for item in outcomes[:_MOST_TABLE_ROWS]
+        ],
+        schema=dg.TableSchema(columns=[dg.TableColumn("symbol"), dg.TableColumn(heading)]),
+    )
+
+
+def _column_schema(built: Sequence[Outcome]) -> dg.TableSchema:
+    """The columns of all symbol-days built; one whose dtype differs between them names all its dtypes."""
+    dtypes: dict[str, list[str]] = {}
+    for item in built:
+        for name, dtype in item.columns.items():
+            known = dtypes.setdefault(name, [])
+            if dtype not in known:
+                known.append(dtype)
+    return dg.TableSchema(columns=[dg.TableColumn(name, " or ".join(found)) for name, found in dtypes.items()])

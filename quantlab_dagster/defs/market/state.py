@@ -1,0 +1,86 @@
+"""The asset `compact/state`: rolls a day up, and advances the watermark of `_state.json`.
+
+No `from __future__ import annotations` here: Dagster reads the annotations of an asset's function as objects.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from quantlab_dagster.defs.checks import check_result, check_specs
+from quantlab_dagster.defs.names import GROUP, STATE_ASSET, compact_key
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
+from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.market.checks import FRESHNESS, NO_UNCLAIMED_RAW_PREFIX, NOT_STALE
+from quantlab_dagster.market.rollup import DayRollUp, roll_up_and_settle
+from quantlab_dagster.market.state import State
+from quantlab_dagster.work.clock import Clock
+from quantlab_dagster.work.stopping import run_interruptible
+
+__all__ = ["CHECKS", "state_asset"]
+
+CHECKS = {
+    FRESHNESS: "Yesterday is settled by 04:00 UTC.",
+    NOT_STALE: "No published day within the look-back lacks raw parts that are there now.",
+    NO_UNCLAIMED_RAW_PREFIX: "Every exchange and stream of the raw lake has an asset.",
+}
+
+_MOST_NAMED = 10
+
+
+def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The roll-up of a day, downstream of all its pairs."""
+
+    @dg.asset(
+        key=STATE_ASSET,
+        deps=[compact_key(pair) for pair in pairs],
+        partitions_def=partitions,
+        group_name=GROUP,
+        kinds={"json"},
+        check_specs=check_specs(STATE_ASSET, CHECKS),
+        description=(
+            "`compacted/_state.json`: settles the day if every symbol-day with raw parts is published or quarantined, "
+            "and advances the watermark over settled days."
+        ),
+    )
+    def state(
+        context: dg.AssetExecutionContext,
+        raw_lake: LakeResource,
+        compact_lake: LakeResource,
+        limits: LimitsResource,
+        clock: dg.ResourceParam[Clock],
+    ) -> Iterator[Any]:
+        day = dt.date.fromisoformat(context.partition_key)
+        try:
+            place = market_place(raw_lake, compact_lake, limits, clock)
+            rolled, after, found = run_interruptible(roll_up_and_settle(place, pairs, day))
+        except QuantlabError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        if not rolled.settled:
+            raise dg.Failure(description=_open_text(rolled), allow_retries=False)
+        yield dg.MaterializeResult(metadata=_metadata(rolled, after))
+        yield from (check_result(STATE_ASSET, finding) for finding in found)
+
+    return state
+
+
+def _open_text(rolled: DayRollUp) -> str:
+    named = "; ".join(f"{plan.symbol_day}: {plan.reason}" for plan in rolled.open[:_MOST_NAMED])
+    more = f"; and {len(rolled.open) - _MOST_NAMED} more" if len(rolled.open) > _MOST_NAMED else ""
+    return f"{len(rolled.open)} of {len(rolled.plans)} symbol-days are neither published nor quarantined: {named}{more}"
+
+
+def _metadata(rolled: DayRollUp, state: State | None) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    for plan in rolled.plans:
+        counts[plan.action.value] = counts.get(plan.action.value, 0) + 1
+    return {
+        "status": rolled.status.value,
+        "last_compacted_date": (state.last_compacted_date if state else None) or "none",
+        "symbol-days": len(rolled.plans),
+        "stale symbol-days": len(rolled.stale),
+        "symbol-days by what is to be done": dg.MetadataValue.json(counts),
+    }

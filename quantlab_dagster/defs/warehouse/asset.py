@@ -1,0 +1,99 @@
+"""The asset of the event lake's hours.
+
+No `from __future__ import annotations` here: Dagster reads the annotations of an asset's function as objects.
+"""
+
+import warnings
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from quantlab_dagster.defs.checks import AUDITED, check_specs
+from quantlab_dagster.defs.meter import Meter
+from quantlab_dagster.defs.names import EVENTS_ASSET, WAREHOUSE_GROUP
+from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
+from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
+from quantlab_dagster.lake.warehouse import Scope, hour_text, parse_hour
+from quantlab_dagster.settings import Settings
+from quantlab_dagster.warehouse.checks import FEW_SMALL_FILES, NO_CORRUPT_FILES, NO_UNFINISHED_PLANS
+from quantlab_dagster.warehouse.place import last_cold_hour
+from quantlab_dagster.warehouse.sweep import Sweep, sweep
+from quantlab_dagster.work.clock import Clock
+
+__all__ = ["HoursConfig", "events_asset"]
+
+_CHECKS = {
+    AUDITED: "Every file of the latest run was read back and proved before anything was deleted: rows, order, content.",
+    NO_CORRUPT_FILES: "No file of the event lake is left out of merging because it cannot be read or united.",
+    NO_UNFINISHED_PLANS: "No replacement of files is left unfinished: no reader sees rows twice.",
+    FEW_SMALL_FILES: "No hour that ended two hours ago or earlier has small files that could be merged.",
+}
+
+
+class HoursConfig(dg.Config):
+    """Options of a run over given hours."""
+
+    apps: list[str] = Field(
+        default=[], description="Only these apps, as in the path. Then the hour is not marked as materialised."
+    )
+
+
+def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    """The hours of the event lake, all apps together."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the backfill policy is beta, and worth it
+        declaration = dg.asset(
+            key=EVENTS_ASSET,
+            partitions_def=partitions,
+            group_name=WAREHOUSE_GROUP,
+            kinds={"polars", "parquet"},
+            output_required=False,
+            # Hours take seconds, and starting a run takes as long: a backfill over many is one run.
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            check_specs=check_specs(EVENTS_ASSET, _CHECKS),
+            description=(
+                "Cold hours of analytics events, compacted in place: small files become files of the target's size, "
+                "proved to hold exactly their rows; only then are they deleted. "
+                "The schedule `warehouse_compaction` does so with every hour that needs it."
+            ),
+        )
+
+    @declaration
+    def events(
+        context: dg.AssetExecutionContext,
+        config: HoursConfig,
+        warehouse: LakeResource,
+        limits: LimitsResource,
+        clock: dg.ResourceParam[Clock],
+        meter: dg.ResourceParam[Meter],
+    ) -> Iterator[Any]:
+        hours = sorted(parse_hour(key) for key in context.partition_keys)
+        scope = Scope(tuple(config.apps), hours[0], hours[-1])
+        recorder = Recorder(context, hours[0], restricted=bool(config.apps))
+        listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
+
+        def work() -> Coroutine[Any, Any, Sweep]:
+            return sweep(warehouse_place(settings, warehouse, limits, clock), scope, listener)
+
+        if hours[-1] > last_cold_hour(clock()):
+            text = f"{hour_text(hours[-1])} is not over yet. It can be compacted from the next full hour (UTC) on"
+            raise dg.Failure(description=text, allow_retries=False)
+        done = counted(work, meter, clock)
+        for hour in hours:
+            recorder.record_if_nothing_was_to_do(hour)
+        yield from check_results(done)
+        raise_failures(done)
+
+    return events
+
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]

@@ -1,0 +1,144 @@
+"""The job that compacts every cold hour of the event lake, and its schedule.
+
+No `from __future__ import annotations` here: Dagster reads the annotations of these functions as objects.
+"""
+
+import datetime as dt
+from collections.abc import Coroutine
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from quantlab_dagster.defs.checks import check_evaluation
+from quantlab_dagster.defs.history import UNFINISHED
+from quantlab_dagster.defs.meter import Meter
+from quantlab_dagster.defs.names import WAREHOUSE_JOB
+from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
+from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
+from quantlab_dagster.defs.warehouse.asset import HoursConfig
+from quantlab_dagster.defs.warehouse.metadata import describe_sweep
+from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
+from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.lake.warehouse import Scope, parse_hour
+from quantlab_dagster.settings import Settings
+from quantlab_dagster.warehouse.place import Requested
+from quantlab_dagster.warehouse.sweep import Sweep, recover, sweep
+from quantlab_dagster.work.clock import Clock
+
+__all__ = ["SWEEP_OP", "SweepConfig", "warehouse_job", "warehouse_schedule"]
+
+SWEEP_OP = "compact_cold_hours"
+
+_SKIPPED_FOR = dt.timedelta(hours=2)
+
+
+class SweepConfig(HoursConfig):
+    """Options of a run over the lake; the defaults are what the schedule wants."""
+
+    first_hour: str | None = Field(default=None, description="Only from this hour on (UTC), as in 2026-01-15T10.")
+    last_hour: str | None = Field(default=None, description="Only up to this hour.")
+    most_hours: int = Field(
+        default=5000,
+        ge=1,
+        description="Work on no more (app, hour)s than that, the latest first; the next run goes on with the rest.",
+    )
+    recover_only: bool = Field(default=False, description="Complete what a crash left, and merge nothing.")
+    retry_corrupt: bool = Field(
+        default=False,
+        description="With recover_only: forget which files cannot be merged; the next run tries them again.",
+    )
+    give_up: bool = Field(
+        default=False,
+        description="Give up plans whose output and inputs are both gone, after seeing that no rows are missing.",
+    )
+
+
+def warehouse_job(settings: Settings) -> dg.JobDefinition:
+    """The job behind the schedule and the command line: every cold hour that needs it, in one run."""
+
+    @dg.op(
+        name=SWEEP_OP,
+        description="Finds every cold hour that needs work, recovers, compacts, and records each as a materialisation.",
+        tags={"dagster/kind": "polars"},
+    )
+    def compact_cold_hours(
+        context: dg.OpExecutionContext,
+        config: SweepConfig,
+        warehouse: LakeResource,
+        limits: LimitsResource,
+        clock: dg.ResourceParam[Clock],
+        meter: dg.ResourceParam[Meter],
+    ) -> None:
+        known = dt.datetime.combine(settings.start_date, dt.time(0), dt.UTC)
+        recorder = Recorder(context, known, restricted=bool(config.apps) or config.recover_only)
+        listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
+
+        def work() -> Coroutine[Any, Any, Sweep]:
+            place = warehouse_place(settings, warehouse, limits, clock)
+            scope = _scope(config)
+            if config.recover_only:
+                return recover(
+                    place, scope, listener, Requested(retry_corrupt=config.retry_corrupt, give_up=config.give_up)
+                )
+            return sweep(place, scope, listener, most=config.most_hours)
+
+        done = counted(work, meter, clock)
+        if not config.recover_only:
+            for check in check_results(done):
+                context.log_event(check_evaluation(check))  # type: ignore[arg-type]  # the signature does not know it
+        context.add_output_metadata(describe_sweep(done))
+        raise_failures(done)
+
+    @dg.job(
+        name=WAREHOUSE_JOB,
+        description="Compacts every cold hour of the event lake that needs it.",
+        executor_def=dg.in_process_executor,
+    )
+    def compact_warehouse() -> None:
+        compact_cold_hours()
+
+    return compact_warehouse
+
+
+def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Every hour, unless configured otherwise.
+
+    Raises:
+        SettingsError: Dagster does not take the cron string.
+    """
+
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if not settings.compaction_enabled:
+            return dg.SkipReason("COMPACTION_ENABLED is false")
+        # One that was killed may stay "started" for hours, and leave what only the next run completes. Two at once are
+        # safe: each hour has a slot.
+        recent = context.scheduled_execution_time - _SKIPPED_FOR
+        unfinished = dg.RunsFilter(job_name=WAREHOUSE_JOB, statuses=UNFINISHED, created_after=recent)
+        if context.instance.get_runs(unfinished, limit=1):
+            return dg.SkipReason("the run before this one has not ended; it or the next one does what there is to do")
+        return dg.RunRequest()
+
+    crons = settings.compaction_schedule.crons
+    try:
+        return dg.ScheduleDefinition(
+            name="warehouse_compaction",
+            cron_schedule=crons[0] if len(crons) == 1 else list(crons),
+            execution_timezone="UTC",
+            job_name=WAREHOUSE_JOB,
+            execution_fn=tick,
+            description="Compacts every cold hour of the event lake that needs it.",
+        )
+    except dg.DagsterInvalidDefinitionError as error:
+        cause = f"{settings.compaction_schedule.text!r} is not a cron string that Dagster understands"
+        raise SettingsError(
+            "COMPACTION_SCHEDULE", cause, "Use a duration such as 1h, or a valid cron string"
+        ) from error
+
+
+def _scope(config: SweepConfig) -> Scope:
+    return Scope(
+        tuple(config.apps),
+        parse_hour(config.first_hour) if config.first_hour else None,
+        parse_hour(config.last_hour) if config.last_hour else None,
+    )

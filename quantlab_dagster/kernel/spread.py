@@ -1,0 +1,141 @@
+"""Distribution into runs, for days whose parts reach into too many windows.
+
+That is one huge unsorted part, or every part spanning the whole day. Each part is decoded once, its rows are appended
+to the run of their window on local disk, and a window is then read from its run alone (the distribution pass of an
+external bucket sort, Knuth TAOCP 3, 5.4.9).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from quantlab_dagster.errors import Cancelled
+from quantlab_dagster.kernel.digest import add_hashes, row_hashes
+from quantlab_dagster.kernel.frames import POSITION, read_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from quantlab_dagster.kernel.cuts import WindowPlan
+    from quantlab_dagster.kernel.survey import Survey
+
+__all__ = ["SpreadWindows"]
+
+
+class SpreadWindows:
+    """The windows of a day, read from runs.
+
+    Args:
+        survey: of the day.
+        plan: its windows.
+        scratch: directory for the runs, one Arrow stream after another in one file per window; removed as they are
+            read.
+        batch_rows: how many rows to decode at once; a single row group may be larger.
+        cancelled: asked between batches.
+
+    Raises:
+        Cancelled: on iteration, as asked.
+    """
+
+    def __init__(
+        self, survey: Survey, plan: WindowPlan, scratch: Path, batch_rows: int, cancelled: Callable[[], bool]
+    ) -> None:
+        self._survey = survey
+        self._plan = plan
+        self._scratch = scratch
+        self._batch_rows = batch_rows
+        self._cancelled = cancelled
+        self.content = 0
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        try:
+            self._distribute()
+            for index in range(len(self._plan.windows)):
+                path = self._path(index)
+                if path.exists():
+                    yield _read_run(path)
+                    path.unlink()
+        finally:
+            for index in range(len(self._plan.windows)):
+                self._path(index).unlink(missing_ok=True)
+
+    def _path(self, index: int) -> Path:
+        return self._scratch / f"run-{index:06d}.arrows"
+
+    def _distribute(self) -> None:
+        for frame in self._batches():
+            if self._cancelled():
+                raise Cancelled
+            self.content = add_hashes(self.content, row_hashes(frame.select(self._survey.columns.varying)))
+            target = self._window_of(frame)
+            name = self._survey.columns.helper("window")
+            for (window,), rows in (
+                frame.with_columns(target.alias(name)).partition_by(name, as_dict=True, include_key=False).items()
+            ):
+                table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                with self._path(int(window)).open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table)
+
+    def _window_of(self, frame: pl.DataFrame) -> pl.Series:
+        """Which window each row belongs to, by binary search among the cuts."""
+        cuts = self._plan.cuts
+        keys = frame.select(self._survey.order.key()).to_series().to_numpy()
+        positions = frame[self._survey.columns.helper(POSITION)].to_numpy()
+        cut_keys = np.array([cut.key for cut in cuts], dtype=np.int64)
+        cut_positions = np.array([cut.position for cut in cuts], dtype=np.int64)
+        window = np.searchsorted(cut_keys, keys, side="left")
+        last = np.searchsorted(cut_keys, keys, side="right")
+        # Rows that share their order value with cuts: those cuts count that are at or before their position.
+        for low, high in np.unique(np.stack((window, last))[:, window < last], axis=1).T.tolist():
+            tied = np.flatnonzero((window == low) & (last == high))
+            window[tied] = low + np.searchsorted(cut_positions[low:high], positions[tied], side="right")
+        return pl.Series(window)
+
+    def _batches(self) -> Iterator[pl.DataFrame]:
+        """All rows of all parts in position order, in frames of about `batch_rows` rows."""
+        survey = self._survey
+        waiting: list[int] = []
+        for index in np.flatnonzero(survey.rows).tolist():
+            rows = int(survey.rows[index])
+            if waiting and int(survey.rows[waiting].sum()) + rows > self._batch_rows:
+                yield self._read(waiting)
+                waiting = []
+            if rows > self._batch_rows:
+                for part_slice in survey.footers[index].slices(self._batch_rows):
+                    yield read_parts(
+                        [survey.parts[index]],
+                        survey.columns,
+                        survey.first_positions[[index]],
+                        survey.rows[[index]],
+                        part_slice=part_slice,
+                    )
+            else:
+                waiting.append(index)
+        if waiting:
+            yield self._read(waiting)
+
+    def _read(self, indices: list[int]) -> pl.DataFrame:
+        survey = self._survey
+        return read_parts(
+            [survey.parts[i] for i in indices],
+            survey.columns,
+            survey.first_positions[indices],
+            survey.rows[indices],
+        )
+
+
+def _read_run(path: Path) -> pl.DataFrame:
+    tables = []
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(0)
+        while file.tell() < end:
+            tables.append(pa.ipc.open_stream(file).read_all())
+    frame = pl.from_arrow(pa.concat_tables(tables))
+    assert isinstance(frame, pl.DataFrame)  # a table with columns is never a Series
+    return frame

@@ -1,0 +1,342 @@
+"""What callers see of a store, whatever its kind, and what all kinds share.
+
+Everything is asynchronous, because a run that waits in Python can be stopped and one that waits in a blocking call
+cannot. Listings come sorted in byte order of the keys whatever the server's order; conditional writes mean the same on
+every server; every failure is a domain error that names the object.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import re
+from abc import abstractmethod
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import obstore
+
+from quantlab_dagster.errors import ObjectNotFound, StoreError
+from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.objects import Directory, ObjectInfo, Staged, first_error
+from quantlab_dagster.lake.store.requesting import Requesting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from obstore import ListResult, ObjectMeta
+    from obstore.store import ObjectStore
+
+__all__ = ["LOCK_DIRECTORY", "PROBE_DIRECTORY", "STAGED_DIRECTORY", "Store"]
+
+# Names just below the root that stores keep for themselves. No kind of store lists any: a lake may have been copied.
+LOCK_DIRECTORY = ".quantlab-locks"
+STAGED_DIRECTORY = ".quantlab-staged"
+PROBE_DIRECTORY = ".quantlab-probe"
+_HIDDEN = {LOCK_DIRECTORY, STAGED_DIRECTORY, PROBE_DIRECTORY}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Store(Requesting):
+    """An object store below a URL. Make one with `open_store`.
+
+    Args:
+        url: as given by the user, for messages.
+        engine: the obstore store, rooted at the URL.
+        retries: attempts after the first one fails.
+    """
+
+    def __init__(self, url: str, engine: ObjectStore, *, retries: int = 0) -> None:
+        super().__init__(url, retries)
+        self._engine = engine
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    async def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        """All objects below a prefix that ends in a slash, sorted by the bytes of their keys.
+
+        Raises:
+            StoreError: the listing failed. A prefix without objects is an empty list.
+        """
+
+        async def listing() -> list[ObjectInfo]:
+            found: list[ObjectInfo] = []
+            with self._errors(prefix):
+                self._check_root()
+                async for chunk in obstore.list(self._engine, prefix, chunk_size=limits.LIST_PAGE):
+                    found += [_info(meta) for meta in chunk]
+            return found
+
+        found = await self._repeated(listing)
+        self.requests.add("LIST", _pages(len(found)))
+        return _sorted_below(prefix, found)
+
+    async def list_directory(self, prefix: str) -> Directory:
+        """One level below a prefix that ends in a slash, or is empty for the root.
+
+        Raises:
+            StoreError: the listing failed.
+        """
+
+        async def listing() -> ListResult[Sequence[ObjectMeta]]:
+            with self._errors(prefix):
+                self._check_root()
+                return await obstore.list_with_delimiter_async(self._engine, prefix)
+
+        result = await self._repeated(listing)
+        found = [_info(meta) for meta in result["objects"]]
+        names = {path.rstrip("/").rpartition("/")[2] for path in result["common_prefixes"]} - _HIDDEN
+        self.requests.add("LIST", _pages(len(found) + len(names)))
+        return Directory(tuple(sorted(names, key=str.encode)), tuple(_sorted_below(prefix, found)))
+
+    async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
+        """The whole object in one request, and which version of it this is.
+
+        Raises:
+            ObjectNotFound: there is definitely no such object.
+            StoreError: any other failure.
+        """
+        self.requests.add("GET")
+        with self._errors(key):
+            response = await obstore.get_async(self._engine, key)
+            return bytes(await response.bytes_async()), _info(response.meta)
+
+    async def get_if_exists(self, key: str) -> tuple[bytes, ObjectInfo] | None:
+        """Like `get`, but None for an object that does not exist."""
+        try:
+            return await self.get(key)
+        except ObjectNotFound:
+            return None
+
+    async def download(self, key: str, path: Path) -> ObjectInfo:
+        """Stream the object into a file, in bounded memory; same errors as `get`."""
+        self.requests.add("GET")
+        with self._errors(key):
+            response = await obstore.get_async(self._engine, key)
+            with path.open("wb") as file:
+                async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
+                    file.write(chunk)
+            return _info(response.meta)
+
+    async def sha256(self, key: str) -> str:
+        """SHA-256 of the object's content, hexadecimal, in bounded memory; same errors as `get`."""
+        self.requests.add("GET")
+        digest = hashlib.sha256()
+        with self._errors(key):
+            response = await obstore.get_async(self._engine, key)
+            async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """What the store says of an object, or None if it does not exist."""
+        self.requests.add("HEAD")
+        try:
+            with self._errors(key):
+                return _info(await obstore.head_async(self._engine, key))
+        except ObjectNotFound:
+            return None
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    async def put(self, key: str, content: bytes | Path) -> str:
+        """Write an object whole and unconditionally; readers see the old or the new one. Returns its ETag."""
+        size_bytes = content.stat().st_size if isinstance(content, Path) else len(content)
+        in_parts = isinstance(content, Path) and size_bytes > limits.MULTIPART_BYTES
+        with self._errors(key):
+            result = await obstore.put_async(
+                self._engine,
+                key,
+                content,
+                mode="overwrite",
+                use_multipart=in_parts,
+                chunk_size=limits.PART_BYTES,
+                max_concurrency=limits.UPLOADS_AT_ONCE,
+            )
+        self.requests.add("PUT", self._requests_of(_parts(size_bytes)) if in_parts else 1)
+        return await self._etag_after_put(key, result["e_tag"])
+
+    async def compare_and_swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        """Write a small object only if it is still the one that was read. Returns its new ETag.
+
+        Args:
+            key: of the object.
+            content: new content.
+            expected_etag: ETag of the object as read; None if there was none.
+
+        Raises:
+            Conflict: somebody else wrote it meanwhile.
+            ConditionalWriteUnsupported: the server refuses although nobody did.
+        """
+        return await self._swap(key, content, expected_etag)
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; it is no error if it does not exist."""
+
+        async def deletion() -> None:
+            with self._errors(key):
+                await obstore.delete_async(self._engine, key)
+
+        self.requests.add("DELETE")
+        try:
+            await self._repeated(deletion)
+        except ObjectNotFound:
+            return
+
+    async def delete_unchanged(self, key: str, etag: str) -> bool:
+        """Delete an object only if it still has this ETag.
+
+        Where the server ignores conditional deletes (once per store this is tried out, and a warning logged), it is
+        looked at and then deleted at once: what replaces it in between is lost.
+
+        Returns:
+            True if it is gone now, by whomever; False if there is something else, which is left alone.
+        """
+        if not etag:
+            # SeaweedFS takes an empty If-Match for none at all, and deletes.
+            raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
+        self._check_key(key)
+        return await self._delete_unchanged(key, etag)
+
+    # ---- staging -----------------------------------------------------------------------------------------------
+
+    async def stage(self, key: str, path: Path) -> Staged:
+        """Upload a file so that it is in the store, whole, but not visible; `publish` makes it so."""
+        self._check_key(key)
+        with self._errors(key):
+            size_bytes = path.stat().st_size
+        if size_bytes == 0:
+            raise StoreError(self.name(key), f"{path}, which is to become it, is empty", "Report this as a bug")
+        self.requests.add("PUT")
+        upload_id = await self._begin(key)
+        running: list[Future[Any]] = []
+        try:
+            etags = await self._upload(key, upload_id, path, _parts(size_bytes), running)
+        except BaseException as error:
+            # Not before no thread works on it any more. We do not wait for that, since we may have been cancelled.
+            with suppress(RuntimeError):  # the interpreter is exiting
+                self._threads.submit(_abandon, partial(self._abort, key, upload_id), running)
+            if isinstance(error, BaseExceptionGroup):
+                raise first_error(error) from error
+            raise
+        return Staged(key, upload_id, etags, size_bytes)
+
+    async def publish(self, staged: Staged) -> ObjectInfo | None:
+        """Make a staged object visible in one step, replacing what is there.
+
+        However late it comes, it cannot bring back what was published before and has been deleted since.
+
+        Returns:
+            What is there now. None if the upload does not exist any more: somebody else published or discarded it; or
+            we did and were not told. Then look at the object itself.
+        """
+        self._check_key(staged.key)
+        return await self._publish(staged)
+
+    async def discard(self, staged: Staged) -> bool:
+        """Remove a staged object that must not become visible any more.
+
+        Returns:
+            True if it was not published, and never will be; False if it did not exist any more.
+        """
+        self._check_key(staged.key)
+        return await self._discard(staged)
+
+    async def staged_below(self, prefix: str) -> list[Staged]:
+        """What is staged, or was left half-way, below a prefix that ends in a slash or is empty; only to be discarded.
+
+        Sizes and ETags of parts are not known.
+        """
+        if prefix:
+            self._check_key(prefix.removesuffix("/"))
+        self._check_root()
+        found = await self._asked(prefix, self._find_staged, prefix)
+        self.requests.add("LIST", _pages(len(found)))
+        return sorted(found, key=lambda staged: (staged.key.encode(), staged.upload_id))
+
+    # ---- what each kind does in its own way --------------------------------------------------------------------
+
+    @abstractmethod
+    def _requests_of(self, parts: int) -> int:
+        """How many requests the engine needs for a put of so many parts."""
+
+    @abstractmethod
+    async def _swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        """`compare_and_swap`."""
+
+    @abstractmethod
+    async def _delete_unchanged(self, key: str, etag: str) -> bool:
+        """`delete_unchanged` of a key that was checked, with an ETag that is not empty."""
+
+    @abstractmethod
+    async def _begin(self, key: str) -> str:
+        """A new upload. Returns its id."""
+
+    @abstractmethod
+    async def _upload(
+        self, key: str, upload_id: str, path: Path, parts: int, running: list[Future[Any]]
+    ) -> tuple[str, ...]:
+        """Send a file, noting every thread that works on it. Returns the ETags of its parts, if it has any."""
+
+    @abstractmethod
+    def _abort(self, key: str, upload_id: str) -> None:
+        """Remove an upload that nobody else knows of. Blocks, and may raise anything."""
+
+    @abstractmethod
+    async def _publish(self, staged: Staged) -> ObjectInfo | None:
+        """`publish` of a key that was checked."""
+
+    @abstractmethod
+    async def _discard(self, staged: Staged) -> bool:
+        """`discard` of a key that was checked."""
+
+    @abstractmethod
+    def _find_staged(self, prefix: str) -> list[Staged]:
+        """`staged_below`, in any order. Blocks, and raises what the system raises."""
+
+    # ---- what they share ---------------------------------------------------------------------------------------
+
+    async def _etag_after_put(self, key: str, etag: str | None) -> str:
+        if etag and etag.strip('"'):
+            return etag.strip('"')
+        info = await self.head(key)  # Ceph answers a completed multipart upload without one
+        if info is None:
+            raise StoreError(self.name(key), "vanished right after it was written", "Run again")
+        return info.etag
+
+    def _check_key(self, key: str) -> None:
+        """Refuse what the engine refuses, too."""
+        with self._errors(key):
+            if _CONTROL.search(key) or any(part in ("", ".", "..") for part in key.split("/")):
+                raise ValueError("a segment is empty, a dot, two dots or has control characters")
+
+
+def _abandon(abort: Callable[[], None], running: list[Future[Any]]) -> None:
+    """Remove an upload that nobody else knows of; what is left after all, `staged_below` finds."""
+    concurrent.futures.wait(running)
+    with suppress(Exception):
+        abort()
+
+
+def _pages(objects: int) -> int:
+    return max(1, -(-objects // limits.LIST_PAGE))
+
+
+def _parts(size_bytes: int) -> int:
+    return -(-size_bytes // limits.PART_BYTES)
+
+
+def _info(meta: Any) -> ObjectInfo:
+    return ObjectInfo(meta["path"], int(meta["size"]), (meta["e_tag"] or "").strip('"'))
+
+
+def _sorted_below(prefix: str, found: list[ObjectInfo]) -> list[ObjectInfo]:
+    return sorted((info for info in found if _is_below(prefix, info.key)), key=lambda info: info.key.encode())
+
+
+def _is_below(prefix: str, key: str) -> bool:
+    """Not so for the marker of a directory, which comes back without its slash, and for our own hidden files."""
+    return bool(key) and key.startswith(prefix) and key.partition("/")[0] not in _HIDDEN

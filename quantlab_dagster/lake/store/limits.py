@@ -1,0 +1,18 @@
+"""Sizes and times that the engine, our own threads and our own repeats obey.
+
+Read as `limits.NAME` when they are used, so that a test sets one in one place.
+"""
+
+from __future__ import annotations
+
+LIST_PAGE = 1000
+# Above this size a file goes up in parts; one atomic request or a completed multipart upload, never anything between.
+MULTIPART_BYTES = 64 << 20
+PART_BYTES = 16 << 20
+UPLOADS_AT_ONCE = 4
+STREAM_BYTES = 4 << 20
+THREADS = 32
+# For everything that is repeated: by the engine where it does so itself, else by us.
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 10.0
+RETRY_SECONDS = 120.0

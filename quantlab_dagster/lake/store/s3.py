@@ -1,0 +1,321 @@
+"""A bucket, or a prefix of one, on whatever server speaks S3."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore import exceptions as obs
+from obstore import store as engines
+
+from quantlab_dagster.errors import (
+    AccessDenied,
+    ConditionalWriteUnsupported,
+    Conflict,
+    ObjectNotFound,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+)
+from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.base import PROBE_DIRECTORY, Store
+from quantlab_dagster.lake.store.faults import first_line
+from quantlab_dagster.lake.store.multipart import BlockingS3
+from quantlab_dagster.lake.store.objects import Staged
+from quantlab_dagster.lake.store.requesting import pause
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from obstore import PutMode
+    from obstore.store import ClientConfig, RetryConfig
+
+    from quantlab_dagster.lake.store.objects import Completion, ObjectInfo, S3Options
+
+__all__ = ["S3Store", "s3_store"]
+
+logger = logging.getLogger(__name__)
+
+_CREATE_ATTEMPTS = 3
+_NO_ETAG = "0" * 32  # of no object, nor of a part
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REGION = re.compile(r"[A-Za-z0-9-]+")
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
+
+
+class S3Store(Store):
+    """A store on a server. Make one with `s3_store`.
+
+    Args:
+        url: as given by the user, for messages.
+        engine: the obstore store, rooted at the URL.
+        blocking: requests that the engine has no words for, below the same URL.
+        retries: attempts after the first one fails.
+    """
+
+    def __init__(self, url: str, engine: engines.S3Store, blocking: BlockingS3, *, retries: int) -> None:
+        super().__init__(url, engine, retries=retries)
+        self._blocking = blocking
+        self._if_match: str | None = None  # how to say it when deleting; empty if the server ignores it
+        self._probing: asyncio.Task[None] | None = None
+
+    def _check_root(self) -> None:
+        """Nothing to do: the server says itself that there is no such bucket."""
+
+    def _requests_of(self, parts: int) -> int:
+        return 2 + parts  # begin and end
+
+    # ---- conditional writes ------------------------------------------------------------------------------------
+
+    async def _swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        if expected_etag == "":
+            # SeaweedFS takes an empty If-Match for none at all, and overwrites.
+            raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
+        # AWS refuses to create an object (409) while another writer's attempt at it is not decided.
+        forms = [None] * _CREATE_ATTEMPTS if expected_etag is None else [f'"{expected_etag}"', expected_etag]
+        for number, form in enumerate(forms):
+            if number and form is None:
+                await pause(number)
+            attempt = partial(self._swap_once, key, content, form, expected_etag)
+            written = await self._repeated(attempt)
+            if written is not None:
+                return written
+        raise ConditionalWriteUnsupported(
+            self.name(key),
+            "the server refuses a conditional write although the object is unchanged",
+            "Without it concurrent writers cannot be told apart; use a server that supports If-None-Match and If-Match",
+        )
+
+    async def _swap_once(self, key: str, content: bytes, form: str | None, expected_etag: str | None) -> str | None:
+        """One conditional write. Returns None if it was refused although the object is unchanged."""
+        self.requests.add("PUT")
+        unanswered: StoreUnavailable | None = None
+        try:
+            with self._errors(key, passing=(obs.AlreadyExistsError, obs.PreconditionError)):
+                mode: PutMode = "create" if form is None else {"e_tag": form}
+                result = await obstore.put_async(self._engine, key, content, mode=mode, use_multipart=False)
+            return await self._etag_after_put(key, result["e_tag"])
+        except (obs.AlreadyExistsError, obs.PreconditionError):
+            pass
+        except StoreUnavailable as error:
+            unanswered = error
+        # It may have been done nevertheless: the answer was lost, and a retry failed on its own success, or there was
+        # none, since the engine does not repeat a conditional write that may have been done.
+        current = await self.get_if_exists(key)
+        if current is not None and current[0] == content:
+            return current[1].etag
+        if (current[1].etag if current else None) != expected_etag:
+            raise Conflict(self.name(key), "was changed by another writer", "Run again")
+        if unanswered is not None:
+            raise unanswered
+        return None
+
+    # ---- conditional deletes -----------------------------------------------------------------------------------
+
+    async def _delete_unchanged(self, key: str, etag: str) -> bool:
+        form = await self._form_of_if_match()
+        if not form:
+            gone = await self._asked(key, self._blocking.look_and_delete, key, etag)
+            self.requests.add("HEAD")
+            self.requests.add("DELETE", int(gone))
+            return gone
+        for _ in range(2):
+            self.requests.add("DELETE")
+            if await self._asked(key, self._blocking.delete_if_match, key, form.format(etag)):
+                return True
+            # Another content; or it has gone, perhaps by our own request, whose answer was lost.
+            current = await self.head(key)
+            if current is None or current.etag != etag:
+                return current is None
+        cause = "the server refuses a conditional delete although the object is unchanged"
+        raise StoreError(self.name(key), cause, "Run again, or use a server that supports If-Match")
+
+    async def _form_of_if_match(self) -> str:
+        """How the server wants the ETag of a conditional delete, or nothing if it ignores it. Found out once."""
+        if self._if_match is None:
+            task = self._probing
+            if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+                task = self._probing = asyncio.create_task(self._probe())
+            await asyncio.shield(task)  # others wait for it, too
+        assert self._if_match is not None
+        return self._if_match
+
+    async def _probe(self) -> None:
+        key = f"{PROBE_DIRECTORY}/{uuid.uuid4().hex}"
+        etag = await self.put(key, b"probe")
+
+        async def delete_if_match(if_match: str) -> bool:
+            self.requests.add("DELETE")
+            return await self._asked(key, self._blocking.delete_if_match, key, if_match)
+
+        try:
+            honoured = not await delete_if_match(f'"{_NO_ETAG}"')
+        except (AccessDenied, StoreUnavailable):
+            raise
+        except StoreError:  # it does not know such requests
+            honoured = False
+        for form in ('"{}"', "{}") if honoured else ():
+            if await delete_if_match(form.format(etag)) or await self.head(key) is None:
+                self._if_match = form
+                return
+        await self.delete(key)
+        self._if_match = ""
+        logger.warning(
+            "%s: this server ignores the condition of a conditional delete. Each object is looked at right before it is"
+            " deleted instead; one that is replaced within the milliseconds between would be lost.",
+            self.url,
+        )
+
+    # ---- staging -----------------------------------------------------------------------------------------------
+
+    async def _begin(self, key: str) -> str:
+        return await self._asked(key, self._blocking.begin, key)
+
+    async def _upload(
+        self, key: str, upload_id: str, path: Path, parts: int, running: list[Future[Any]]
+    ) -> tuple[str, ...]:
+        gate = asyncio.Semaphore(limits.UPLOADS_AT_ONCE)
+
+        async def upload(number: int) -> str:
+            async with gate:
+                self.requests.add("PUT")
+                send = partial(_send_part, self._blocking, key, upload_id, number, path)
+                return await self._repeated(partial(self._threaded, key, send, running=running))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(upload(number)) for number in range(1, 1 + parts)]
+        return tuple(task.result() for task in tasks)
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        self._blocking.abort(key, upload_id)
+
+    async def _publish(self, staged: Staged) -> ObjectInfo | None:
+        # All servers say OK to a second completion while the object is there.
+        self.requests.add("LIST")
+        if not await self._asked(staged.key, self._blocking.exists, staged.key, staged.upload_id):
+            return None
+        match await self._completed(staged):
+            case "done":
+                return await self.head(staged.key)
+            case "gone":
+                return None
+            case "parts differ":  # somebody is discarding it, or stopped half-way
+                await self.discard(staged)
+                return None
+
+    async def _discard(self, staged: Staged) -> bool:
+        key, blocking = staged.key, self._blocking
+        # Ceph 16 lets an upload be completed and aborted at once, says OK to both, and hours later deletes the bytes.
+        # So first spoil it: with another part in place no completion succeeds but one that has begun. Then try to
+        # complete it with a part that it cannot have, which fails once no other completion is under way.
+        before = await self.head(key)
+        self.requests.add("PUT")
+        try:
+            await self._asked(key, blocking.upload_part, key, staged.upload_id, 1, b"discarded")
+        except ObjectNotFound:
+            return False
+        if await self._completed(Staged(key, staged.upload_id, (_NO_ETAG,), 0)) == "parts differ":
+            self.requests.add("DELETE")
+            await self._asked(key, blocking.abort, key, staged.upload_id)
+        # A completion may have come first, which no answer tells: SeaweedFS keeps both parts, and says OK to the abort.
+        return await self.head(key) == before
+
+    async def _completed(self, staged: Staged) -> Completion:
+        """Complete an upload, seeing what became of earlier attempts before trying again."""
+        key, upload_id, blocking = staged.key, staged.upload_id, self._blocking
+
+        async def attempt() -> Completion:
+            try:
+                return await self._threaded(key, blocking.complete, key, upload_id, staged.etags)
+            except StoreUnavailable:
+                # The answer was lost; or this is Ceph, which says 500 if there is no such upload.
+                if not await self._threaded(key, blocking.exists, key, upload_id):
+                    return "gone"
+                raise
+
+        self.requests.add("PUT")
+        return await self._repeated(attempt)
+
+    def _find_staged(self, prefix: str) -> list[Staged]:
+        return self._blocking.below(prefix)
+
+
+def _send_part(blocking: BlockingS3, key: str, upload_id: str, number: int, path: Path) -> str:
+    """Read a part of a file and upload it."""
+    with path.open("rb") as file:
+        file.seek((number - 1) * limits.PART_BYTES)
+        return blocking.upload_part(key, upload_id, number, file.read(limits.PART_BYTES))
+
+
+def s3_store(url: str, options: S3Options, *, setting: str = "") -> S3Store:
+    """Open a bucket, or a prefix of one.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        options: how to reach it.
+        setting: name of the setting that the URL comes from, for remedies.
+
+    Raises:
+        SettingsError: the URL, the region or the endpoint cannot be used.
+    """
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise SettingsError(url, "names no bucket", f"{_set(setting)} s3://bucket/prefix")
+    _check(url, options)
+    prefix = prefix.strip("/")
+    try:
+        engine = _engine(bucket, prefix, options)
+    except (obs.BaseError, ValueError) as error:
+        remedy = f"Check {setting or 'URL'}, endpoint and region"
+        raise SettingsError(url, f"cannot be used ({first_line(error)})", remedy) from error
+    return S3Store(url, engine, BlockingS3(bucket, prefix, options), retries=options.retries)
+
+
+def _check(url: str, options: S3Options) -> None:
+    """Refuse what makes no valid URI: it would make the engine panic at its first request."""
+    if not _REGION.fullmatch(options.region):
+        remedy = f"{_set(options.region_setting)} us-east-1"
+        raise SettingsError(url, f"{options.region!r} is no region", remedy)
+    if options.endpoint_url and not _ENDPOINT.fullmatch(options.endpoint_url):
+        remedy = f"{_set(options.endpoint_setting)} https://host:port"
+        shown = options.endpoint_url.rpartition("@")[2]  # credentials have no place there, but may stand there
+        raise SettingsError(url, f"{shown!r} is no endpoint", remedy)
+
+
+def _set(setting: str) -> str:
+    """The beginning of a remedy, whether or not the setting has a name."""
+    return f"Set {setting}, as in" if setting else "Use one as in"
+
+
+def _engine(bucket: str, prefix: str, options: S3Options) -> engines.S3Store:
+    client: ClientConfig = {
+        "timeout": timedelta(minutes=5),
+        "connect_timeout": timedelta(seconds=5),
+        "allow_invalid_certificates": not options.verify_tls,
+        "allow_http": options.endpoint.startswith("http://"),
+    }
+    retry: RetryConfig = {
+        "max_retries": options.retries,
+        "backoff": {
+            "init_backoff": timedelta(seconds=limits.FIRST_WAIT_SECONDS),
+            "max_backoff": timedelta(seconds=limits.LONGEST_WAIT_SECONDS),
+            "base": 2,
+        },
+        "retry_timeout": timedelta(seconds=limits.RETRY_SECONDS),
+    }
+    config: dict[str, Any] = {"region": options.region, "endpoint": options.endpoint}
+    if options.session is None:
+        config["skip_signature"] = True
+    else:
+        # Imported here: local lakes need no boto3.
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+
+        config["credential_provider"] = Boto3CredentialProvider(options.session)
+    return engines.S3Store(bucket, prefix=prefix or None, client_options=client, retry_config=retry, **config)

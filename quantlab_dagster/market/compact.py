@@ -1,0 +1,189 @@
+"""Compacting one (exchange, stream) pair's day: its symbol-days side by side, each planned, fetched, merged, published.
+
+Downloads of later symbol-days run while earlier ones are merged, within one memory budget; one merge runs at a time,
+because it uses every core. The event loop stays on the main thread, so that a signal can stop it at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError
+from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
+from quantlab_dagster.market.eligibility import check_eligible, yesterday
+from quantlab_dagster.market.outcome import (
+    Listener,
+    Outcome,
+    PairOutcome,
+    Status,
+    failed,
+    published,
+    quarantined,
+    standing,
+)
+from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
+from quantlab_dagster.market.publish import publish_day, publish_quarantine
+from quantlab_dagster.market.state import State, begin, record_outcomes
+from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster.market.timeunit import minute_width
+from quantlab_dagster.work.merging import Merging, Recipe
+from quantlab_dagster.work.scratch import scratch_directory
+from quantlab_dagster.work.shares import objects_frozen
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from quantlab_dagster.kernel.survey import Survey
+    from quantlab_dagster.market.place import MarketPlace
+
+__all__ = ["ORDER", "compact_and_record", "compact_pair"]
+
+logger = logging.getLogger(__name__)
+
+ORDER = Order(column="ts_event", numbered=True)
+
+_SYMBOL_DAYS_AT_ONCE = 16
+_ATTEMPTS = 4
+
+
+async def compact_and_record(
+    place: MarketPlace,
+    pair: Pair,
+    day: dt.date,
+    *,
+    listener: Listener,
+    symbols: Collection[str] = (),
+    requested: Requested | None = None,
+) -> PairOutcome:
+    """Compact, and record the outcome in the state: before the step can raise, so that a failure hides nothing.
+
+    Raises:
+        DayRefused: the day is not eligible yet.
+        StoreError: the symbols cannot be listed, or the state cannot be written.
+    """
+    now = place.clock()
+    check_eligible(day, now)
+    state = StateStore(place.compact)
+    await state.update(lambda before: begin(before, yesterday(now), now))
+    outcome = await compact_pair(place, pair, day, listener=listener, symbols=symbols, requested=requested)
+
+    def record(before: State | None) -> State:
+        begun = begin(before, yesterday(now), now)
+        return record_outcomes(begun, pair, day, outcome.outcomes, place.clock(), whole=not symbols)
+
+    await state.update(record)
+    return outcome
+
+
+async def compact_pair(
+    place: MarketPlace,
+    pair: Pair,
+    day: dt.date,
+    *,
+    listener: Listener,
+    symbols: Collection[str] = (),
+    requested: Requested | None = None,
+) -> PairOutcome:
+    """Compact all symbols of a pair's day, or only those named.
+
+    A bad symbol-day is quarantined, one that fails for another reason is reported as failed; the others go on.
+
+    Raises:
+        DayRefused: the day is not eligible yet.
+        StoreError: the symbols cannot be listed.
+    """
+    check_eligible(day, place.clock())
+    with objects_frozen():
+        return await _compact_pair(place, pair, day, listener, symbols, requested or Requested())
+
+
+async def _compact_pair(
+    place: MarketPlace, pair: Pair, day: dt.date, listener: Listener, symbols: Collection[str], requested: Requested
+) -> PairOutcome:
+    started = time.monotonic()
+    before = place.requests()
+    found = sorted(symbols) or await find_symbols(place.raw, pair)
+    listener.planned(pair, day, len(found))
+    with scratch_directory(place.limits.scratch_base) as scratch:
+        step = _Step(place, scratch, listener, requested)
+        ended = await step.run([SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found])
+    outcomes = tuple(outcome for outcome in ended if outcome.status is not Status.NO_FILES or symbols)
+    requests = {name: number - before.get(name, 0) for name, number in place.requests().items()}
+    return PairOutcome(pair, day, outcomes, time.monotonic() - started, requests)
+
+
+class _Step:
+    """The work on one pair's day, with what its symbol-days share."""
+
+    def __init__(self, place: MarketPlace, scratch: Path, listener: Listener, requested: Requested) -> None:
+        self._place = place
+        self._scratch = scratch
+        self._listener = listener
+        self._requested = requested
+        self._merging = Merging(place.limits)  # one at a time, because a merge uses every core
+        self._at_once = asyncio.Semaphore(_SYMBOL_DAYS_AT_ONCE)
+
+    async def run(self, symbol_days: list[SymbolDay]) -> list[Outcome]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._one(symbol_day)) for symbol_day in symbol_days]
+        return [task.result() for task in tasks]
+
+    async def _one(self, symbol_day: SymbolDay) -> Outcome:
+        async with self._at_once:
+            try:
+                outcome = await self._attempts(symbol_day)
+            except QuantlabError as error:
+                outcome = failed(symbol_day, error, str(error))
+            except Exception as error:
+                # A bug must not take the other symbol-days down with it; the step fails after they are done.
+                logger.exception("unexpected error in %s", symbol_day)
+                outcome = failed(symbol_day, error, f"unexpected {type(error).__name__}: {error}")
+            self._listener.finished(outcome)
+            return outcome
+
+    async def _attempts(self, symbol_day: SymbolDay) -> Outcome:
+        """Plan and build; plan anew when the raw parts or the published day changed under our hands."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            plan = await plan_symbol_day(self._place.raw, self._place.compact, symbol_day, self._requested)
+            outcome = standing(plan) if plan.action is not Action.BUILD else None
+            if outcome is not None:
+                return outcome
+            try:
+                return await self._build(plan)
+            except BadPart as error:
+                await publish_quarantine(self._place.compact, plan, error)
+                return quarantined(plan, error)
+            except (ObjectChanged, Conflict) as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                logger.info("%s: planning anew, attempt %d: %s", symbol_day, attempt + 1, error)
+                await asyncio.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _build(self, plan: Plan) -> Outcome:
+        directory = self._scratch / f"{abs(hash(plan.symbol_day)):x}-{time.monotonic_ns():x}"
+        directory.mkdir()
+        self._listener.building(plan)
+        built = await self._merging.build(
+            self._place.raw,
+            plan.parts,
+            Recipe(ORDER, lambda survey: _minute_width(survey, plan.symbol_day.day)),
+            directory / DATA,
+            progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
+        )
+        started = time.monotonic()
+        meta = await publish_day(self._place.compact, plan, directory / DATA, built)
+        shutil.rmtree(directory)
+        return published(plan, meta, built.merged, built.seconds + time.monotonic() - started)
+
+
+def _minute_width(survey: Survey, day: dt.date) -> int | None:
+    low, high = survey.key_range or (None, None)
+    return minute_width(low, high, day)

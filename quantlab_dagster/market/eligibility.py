@@ -1,0 +1,41 @@
+"""Which days may be compacted: those whose collectors have surely flushed. All in UTC, whatever the machine's zone."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from quantlab_dagster.errors import DayRefused
+
+__all__ = ["DAY_SETTLES_AT", "check_eligible", "eligible_from", "last_eligible_day", "yesterday"]
+
+DAY_SETTLES_AT = dt.time(2, 30)
+"""A day becomes eligible at this time (UTC) of the next day."""
+
+
+def eligible_from(day: dt.date) -> dt.datetime:
+    """The moment from which a day may be compacted."""
+    return dt.datetime.combine(day + dt.timedelta(days=1), DAY_SETTLES_AT, dt.UTC)
+
+
+def yesterday(now: dt.datetime) -> dt.date:
+    """The UTC day before that of `now` (aware), eligible or not."""
+    return now.astimezone(dt.UTC).date() - dt.timedelta(days=1)
+
+
+def last_eligible_day(now: dt.datetime) -> dt.date:
+    """The latest day that may be compacted at `now` (aware)."""
+    return yesterday(now - dt.timedelta(hours=DAY_SETTLES_AT.hour, minutes=DAY_SETTLES_AT.minute))
+
+
+def check_eligible(day: dt.date, now: dt.datetime) -> None:
+    """Refuse a day that is still being written.
+
+    Raises:
+        DayRefused: saying from when on it is eligible.
+    """
+    if day > last_eligible_day(now):
+        raise DayRefused(
+            f"{day:%Y-%m-%d}",
+            "is not complete: collectors may still write to it",
+            f"It can be compacted from {eligible_from(day):%Y-%m-%d %H:%M} UTC on",
+        )

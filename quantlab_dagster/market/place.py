@@ -1,0 +1,40 @@
+"""What the work on the market-data lake needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.work.clock import Clock, utc_now
+from quantlab_dagster.work.limits import Limits
+
+if TYPE_CHECKING:
+    from quantlab_dagster.lake.store.base import Store
+
+__all__ = ["MarketPlace"]
+
+
+@dataclass(frozen=True, slots=True)
+class MarketPlace:
+    """What the work needs.
+
+    Attributes:
+        raw: lake of parts.
+        compact: lake of published days.
+        limits: what a run may use of the machine.
+        clock: the present time, aware.
+    """
+
+    raw: Store
+    compact: Store
+    limits: Limits = field(default_factory=Limits)
+    clock: Clock = utc_now
+
+    def requests(self) -> dict[str, int]:
+        """Requests so far by store and kind, as "raw GET"."""
+        stores = {"raw": self.raw, "compact": self.compact}
+        return {
+            f"{name} {kind}": number
+            for name, store in stores.items()
+            for kind, number in store.requests.by_kind().items()
+        }

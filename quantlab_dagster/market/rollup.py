@@ -1,0 +1,95 @@
+"""Rolling a day up: is every symbol-day of every configured pair settled? Decided by the lake, never by events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.lake.market import Pair, find_pairs
+from quantlab_dagster.market.checks import findings
+from quantlab_dagster.market.eligibility import check_eligible, yesterday
+from quantlab_dagster.market.outcome import Status, standing, worst
+from quantlab_dagster.market.plan import Plan, plan_days
+from quantlab_dagster.market.state import State, begin, settle_day
+from quantlab_dagster.market.state_store import StateStore
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Sequence
+
+    from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.work.finding import Finding
+
+__all__ = ["DayRollUp", "roll_up_and_settle", "roll_up_day", "unclaimed_pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class DayRollUp:
+    """What the lake says of a day.
+
+    Attributes:
+        day: UTC day.
+        status: what the day would be settled as.
+        plans: one per symbol-day that has raw parts or a published file.
+        open: those that are neither published nor quarantined.
+        stale: those that are published, but have raw parts that the published file does not hold.
+    """
+
+    day: dt.date
+    status: Status
+    plans: tuple[Plan, ...]
+    open: tuple[Plan, ...]
+    stale: tuple[Plan, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is open."""
+        return not self.open
+
+
+async def roll_up_and_settle(
+    place: MarketPlace, pairs: Sequence[Pair], day: dt.date
+) -> tuple[DayRollUp, State | None, list[Finding]]:
+    """Look at every symbol-day of a day; if nothing is open, settle it, and advance the watermark.
+
+    Returns:
+        What was found; the state that now stands and the lake's findings, or None and nothing if the day is open.
+
+    Raises:
+        DayRefused: the day is not eligible yet.
+        StoreError: a listing or a read failed: then nothing can be said.
+    """
+    now = place.clock()
+    check_eligible(day, now)
+    rolled = await roll_up_day(place, pairs, day)
+    if not rolled.settled:
+        return rolled, None, []
+    stale = {plan.symbol_day.state_key: plan.raw_fingerprint for plan in rolled.stale}
+
+    def change(before: State | None) -> State:
+        state = begin(before, yesterday(now), now)
+        scan = state.late_scan.model_copy(update={"stale": {**state.late_scan.stale, **stale}})
+        return settle_day(state.model_copy(update={"late_scan": scan}), day, rolled.status, now)
+
+    after = await StateStore(place.compact).update(change)
+    return rolled, after, findings(after, await unclaimed_pairs(place, pairs), now)
+
+
+async def roll_up_day(place: MarketPlace, pairs: Iterable[Pair], day: dt.date) -> DayRollUp:
+    """Look at every symbol-day of a day.
+
+    Raises:
+        StoreError: a listing or a read failed: then nothing can be said.
+    """
+    plans = await plan_days(place, pairs, [day])
+    stands = [(plan, standing(plan)) for plan in plans]
+    settled = [outcome for _, outcome in stands if outcome is not None and outcome.status is not Status.FAILED]
+    open_ = tuple(plan for plan, outcome in stands if outcome is None or outcome.status is Status.FAILED)
+    stale = tuple(plan for plan in plans if plan.stale)
+    return DayRollUp(day, worst(settled), tuple(plans), open_, stale)
+
+
+async def unclaimed_pairs(place: MarketPlace, pairs: Iterable[Pair]) -> list[Pair]:
+    """Pairs of the raw lake that no asset claims."""
+    claimed = set(pairs)
+    return [pair for pair in await find_pairs(place.raw) if pair not in claimed]

@@ -1,0 +1,73 @@
+"""Is the event lake as it should be? Findings for asset checks and `quantlab warehouse status`; pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import MalformedObject
+from quantlab_dagster.lake.warehouse import ONE_HOUR, AppHour
+from quantlab_dagster.warehouse.outcome import HourStatus
+from quantlab_dagster.work.finding import Finding
+from quantlab_dagster.work.wording import name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from quantlab_dagster.warehouse.look import HourLook
+    from quantlab_dagster.warehouse.outcome import HourOutcome
+    from quantlab_dagster.warehouse.slot import Slot
+
+__all__ = ["FEW_SMALL_FILES", "NO_CORRUPT_FILES", "NO_UNFINISHED_PLANS", "findings"]
+
+NO_CORRUPT_FILES = "no_corrupt_files"
+NO_UNFINISHED_PLANS = "no_unfinished_plans"
+FEW_SMALL_FILES = "no_hours_of_small_files"
+
+_DUE_AFTER = dt.timedelta(hours=2)
+"""So long after its end an hour that could be merged, and is not, is late."""
+
+
+def findings(
+    slots: dict[AppHour, Slot | MalformedObject],
+    looks: Iterable[HourLook],
+    now: dt.datetime,
+    outcomes: Iterable[HourOutcome] = (),
+) -> list[Finding]:
+    """What is wrong with the lake.
+
+    Args:
+        slots: as read just now.
+        looks: at the partitions.
+        now: the present time.
+        outcomes: of the work done since then, if any.
+    """
+    outcomes = list(outcomes)
+    done = {item.partition for item in outcomes if item.status in (HourStatus.COMPACTED, HourStatus.UNTOUCHED)}
+    late = [look for look in looks if look.merges and look.partition.hour + ONE_HOUR + _DUE_AFTER <= now]
+    small = [f"{look.partition} ({look.small})" for look in late if look.partition not in done]
+    readable = {partition: slot for partition, slot in slots.items() if not isinstance(slot, MalformedObject)}
+    corrupt = [
+        f"{partition.key(item.name)} ({item.reason})" for partition, slot in readable.items() for item in slot.corrupt
+    ]
+    open_plans = [f"{partition}" for partition, slot in readable.items() if slot.plan is not None]
+    open_plans += [f"{partition} (unreadable slot)" for partition in slots if partition not in readable]
+    return [
+        Finding(
+            NO_CORRUPT_FILES,
+            not corrupt,
+            f"cannot be merged, and stay as they are: {name_some(corrupt)}" if corrupt else "no file is left out",
+        ),
+        Finding(
+            NO_UNFINISHED_PLANS,
+            not open_plans,
+            f"to be completed: {name_some(sorted(open_plans))}" if open_plans else "no replacement is unfinished",
+        ),
+        Finding(
+            FEW_SMALL_FILES,
+            not small,
+            f"could have been merged for {_DUE_AFTER.seconds // 3600} hours: {name_some(small)}"
+            if small
+            else "no hour waits for its small files to be merged",
+        ),
+    ]

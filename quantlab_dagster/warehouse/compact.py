@@ -1,0 +1,343 @@
+"""Compacting the cold hours of the event lake, each (app, hour) by itself: claim, list, pack, merge, replace.
+
+What a crash left is completed first. Partitions are worked on side by side. Large merges run one at a time, because
+each uses every core; small ones use one each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, SchemaConflict, StoreError
+from quantlab_dagster.kernel.columns import odd_ones
+from quantlab_dagster.kernel.parts import FooterReader, Part
+from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
+from quantlab_dagster.lake.warehouse import is_compacted, list_hour, output_name
+from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus, Replacement
+from quantlab_dagster.warehouse.pack import Bin, pack, small_files
+from quantlab_dagster.warehouse.place import Requested, WarehousePlace, last_cold_hour
+from quantlab_dagster.warehouse.replace import complete
+from quantlab_dagster.warehouse.slot import Claim, Corrupt, Input, ReplacementPlan, read_slot
+from quantlab_dagster.work.merging import Built, Merging, Recipe
+from quantlab_dagster.work.scratch import scratch_directory
+from quantlab_dagster.work.shares import objects_frozen
+from quantlab_dagster.work.stopping import Worker, ended_within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from quantlab_dagster.lake.store.objects import ObjectInfo
+    from quantlab_dagster.lake.warehouse import AppHour
+
+__all__ = ["INPUTS_METADATA", "ORDER", "ROW_GROUP_ROWS", "compact_hours"]
+
+logger = logging.getLogger(__name__)
+
+ORDER = Order(column="timestamp_ms", numbered=False, nulls_first=True)
+
+INPUTS_METADATA = "quantlab.inputs"
+"""Key in an output's own metadata: a JSON object of its inputs' names and ETags."""
+
+ROW_GROUP_ROWS = 131_072
+"""Rows per row group: half of the usual number, because rows of events are wide, and an engine that looks for a few
+minutes of an hour reads less. The file is no larger (benchmarks/README.md)."""
+
+_HOURS_AT_ONCE = 8
+_SMALL_BYTES = 8 << 20
+_STOP_SECONDS = 8.0
+_MOST_CORRUPT = 20
+_MOST_CHANGES = 4
+_REPACKINGS = 2
+_OUTPUT = "output.parquet"
+
+
+async def compact_hours(
+    place: WarehousePlace,
+    partitions: Sequence[AppHour],
+    listener: HourListener,
+    requested: Requested | None = None,
+) -> list[HourOutcome]:
+    """Work on partitions, each by itself: one that fails does not stop the others.
+
+    Args:
+        place: what the work needs.
+        partitions: those that may need work; the current hour is refused.
+        listener: told of progress.
+        requested: what is asked for, beyond the usual.
+
+    Returns:
+        One outcome each, in the order in which they ended.
+    """
+    listener.found(partitions)
+    with objects_frozen(), scratch_directory(place.limits.scratch_base) as scratch:
+        shared = _Shared(place, scratch)
+        waiting = iter(partitions)
+        outcomes: list[HourOutcome] = []
+
+        async def work_on_one_after_the_other() -> None:
+            for partition in waiting:
+                outcome = await _HourWork(shared, partition, requested or Requested()).run()
+                outcomes.append(outcome)
+                listener.finished(outcome)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_HOURS_AT_ONCE):
+                group.create_task(work_on_one_after_the_other())
+    return outcomes
+
+
+class _Shared:
+    """What the partitions of one run share."""
+
+    def __init__(self, place: WarehousePlace, scratch: Path) -> None:
+        self.place = place
+        self.scratch = scratch
+        self.merging = Merging(place.limits, cores=min(4, os.cpu_count() or 1))
+        self.replacing = asyncio.Lock()
+        self.shrink = 1.0
+        """Bytes that the last merge made of a new file's byte: what packing expects of the next one."""
+
+
+@dataclass(slots=True)
+class _HourWork:
+    """The work on one partition."""
+
+    shared: _Shared
+    partition: AppHour
+    requested: Requested
+    corrupt: tuple[Corrupt, ...] = ()
+    listed: list[ObjectInfo] = field(default_factory=list)
+    tried: Bin = ()
+    known: set[str] = field(default_factory=set)
+    replacements: list[Replacement] = field(default_factory=list)
+
+    async def run(self) -> HourOutcome:
+        started = time.monotonic()
+        try:
+            status, reason = await self._work()
+            error = ""
+        except Conflict as conflict:
+            # Whoever took the slot over completes what was planned, and goes on.
+            done = HourStatus.COMPACTED if self.replacements else HourStatus.BUSY
+            status, reason, error = done, str(conflict), ""
+        except QuantlabError as expected:
+            status, reason, error = HourStatus.FAILED, str(expected), type(expected).__name__
+        except Exception as unexpected:
+            # A bug must not take the other partitions down with it; the run fails after they are done.
+            logger.exception("unexpected error in %s", self.partition)
+            error = type(unexpected).__name__
+            status, reason = HourStatus.FAILED, f"unexpected {error}: {unexpected}"
+        return HourOutcome(
+            self.partition,
+            status,
+            reason,
+            error,
+            tuple(self.replacements),
+            self.corrupt,
+            len(self.listed),
+            time.monotonic() - started,
+        )
+
+    @property
+    def _place(self) -> WarehousePlace:
+        return self.shared.place
+
+    async def _work(self) -> tuple[HourStatus, str]:
+        if self.partition.hour > last_cold_hour(self._place.clock()):
+            return HourStatus.FAILED, "this hour is not over yet: it can be compacted when it is"
+        claim = await self._read()
+        if claim.slot.state == "claimed" and not claim.slot.is_silent(self._place.clock()):
+            return HourStatus.BUSY, f"{claim.slot.holder} has been at work on it since {claim.slot.since}"
+        try:
+            if claim.slot.plan is not None:  # whoever made it
+                await self._complete(claim, claim.slot.plan, recovered=True)
+            await claim.take(self.corrupt)
+            async with claim.kept():
+                reason = "only what was unfinished" if self.requested.recover_only else await self._replace_all(claim)
+                await claim.release(self.corrupt)
+        except BaseException:
+            if claim.is_held:
+                # Others need not wait until the claim has been silent for long. If this fails, they do.
+                with suppress(StoreError):
+                    await claim.release(self.corrupt)
+            raise
+        return (HourStatus.COMPACTED, "") if self.replacements else (HourStatus.UNTOUCHED, reason)
+
+    async def _read(self) -> Claim:
+        """The slot as it is, not claimed yet."""
+        slot, etag = await read_slot(self._place.lake, self.partition)
+        self.corrupt = () if self.requested.retry_corrupt else slot.corrupt
+        return Claim(self._place.lake, self.partition, slot, etag, self._place.clock)
+
+    async def _replace_all(self, claim: Claim) -> str:
+        """Replace bin after bin until there is nothing left to merge. Returns why there was nothing at all."""
+        changes = 0
+        while True:
+            self.listed = await list_hour(self._place.lake, self.partition)
+            self.known = self.known or {file.name for file in self.listed}
+            self.corrupt = tuple(item for item in self.corrupt if item.is_among(self.listed))
+            bins = self._bins()
+            if not bins:
+                return self._untouched()
+            if claim.slot.plan is not None:
+                await claim.take(self.corrupt)
+            try:
+                done = await self._replace(claim, bins[0])
+            except SchemaConflict as error:
+                self._exclude(error, await self._odd_ones())
+                continue
+            except BadPart as error:
+                self._exclude(error, {error.part: error.cause})
+                continue
+            except ObjectChanged as error:
+                done, reason = False, str(error)
+            else:
+                reason = "its inputs changed again and again"
+            if not done:
+                changes += 1
+                if changes == _MOST_CHANGES:
+                    raise ObjectChanged(str(self.partition), reason, "Run again when nobody writes to this hour")
+
+    def _bins(self) -> list[Bin]:
+        """What is left to merge; whether there is anything does not depend on what earlier merges taught."""
+        files, rules = self._mergeable(), self._place.rules
+        if self.replacements:
+            # There were enough of them; what the first outputs left over is finished, too.
+            rules = replace(rules, min_files=2)
+        bins = pack(files, rules, self.shared.shrink) or pack(files, rules)
+        # First those without a new file: they would not be merged any more when no new one is left.
+        return sorted(bins, key=lambda found: not all(is_compacted(file.name) for file in found))
+
+    def _mergeable(self) -> list[ObjectInfo]:
+        bad = {(item.name, item.etag) for item in self.corrupt}
+        # What arrives while we are at work waits for the next run: else a replay of old events would hold this one.
+        ours = self.known | {item.output for item in self.replacements}
+        return [file for file in self.listed if file.name in ours and (file.name, file.etag) not in bad]
+
+    def _untouched(self) -> str:
+        small = small_files(self._mergeable(), self._place.rules)
+        corrupt = f", {len(self.corrupt)} corrupt" if self.corrupt else ""
+        return f"{len(self.listed)} files, {len(small)} of them small{corrupt}: nothing to merge"
+
+    def _exclude(self, error: BadPart, bad: dict[str, str]) -> None:
+        """Leave files out from now on, so that the others can be merged.
+
+        Args:
+            error: what stopped the merge; raised again if there are too many of them, or none of ours.
+            bad: names, and why they cannot be merged.
+        """
+        found = [file for file in self.listed if file.name in bad]
+        if not found or len(self.corrupt) + len(found) > _MOST_CORRUPT:
+            raise error
+        for file in found:
+            logger.info("%s stays as it is: %s", self._place.lake.name(file.key), bad[file.name])
+        self.corrupt += tuple(Corrupt(name=file.name, etag=file.etag, reason=bad[file.name]) for file in found)
+
+    async def _odd_ones(self) -> dict[str, str]:
+        """Which files do not unite with the others. The merge blames the one it meets last, which need not be it."""
+        directory = self.shared.scratch / uuid.uuid4().hex
+        directory.mkdir()
+        try:
+            parts = await self.shared.merging.fetch(self._place.lake, self.tried, directory)
+            return await Worker().run(lambda: _odd_among(parts))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def _replace(self, claim: Claim, chosen: Bin) -> bool:
+        """Merge a bin, and replace its files. False if they changed before anything did."""
+        directory = self.shared.scratch / uuid.uuid4().hex
+        directory.mkdir()
+        try:
+            chosen, built = await self._build(chosen, directory)
+            name = output_name(chosen)
+            staged = await self._place.lake.stage(self.partition.key(name), directory / _OUTPUT)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        plan = ReplacementPlan(
+            inputs=tuple(Input(name=file.name, etag=file.etag, size_bytes=file.size_bytes) for file in chosen),
+            output=name,
+            upload_id=staged.upload_id,
+            upload_etags=staged.etags,
+            size_bytes=built.merged.size_bytes,
+            rows=built.merged.rows,
+            sha256=built.sha256,
+        )
+        try:
+            await claim.write_plan(plan, self.corrupt)
+        except Conflict:
+            await self._place.lake.discard(staged)
+            raise
+        return await self._complete(claim, plan, recovered=False)
+
+    async def _build(self, chosen: Bin, directory: Path) -> tuple[Bin, Built]:
+        """Merge a bin. Where the output's size shows that other files would make a better one, merge those instead."""
+        for _ in range(_REPACKINGS):
+            built = await self._merge(chosen, directory)
+            self._learn(chosen, built.merged.size_bytes)
+            if self._place.rules.in_range(built.merged.size_bytes):
+                return chosen, built
+            better = self._bins()
+            if not better or better[0] == chosen:
+                return chosen, built
+            chosen = better[0]
+        return chosen, await self._merge(chosen, directory)
+
+    def _learn(self, chosen: Bin, size_bytes: int) -> None:
+        old = sum(file.size_bytes for file in chosen if is_compacted(file.name))
+        new = sum(file.size_bytes for file in chosen) - old
+        if new:
+            self.shared.shrink = min(4.0, max(0.05, (size_bytes - old) / new))
+
+    async def _merge(self, chosen: Bin, directory: Path) -> Built:
+        self.tried = chosen
+        inputs = {file.name: file.etag for file in chosen}
+        recipe = Recipe(
+            ORDER,
+            metadata={INPUTS_METADATA: json.dumps(inputs), "quantlab.writer": f"{WRITER} {WRITER_VERSION}"},
+            row_group_rows=ROW_GROUP_ROWS,
+            cores=1 if sum(file.size_bytes for file in chosen) <= _SMALL_BYTES else None,
+        )
+        return await self.shared.merging.build(self._place.lake, chosen, recipe, directory / _OUTPUT)
+
+    async def _complete(self, claim: Claim, plan: ReplacementPlan, *, recovered: bool) -> bool:
+        # One at a time: then the requests of each are fewer seconds apart, in which readers see its rows twice.
+        async with self.shared.replacing:
+            # A run that is told to stop deletes what it has just replaced: else rows are there twice until the next.
+            work = complete(self._place.lake, self.partition, plan, claim, give_up=self.requested.give_up)
+            done = await ended_within(_STOP_SECONDS, work)
+        if done.replaced:
+            self.replacements.append(
+                Replacement(
+                    output=plan.output,
+                    inputs=len(plan.inputs),
+                    bytes_in=plan.bytes_in,
+                    bytes_out=plan.size_bytes,
+                    rows=plan.rows,
+                    doubled_seconds=done.doubled_seconds,
+                    kept=done.kept,
+                    recovered=recovered,
+                )
+            )
+        return done.replaced
+
+
+def _odd_among(parts: list[Part]) -> dict[str, str]:
+    """Names of the parts that are damaged or do not unite with the others, and why."""
+    reader, bad, readable = FooterReader(), dict[str, str](), []
+    for part in parts:
+        try:
+            readable.append((part, reader.read(part)))
+        except BadPart as error:
+            bad[part.key] = error.cause
+    return bad | odd_ones([part for part, _ in readable], [footer for _, footer in readable], ORDER.column)

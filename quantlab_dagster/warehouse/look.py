@@ -1,0 +1,183 @@
+"""Looking over the event lake: which partitions need work, what a crash left, what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import MalformedObject
+from quantlab_dagster.lake.warehouse import AppHour, find_hours, is_compacted
+from quantlab_dagster.warehouse.pack import pack, small_files
+from quantlab_dagster.warehouse.slot import find_slots, read_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantlab_dagster.lake.store.objects import ObjectInfo
+    from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.warehouse.place import WarehousePlace
+    from quantlab_dagster.warehouse.slot import Corrupt, Slot
+
+__all__ = ["HourLook", "LakeLook", "Totals", "look_at_slots", "look_over"]
+
+
+@dataclass(frozen=True, slots=True)
+class HourLook:
+    """What there is of a partition, and what is to be done.
+
+    Attributes:
+        partition: which.
+        files: number of its event files.
+        small: how many of them are small.
+        new: how many of those to be merged were not merged before.
+        merges: number of files that would become one, for each output.
+        bytes_in: size of the files to be merged.
+        corrupt: files known not to be mergeable, which are still there.
+        slot: its slot, if that says more than "idle".
+        unreadable: why its slot cannot be read; empty if it can.
+        unfinished: what somebody left, or is at; empty if nothing.
+        vanished: corrupt files on record that are no longer there.
+    """
+
+    partition: AppHour
+    files: int
+    small: int
+    new: int
+    merges: tuple[int, ...]
+    bytes_in: int
+    corrupt: tuple[Corrupt, ...] = ()
+    slot: Slot | None = None
+    unreadable: str = ""
+    unfinished: str = ""
+    vanished: int = 0
+
+    @property
+    def needs_work(self) -> bool:
+        """Whether a run has something to do here, be it to say that it cannot."""
+        return bool(self.merges or self.unreadable or self.unfinished or self.vanished)
+
+    @property
+    def reason(self) -> str:
+        """What is to be done, for people."""
+        if self.unreadable:
+            return self.unreadable
+        if self.unfinished:
+            return self.unfinished
+        corrupt = f", {len(self.corrupt)} corrupt" if self.corrupt else ""
+        if self.merges:
+            return f"{self.small} small files, {self.new} of them new{corrupt}"
+        return "a corrupt file has gone" if self.vanished else f"nothing to merge{corrupt}"
+
+
+@dataclass(slots=True)
+class Totals:
+    """What there is in the cold partitions of a scope.
+
+    Attributes:
+        hours: partitions with files.
+        apps: with such partitions.
+        files: event files.
+        small: of them, small ones.
+        size_bytes: of them all.
+    """
+
+    hours: int = 0
+    apps: set[str] = field(default_factory=set)
+    files: int = 0
+    small: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LakeLook:
+    """What a look over the lake found.
+
+    Attributes:
+        totals: over all cold partitions of the scope.
+        looks: at the partitions that need work or have corrupt files, sorted. The others are not kept: a lake may
+            have half a million of them.
+    """
+
+    totals: Totals
+    looks: tuple[HourLook, ...]
+
+    @property
+    def work(self) -> list[HourLook]:
+        """Partitions that need work: first what is unfinished, then the latest hours, which are read the most."""
+        needing = [look for look in self.looks if look.needs_work]
+        return sorted(needing, key=lambda look: (not look.unfinished, -look.partition.hour.timestamp()))
+
+
+async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
+    """Look at every cold partition of the scope. Costs a listing a day, not one a file.
+
+    Raises:
+        StoreError: a listing failed; it is never taken for an empty one.
+    """
+    scope = place.cold(scope)
+    slots = await look_at_slots(place, scope)
+    totals = Totals()
+    looks: list[HourLook] = []
+    seen: set[AppHour] = set()
+    async for partition, files in find_hours(place.lake, scope):
+        look = _look(place, partition, files, slots)
+        totals.hours += 1
+        totals.apps.add(partition.app)
+        totals.files += len(files)
+        totals.small += look.small
+        totals.size_bytes += sum(file.size_bytes for file in files)
+        if look.needs_work or look.corrupt:
+            looks.append(look)
+        if partition in slots:
+            seen.add(partition)
+    looks += [_look(place, partition, [], slots) for partition in slots if partition not in seen]
+    return LakeLook(totals, tuple(sorted(looks, key=lambda look: look.partition)))
+
+
+async def look_at_slots(place: WarehousePlace, scope: Scope) -> dict[AppHour, Slot | MalformedObject]:
+    """The slots of the scope that say more than "idle", or why they cannot be read."""
+    found: dict[AppHour, Slot | MalformedObject] = {}
+    for partition in await find_slots(place.lake, scope):
+        try:
+            found[partition], _ = await read_slot(place.lake, partition)
+        except MalformedObject as error:
+            found[partition] = error
+    return found
+
+
+def _look(
+    place: WarehousePlace,
+    partition: AppHour,
+    files: Sequence[ObjectInfo],
+    slots: dict[AppHour, Slot | MalformedObject],
+) -> HourLook:
+    slot = slots.get(partition)
+    readable = None if isinstance(slot, MalformedObject) else slot
+    known = readable.corrupt if readable else ()
+    corrupt = tuple(item for item in known if item.is_among(files))
+    bad = {(item.name, item.etag) for item in corrupt}
+    mergeable = [file for file in files if (file.name, file.etag) not in bad]
+    bins = pack(mergeable, place.rules)
+    chosen = [file for found in bins for file in found]
+    return HourLook(
+        partition,
+        files=len(files),
+        small=len(small_files(mergeable, place.rules)),
+        new=sum(not is_compacted(file.name) for file in chosen),
+        merges=tuple(len(found) for found in bins),
+        bytes_in=sum(file.size_bytes for file in chosen),
+        corrupt=corrupt,
+        slot=readable,
+        unreadable=str(slot) if isinstance(slot, MalformedObject) else "",
+        unfinished=_unfinished(place, readable) if readable else "",
+        vanished=len(known) - len(corrupt),
+    )
+
+
+def _unfinished(place: WarehousePlace, slot: Slot) -> str:
+    if slot.plan is not None:
+        return f"{slot.holder} left the replacement of {len(slot.plan.inputs)} files unfinished at {slot.since}"
+    if slot.state == "claimed":
+        silent = "was at work, and is silent" if slot.is_silent(place.clock()) else "is at work"
+        return f"{slot.holder} {silent} since {slot.since}"
+    return ""

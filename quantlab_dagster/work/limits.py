@@ -1,0 +1,36 @@
+"""What a run may use of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may use of the machine.
+
+    Attributes:
+        memory_budget: bytes for downloaded parts and the merge together.
+        request_concurrency: requests in flight at once.
+        scratch_base: where temporary directories are made; None for the system's place.
+    """
+
+    memory_budget: int = 512 << 20
+    request_concurrency: int = 64
+    scratch_base: Path | None = None
+
+    @property
+    def download_budget(self) -> int:
+        """Share of the memory budget for downloaded parts, in bytes."""
+        return self.memory_budget // 4
+
+    @property
+    def merge_budget(self) -> int:
+        """Share of the memory budget for merging, in bytes."""
+        return self.memory_budget - self.download_budget

@@ -1,0 +1,73 @@
+"""How often the event lake is compacted: a duration or a cron string becomes cron strings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["Schedule", "cron_schedules"]
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?")
+_CRON_FIELDS = 5
+_FIELD = re.compile(r"[0-9A-Za-z*,/#?L-]+")
+_HOUR_MINUTES, _DAY_MINUTES = 60, 24 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How often something runs.
+
+    Attributes:
+        text: as it was given.
+        crons: cron strings (UTC); together they say when it ticks.
+    """
+
+    text: str
+    crons: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """A schedule from a duration or a cron string.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        return cls(text, cron_schedules(text))
+
+
+def cron_schedules(text: str) -> tuple[str, ...]:
+    """The cron strings (UTC) of a schedule; together they say when it ticks.
+
+    Args:
+        text: a cron string of five fields, or a duration such as `15m`, `1h`, `90m` or `1d` that divides an hour or a
+            day; it is counted from midnight.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = " ".join(text.split())
+    match = _DURATION.fullmatch(text)
+    if match and text:
+        days, hours, minutes = (int(number or 0) for number in match.groups())
+        return _every(days * _DAY_MINUTES + hours * _HOUR_MINUTES + minutes, text)
+    fields = text.split(" ")
+    if len(fields) == _CRON_FIELDS and all(_FIELD.fullmatch(field) for field in fields):
+        return (text,)
+    raise ValueError(f"{text!r} is neither a duration such as 1h nor a cron string of five fields")
+
+
+def _every(minutes: int, text: str) -> tuple[str, ...]:
+    if minutes == 0 or _DAY_MINUTES % minutes:
+        raise ValueError(f"{text!r} divides neither an hour nor a day")
+    if _HOUR_MINUTES % minutes == 0:
+        return ("0 * * * *" if minutes == _HOUR_MINUTES else f"*/{minutes} * * * *",)
+    if minutes == _DAY_MINUTES:
+        return ("0 0 * * *",)
+    if minutes % _HOUR_MINUTES == 0:
+        return (f"0 */{minutes // _HOUR_MINUTES} * * *",)
+    # One cron string cannot say "every 90 minutes": one for each minute of the hour that occurs.
+    ticks = range(0, _DAY_MINUTES, minutes)
+    hours = {
+        minute: [tick // 60 for tick in ticks if tick % 60 == minute] for minute in sorted({t % 60 for t in ticks})
+    }
+    return tuple(f"{minute} {','.join(map(str, found))} * * *" for minute, found in hours.items())

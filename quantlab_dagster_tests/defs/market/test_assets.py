@@ -1,0 +1,236 @@
+"""The assets, materialised on an ephemeral instance, on a local directory and on real S3 servers."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.errors import AuditFailed
+from quantlab_dagster.kernel import merge as merge_module
+from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.settings import Settings, load_settings
+from quantlab_dagster.synthetic.market import corrupt_part
+from quantlab_dagster.work.clock import utc_now
+from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.lakes import DAY, Lakes, oracle, same_rows, spec, symbol_day
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BBO = dg.AssetKey(["compact", "binance", "bbo"])
+OP = "compact__binance__bbo"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def lakes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Lakes:
+    return _configured(Lakes.of(rig), monkeypatch)
+
+
+@pytest.fixture
+def local_lakes(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Lakes:
+    return _configured(Lakes.of(Rig("local", None, tmp_path)), monkeypatch)
+
+
+def _configured(lakes: Lakes, monkeypatch: pytest.MonkeyPatch) -> Lakes:
+    variables = {
+        "QUANTLAB_RAW_URL": lakes.raw_url,
+        "QUANTLAB_COMPACT_URL": lakes.compact_url,
+        "QUANTLAB_EXCHANGES": "binance",
+        "QUANTLAB_STREAMS": "bbo",
+        "QUANTLAB_SCRATCH_DIR": str(lakes.scratch),
+        **lakes.rig.env(),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return lakes
+
+
+def materialise(
+    instance: dg.DagsterInstance, partition: str = "2026-01-08", *, settings: Settings | None = None, **config: Any
+) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings or load_settings()).resolve_job_def("compact_day")
+    run_config = {"ops": {OP: {"config": config}}} if config else {}
+    return job.execute_in_process(
+        instance=instance, partition_key=partition, run_config=run_config, raise_on_error=False
+    )
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    [event] = [event for event in result.get_asset_materialization_events() if event.asset_key == BBO]
+    return {
+        name: value.records if isinstance(value, dg.TableMetadataValue) else value.value
+        for name, value in event.materialization.metadata.items()
+    }
+
+
+def checks_of(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    evaluations = result.get_asset_check_evaluations()
+    return {evaluation.check_name: evaluation.passed for evaluation in evaluations if evaluation.asset_key == BBO}
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    assert event.step_failure_data.user_failure_data is not None
+    return event.step_failure_data.user_failure_data.description or ""
+
+
+def test_a_materialisation_answers_an_operators_questions(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    adausdt = lakes.put_spec(spec("adausdt"))
+    lakes.put_spec(spec("btcusdt", parts=5, rows=100))
+    lakes.put_raw(symbol_day("xrpusdt"), [corrupt_part(spec("xrpusdt"))])
+    result = materialise(instance)
+    assert result.success
+    assert same_rows(lakes.published(symbol_day("adausdt")), oracle(adausdt))
+    metadata = metadata_of(result)
+    assert metadata["rows"] == 700
+    assert metadata["parts"] == 17
+    assert metadata["dagster/partition_row_count"] == 700
+    assert metadata["ratio"] == pytest.approx(metadata["bytes in"] / metadata["bytes out"], abs=0.01)
+    assert metadata["rows/s"] > 0
+    assert metadata["requests by kind"]["raw GET"] == 18
+    assert metadata["requests"] == sum(metadata["requests by kind"].values())
+    assert metadata["time range"].startswith("2026-01-0")
+    table = {record.data["symbol"]: record.data for record in metadata["symbol-day table"]}
+    assert {symbol: row["status"] for symbol, row in table.items()} == {
+        "adausdt": "success",
+        "btcusdt": "success",
+        "xrpusdt": "quarantine",
+    }
+    assert table["adausdt"]["rows"] == 600
+    [quarantined] = metadata["quarantine"]
+    assert corrupt_part(spec()).name in quarantined.data["part and reason"]
+    columns = {column.name: column.type for column in metadata["dagster/column_schema"].columns}
+    assert list(columns)[:3] == ["ts_event", "seq", "ts_recv"]
+    assert columns["seq"] == "Int64"
+    encoded = metadata["events per minute"].partition("base64,")[2].rstrip(")")
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        assert image.width > 24 * 60 / 2
+
+
+def test_checks_tell_of_quarantine_and_audit(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec("adausdt"))
+    result = materialise(instance)
+    checks = checks_of(result)
+    assert checks == {"order_and_losslessness_audited": True, "nothing_quarantined": True}
+    local_lakes.put_raw(symbol_day("xrpusdt"), [corrupt_part(spec("xrpusdt"))])
+    result = materialise(instance)
+    checks = checks_of(result)
+    assert checks == {"order_and_losslessness_audited": True, "nothing_quarantined": False}
+
+
+def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
+    local_lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_lakes.put_spec(spec("adausdt"))
+
+    def failing(*_: object, **__: object) -> None:
+        raise AuditFailed("data.parquet", "3 rows of the file are out of order", "Report this")
+
+    monkeypatch.setattr(merge_module, "audit", failing)
+    result = materialise(instance)
+    assert not result.success
+    assert "3 rows of the file are out of order" in failure_of(result)
+    checks = checks_of(result)
+    assert checks == {"order_and_losslessness_audited": False, "nothing_quarantined": True}
+    assert local_lakes.compact_keys() == {}
+    assert result.get_asset_materialization_events() == []
+
+
+def test_a_second_materialisation_rewrites_nothing(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    lakes.put_spec(spec())
+    materialise(instance)
+    before = lakes.compact_keys()
+    metadata = metadata_of(materialise(instance))
+    assert lakes.compact_keys() == before
+    assert metadata["rows"] == 600
+    assert metadata["symbol-days built"] == 0
+    assert "raw GET" not in metadata["requests by kind"]
+
+
+def test_a_restricted_run_does_not_mark_the_day_as_done(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec("adausdt"))
+    local_lakes.put_spec(spec("btcusdt"))
+    result = materialise(instance, symbols=["btcusdt"])
+    assert result.success
+    assert result.get_asset_materialization_events() == []
+    assert [event.asset_key for event in result.get_asset_observation_events()] == [BBO]
+    assert instance.get_materialized_partitions(BBO) == set()
+    assert all("btcusdt" in key for key in local_lakes.compact_keys())
+    materialise(instance)
+    assert instance.get_materialized_partitions(BBO) == {"2026-01-08"}
+
+
+def test_overwrite_is_passed_on(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec())
+    materialise(instance)
+    assert metadata_of(materialise(instance, overwrite=True))["symbol-days built"] == 1
+
+
+def test_a_day_without_raw_data_succeeds_with_nothing(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    metadata = metadata_of(materialise(instance))
+    assert metadata["rows"] == 0
+    assert metadata["symbol-days"] == 0
+    assert local_lakes.compact_keys() == {}
+
+
+def test_an_ineligible_day_fails_at_once_without_retries(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec())
+    just_before = dt.datetime(2026, 1, 9, 2, 29, 59, tzinfo=dt.UTC)
+    job = build_definitions(load_settings(), clock=lambda: just_before).resolve_job_def("compact_day")
+    result = job.execute_in_process(instance=instance, partition_key="2026-01-08", raise_on_error=False)
+    assert "2026-01-08: is not complete" in failure_of(result)
+    assert "2026-01-09 02:30 UTC" in failure_of(result)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert local_lakes.compact_keys() == {}
+
+
+def test_a_missing_local_lake_says_what_to_do(
+    local_lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTLAB_RAW_URL", f"{local_lakes.raw_url}-not-there")
+    text = failure_of(materialise(instance))
+    assert "does not exist" in text
+    assert "QUANTLAB_RAW_URL" in text
+
+
+def test_progress_is_in_the_runs_log(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec())
+    result = materialise(instance)
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.dagster_event is None]
+    assert any("binance/bbo/adausdt/20260108: 12 parts, " in message for message in messages)
+    assert any("600 rows" in message and "published as revision 1" in message for message in messages)
+
+
+def test_partitions_end_with_yesterday() -> None:
+    definitions = build_definitions(load_settings())
+    partitions = definitions.resolve_asset_graph().get(BBO).partitions_def
+    assert partitions is not None
+    keys = partitions.get_partition_keys(current_time=dt.datetime(2026, 1, 9, 0, 0, 1, tzinfo=dt.UTC))
+    assert keys[0] == "2026-01-01"
+    assert keys[-1] == f"{DAY}"
+    assert last_eligible_day(utc_now()) < utc_now().date()
+
+
+def test_no_secret_is_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-visible")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show-me")
+    definitions = build_definitions(load_settings())
+    job = definitions.resolve_job_def("compact_day")
+    fields = [resource.config_schema.as_field() for resource in job.resource_defs.values()]
+    shown = json.dumps([field.default_value_as_json_str for field in fields if field.default_provided])
+    assert "do-not-show-me" not in shown
+    assert "demo-lake/raw" in shown

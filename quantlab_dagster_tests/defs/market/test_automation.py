@@ -1,0 +1,310 @@
+"""Schedule and sensor with their own contexts; catch-up from the sensor's requests to the watermark."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.defs.history import CATCH_UP_TAG
+from quantlab_dagster.market.state import STATE_KEY, State, begin, seed
+from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster.settings import load_settings
+from quantlab_dagster.synthetic.market import DaySpec, generate_parts
+from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.lakes import Lakes, symbol_day
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = dt.datetime(2026, 1, 13, 2, 30, tzinfo=dt.UTC)
+
+
+def day(number: int) -> dt.date:
+    return dt.date(2026, 1, number)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def lakes(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Lakes:
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    variables = {
+        "QUANTLAB_RAW_URL": lakes.raw_url,
+        "QUANTLAB_COMPACT_URL": lakes.compact_url,
+        "QUANTLAB_EXCHANGES": "binance",
+        "QUANTLAB_STREAMS": "bbo,trade",
+        "QUANTLAB_SCRATCH_DIR": str(lakes.scratch),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return lakes
+
+
+def put(lakes: Lakes, number: int, *, stream: str = "bbo", symbol: str = "adausdt", seed_: int = 0) -> None:
+    made = DaySpec("binance", stream, symbol, day(number), parts=3, rows=60, seed=seed_)
+    target = symbol_day(symbol, day(number))
+    lakes.put_raw(
+        target if stream == "bbo" else type(target)("binance", stream, symbol, day(number)), generate_parts(made)
+    )
+
+
+def state_of(lakes: Lakes) -> State:
+    state = asyncio.run(StateStore(lakes.compact).read())
+    assert state is not None
+    return state
+
+
+def set_state(lakes: Lakes, change: Any) -> None:
+    asyncio.run(StateStore(lakes.compact).update(change))
+
+
+def definitions(now: dt.datetime = NOW) -> dg.Definitions:
+    return build_definitions(load_settings(), clock=lambda: now)
+
+
+def tick(instance: dg.DagsterInstance, now: dt.datetime = NOW, cursor: str | None = None) -> dg.SensorResult:
+    defs = definitions(now)
+    [sensor] = defs.sensors or ()
+    assert isinstance(sensor, dg.SensorDefinition)
+    repository = defs.get_repository_def()
+    with dg.build_sensor_context(
+        instance, cursor=cursor, repository_def=repository, resources=dict(defs.resources or {})
+    ) as context:
+        result = sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def run(instance: dg.DagsterInstance, request: dg.RunRequest, now: dt.datetime = NOW) -> bool:
+    result = (
+        definitions(now)
+        .resolve_job_def("compact_day")
+        .execute_in_process(
+            instance=instance,
+            partition_key=request.partition_key,
+            asset_selection=request.asset_selection,
+            tags=request.tags,
+            raise_on_error=False,
+        )
+    )
+    return result.success
+
+
+def requested(result: dg.SensorResult) -> list[str]:
+    return [str(request.partition_key) for request in result.run_requests or ()]
+
+
+def keys(request: dg.RunRequest) -> set[str]:
+    return {key.to_user_string() for key in request.asset_selection or ()}
+
+
+def test_the_schedule_asks_for_yesterday() -> None:
+    schedule = definitions().resolve_schedule_def("daily_compaction")
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    for moment in ("2026-01-09T02:30:00+00:00", "2026-01-09T16:30:00+14:00"):
+        context = dg.build_schedule_context(
+            scheduled_execution_time=dt.datetime.fromisoformat(moment),
+            repository_def=definitions().get_repository_def(),
+        )
+        [request] = schedule.evaluate_tick(context).run_requests or ()
+        assert request.partition_key == "2026-01-08"
+
+
+def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    for number in range(3, 13):
+        put(lakes, number)
+    before = tick(instance, NOW - dt.timedelta(seconds=1))
+    assert requested(before) == []
+    assert state_of(lakes).catch_up_from == "20260112"
+    result = tick(instance)
+    assert requested(result) == ["2026-01-12"]
+    assert keys((result.run_requests or [])[0]) == {"compact/binance/bbo", "compact/binance/trade", "compact/state"}
+    assert run(instance, (result.run_requests or [])[0])
+    assert state_of(lakes).last_compacted_date == "20260112"
+    published = [key for key in lakes.compact_keys() if key.endswith("data.parquet")]
+    assert published == [symbol_day(day=day(12)).key("data.parquet")]
+    after = tick(instance)
+    assert requested(after) == []
+    assert "everything up to 20260112 is settled" in str(after.skip_reason)
+
+
+def test_a_backlog_is_worked_off_oldest_first(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    for number in (8, 9, 11, 12):  # nothing on the 10th
+        put(lakes, number)
+    set_state(lakes, lambda before: seed(before, day(7), NOW))
+    asked, watermarks = [], []
+    while requests := tick(instance).run_requests:
+        for request in requests:
+            asked.append(request.partition_key)
+            assert run(instance, request)
+            watermarks.append(state_of(lakes).last_compacted_date)
+    assert asked == ["2026-01-08", "2026-01-09", "2026-01-10", "2026-01-11", "2026-01-12"]
+    assert watermarks == ["20260108", "20260109", "20260110", "20260111", "20260112"]
+    assert state_of(lakes).days["20260110"].status == "no_files"
+
+
+def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTLAB_CATCH_UP_ATTEMPTS", "2")
+    put(lakes, 11)
+    put(lakes, 11, stream="trade")
+    put(lakes, 12)
+    set_state(lakes, lambda before: seed(before, day(10), NOW))
+    broken = symbol_day(day=day(11)).key("meta.json")
+    asyncio.run(lakes.compact.put(broken, b"no json"))
+    attempts = []
+    for _ in range(2):
+        result = tick(instance)
+        request = (result.run_requests or [])[0]
+        assert request.partition_key == "2026-01-11"
+        attempts.append((request.run_key, request.tags["quantlab/attempt"], keys(request)))
+        assert not run(instance, request)
+        assert state_of(lakes).days["20260111"].status == "failed"
+        assert state_of(lakes).last_compacted_date == "20260110"
+    everything = {"compact/binance/bbo", "compact/binance/trade", "compact/state"}
+    assert attempts[0] == ("day:20260111:1", "1", everything)
+    assert attempts[1] == ("day:20260111:2", "2", everything - {"compact/binance/trade"}), "trade had ended well"
+    gave_up = tick(instance)
+    assert requested(gave_up) == ["2026-01-12"], "later days go on"
+    for request in gave_up.run_requests or ():
+        run(instance, request)
+    silent = tick(instance)
+    assert requested(silent) == []
+    assert "2026-01-11: failed 2 times" in str(silent.skip_reason)
+    assert "quantlab state accept 2026-01-11" in str(silent.skip_reason)
+    assert state_of(lakes).last_compacted_date == "20260110", "never past a failed day"
+
+    # It heals, and somebody compacts it by hand: the watermark moves over both days.
+    asyncio.run(lakes.compact.delete(broken))
+    job = definitions().resolve_job_def("compact_day")
+    assert job.execute_in_process(instance=instance, partition_key="2026-01-11").success
+    assert state_of(lakes).last_compacted_date == "20260112"
+
+
+def test_only_the_roll_up_is_asked_for_where_only_that_is_missing(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    put(lakes, 12)
+    tick(instance)
+    assets = [dg.AssetKey(["compact", "binance", stream]) for stream in ("bbo", "trade")]
+    job = definitions().resolve_job_def("compact_day")
+    assert job.execute_in_process(instance=instance, partition_key="2026-01-12", asset_selection=assets).success
+    assert state_of(lakes).last_compacted_date is None
+    [request] = tick(instance).run_requests or ()
+    assert keys(request) == {"compact/state"}
+    assert run(instance, request)
+    assert state_of(lakes).last_compacted_date == "20260112"
+
+
+def test_the_roll_up_believes_the_lake_and_not_events(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    put(lakes, 12)
+    tick(instance)
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey(["compact", "binance", "bbo"]), partition="2026-01-12")
+    )
+    job = definitions().resolve_job_def("compact_day")
+    alone = job.execute_in_process(
+        instance=instance,
+        partition_key="2026-01-12",
+        asset_selection=[dg.AssetKey(["compact", "state"])],
+        raise_on_error=False,
+    )
+    assert not alone.success
+    assert state_of(lakes).last_compacted_date is None
+
+
+def test_a_day_that_runs_is_left_alone(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    put(lakes, 12)
+    create_run_for_test(
+        instance, job_name="compact_day", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "2026-01-12"}
+    )
+    result = tick(instance)
+    assert requested(result) == []
+    assert "2026-01-12: a run is queued or running" in str(result.skip_reason)
+
+
+def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    put(lakes, 12)
+    first = tick(instance)
+    for request in first.run_requests or ():
+        assert run(instance, request)
+    put(lakes, 12, seed_=1)  # other parts of the same day
+    put(lakes, 12, symbol="btcusdt")  # a symbol-day that appears only now
+    soon = NOW + dt.timedelta(minutes=10)
+    assert requested(tick(instance, soon)) == [], "a round begins once an hour"
+    later = NOW + dt.timedelta(minutes=61)
+    found = tick(instance, later, cursor=first.cursor)
+    [request] = found.run_requests or ()
+    assert keys(request) == {"compact/binance/bbo", "compact/state"}
+    stale = {event.check_name: event for event in found.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
+    assert not stale["not_stale"].passed
+    assert "binance/bbo/btcusdt/20260112" in str(stale["not_stale"].description)
+    assert run(instance, request, later)
+    assert state_of(lakes).late_scan.stale == {}
+    assert requested(tick(instance, later)) == []
+
+
+def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    put(lakes, 12)
+    put(lakes, 12, stream="trade")
+    asyncio.run(lakes.raw.put("exchange=kraken/stream=bbo/symbol=x/date=20260112/part-1-000001.parquet", b""))
+    first = tick(instance)
+    events = {event.check_name: event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
+    assert not events["no_unclaimed_raw_prefix"].passed
+    assert "kraken/bbo" in str(events["no_unclaimed_raw_prefix"].description)
+    assert events["freshness"].passed, "it is not four o'clock"
+    assert tick(instance, cursor=first.cursor).asset_events == []
+    late = tick(instance, NOW + dt.timedelta(hours=1, minutes=30), cursor=first.cursor)
+    events = {event.check_name: event for event in late.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
+    assert not events["freshness"].passed
+    assert "2026-01-12 should have been done by 04:00 UTC" in str(events["freshness"].description)
+
+
+def test_a_malformed_state_fails_the_tick_and_is_named(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    asyncio.run(lakes.compact.put(STATE_KEY, b"{"))
+    with pytest.raises(Exception, match=r"_state\.json"):
+        tick(instance)
+
+
+@pytest.mark.slow
+def test_a_tick_stays_cheap_with_years_of_history(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five years of fifteen assets: all of it settled, and then all of it open, against a deployment of yesterday."""
+    monkeypatch.setenv("QUANTLAB_START_DATE", "2021-01-01")
+    monkeypatch.setenv("QUANTLAB_EXCHANGES", "binance,bybit,okx")
+    monkeypatch.setenv("QUANTLAB_STREAMS", "bbo,trade,mark_price,funding,open_interest")
+    put(lakes, 12)
+
+    def seconds() -> float:
+        best = 60.0
+        for _ in range(3):
+            started = time.perf_counter()
+            tick(instance)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    set_state(lakes, lambda before: begin(before, day(12), NOW))
+    new = seconds()
+    for number in range(500):
+        create_run_for_test(
+            instance, job_name="compact_day", status=dg.DagsterRunStatus.SUCCESS, tags={CATCH_UP_TAG: f"old:{number}"}
+        )
+    set_state(lakes, lambda before: before.model_copy(update={"catch_up_from": "20210101"}))
+    assert len(requested(tick(instance))) == 3
+    backlog = seconds()
+    settled = {"catch_up_from": "20210101", "last_compacted_date": "20260112"}
+    set_state(lakes, lambda before: before.model_copy(update=settled))
+    assert requested(tick(instance)) == []
+    done = seconds()
+    assert max(backlog, done) < 5 * new + 0.5, f"{backlog:.3f} s and {done:.3f} s against {new:.3f} s"

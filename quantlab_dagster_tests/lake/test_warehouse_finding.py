@@ -1,0 +1,362 @@
+"""Finding the hours of the event lake: all of them, nothing else, at what cost, and what a failure does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from asyncio import run
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quantlab_dagster.errors import StoreError, StoreUnavailable
+from quantlab_dagster.lake import warehouse
+from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.objects import ObjectInfo, Requests
+from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.lake.warehouse import (
+    ONE_HOUR,
+    AppHour,
+    Scope,
+    find_hours,
+    list_hour,
+)
+from quantlab_dagster_tests.conftest import s3_options
+from quantlab_dagster_tests.faults import FaultProxy
+from quantlab_dagster_tests.lake.filling import put_all
+from quantlab_dagster_tests.lake.test_market import HOSTILE
+from quantlab_dagster_tests.lake.test_market_finding import ON_SERVERS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.lake.test_warehouse import DEMO, HOUR, IN_DEMO, at
+
+
+@pytest.fixture
+def store(rig: Rig) -> Store:
+    return rig.new_store()
+
+
+def found_in(store: Store, scope: Scope = Scope()) -> dict[AppHour, list[ObjectInfo]]:  # noqa: B008  # frozen
+    return dict(sorted(run(all_hours(store, scope))))
+
+
+async def all_hours(store: Store, scope: Scope) -> list[tuple[AppHour, list[ObjectInfo]]]:
+    return [item async for item in find_hours(store, scope)]
+
+
+def keys_of(found: dict[AppHour, list[ObjectInfo]]) -> dict[AppHour, list[str]]:
+    return {partition: [info.key for info in files] for partition, files in found.items()}
+
+
+FOREIGN = [
+    "README.md",
+    "x.parquet",
+    "_compaction/demo/2026-01-15T10.json",
+    "_compaction/x.parquet",
+    "other/x.parquet",
+    f"events/{IN_DEMO}/x.parquet",
+    "app_id=/year=2026/month=01/day=15/hour=10/x.parquet",
+    "App_id=demo/year=2026/month=01/day=15/hour=10/x.parquet",
+    # Beside the directories of each level.
+    "app_id=demo/x.parquet",
+    "app_id=demo/year=2026/x.parquet",
+    "app_id=demo/year=2026/month=01/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/hour=12.parquet",
+    "app_id=demo/latest/month=01/day=15/hour=10/x.parquet",
+    "app_id=demo/month=01/year=2026/day=15/hour=10/x.parquet",
+    # Directories that look like those of an hour.
+    "app_id=demo/year=26/month=01/day=15/hour=10/x.parquet",
+    "app_id=demo/year=02026/month=01/day=15/hour=10/x.parquet",
+    "app_id=demo/year=0000/month=01/day=15/hour=10/x.parquet",
+    "app_id=demo/year=10000/month=01/day=15/hour=10/x.parquet",
+    "app_id=demo/year=x/month=01/day=15/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=1/day=15/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=00/day=15/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=13/day=15/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=01/day=1/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=01/day=00/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=02/day=30/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=01/day=\uff11\uff15/hour=10/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/hour=7/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/hour=24/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/hour=10 (copy)/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/hour=100/x.parquet",
+    "app_id=demo/year=2026/month=01/day=15/minute=10/x.parquet",
+    # What engines do not read, or not as part of this hour.
+    f"{IN_DEMO}/deeper/x.parquet",
+    f"{IN_DEMO}/deeper.parquet/x.parquet",
+    f"{IN_DEMO}/_temporary/0/x.parquet",
+    f"{IN_DEMO}/_x.parquet",
+    f"{IN_DEMO}/.hidden.parquet",
+    f"{IN_DEMO}/x.parquet.tmp",
+    f"{IN_DEMO}/x.txt",
+    f"{IN_DEMO}/_SUCCESS",
+]
+
+
+def test_hours_are_found_with_their_files_and_nothing_else(store: Store) -> None:
+    wanted = {
+        DEMO: ["events_b.parquet", "events_a.parquet", "compacted_c.parquet", "B.parquet", "é.parquet", "z.parquet"],
+        AppHour("demo", at("2026-01-15T11")): ["events_a.parquet"],
+        AppHour("demo", at("2026-01-15T07")): ["events_a.parquet"],
+        AppHour("demo", at("2026-02-28T23")): ["events_a.parquet"],
+        AppHour("demo", at("2025-12-31T23")): ["events_a.parquet"],
+        AppHour("a", HOUR): ["1.parquet", "2.parquet"],
+        AppHour("ab", HOUR): ["3.parquet"],
+        AppHour("ab", at("0999-01-01T00")): ["4.parquet"],
+    }
+    put_all(store, FOREIGN)
+    assert found_in(store) == {}
+    for partition in wanted:
+        assert run(list_hour(store, partition)) == []
+
+    put_all(store, [partition.key(name) for partition, files in wanted.items() for name in files])
+    run(store.compare_and_swap("_compaction/demo/2026-01-15T11.json", b"", None))  # makes lock files on directories
+    found = found_in(store)
+    in_order = {one: sorted((one.key(name) for name in files), key=str.encode) for one, files in wanted.items()}
+    assert keys_of(found) == in_order
+    assert list(found) == sorted(wanted)
+    everything = {info.key: info for info in run(store.list_objects(""))}
+    for partition, files in found.items():
+        assert files == [everything[info.key] for info in files]
+        assert all(info.size_bytes == len(info.key.encode()) and info.etag for info in files)
+        assert run(list_hour(store, partition)) == files
+
+
+def test_hours_are_found_whatever_the_names_of_apps_and_files(rig: Rig, store: Store) -> None:
+    apps = [app for app in HOSTILE if app not in (".", "..") and not (rig.name == "seaweedfs" and "\\" in app)]
+    wanted = {AppHour(app, HOUR): AppHour(app, HOUR).key(f"x{app}.parquet") for app in apps}
+    put_all(store, wanted.values())
+    found = found_in(store)
+    assert keys_of(found) == {partition: [key] for partition, key in wanted.items()}
+    assert list(found) == sorted(found)
+    for partition, files in found.items():
+        assert run(list_hour(store, partition)) == files
+        assert found_in(store, Scope((partition.app,))) == {partition: files}
+
+
+def test_an_empty_lake_has_no_hours(store: Store) -> None:
+    assert found_in(store) == {}
+    assert store.requests.by_kind() == {"LIST": 1}
+    assert run(list_hour(store, DEMO)) == []
+    put_all(store, [DEMO.key("x.parquet")])
+    run(store.delete(DEMO.key("x.parquet")))
+    assert found_in(store) == {}
+
+
+EDGES = [
+    "0001-01-01T00",
+    "2025-12-31T23",
+    "2026-01-01T00",
+    "2026-01-31T23",
+    "2026-02-01T00",
+    "2028-02-29T11",
+    "2028-02-29T12",
+    "2028-12-31T23",
+    "9998-12-31T23",
+]
+
+
+def test_a_scope_loses_nothing_at_the_edges_of_days_months_and_years(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    wanted = [AppHour(app, at(edge)) for app in ("a", "b") for edge in EDGES]
+    put_all(store, [partition.key("x.parquet") for partition in wanted])
+    ends = [None, *map(at, EDGES)]
+    for first in ends:
+        for last in ends:
+            scope = Scope((), first, last)
+            assert list(found_in(store, scope)) == [one for one in wanted if one in scope], scope
+    scope = Scope(("b",), wanted[1].hour, wanted[3].hour)
+    assert list(found_in(store, scope)) == [AppHour("b", at(edge)) for edge in EDGES[1:4]]
+
+
+@pytest.mark.parametrize("edge", ["9999-01-01T00", "9999-11-30T23", "9999-12-31T23"])
+def test_the_last_year_has_hours_too(tmp_path: Path, edge: str) -> None:
+    store = open_store(str(tmp_path))
+    put_all(store, [AppHour("a", at(edge)).key("x.parquet")])
+    assert list(found_in(store)) == [AppHour("a", at(edge))]
+
+
+@pytest.mark.parametrize("level", ["year", "month", "day"])
+def test_a_directory_of_a_very_large_number_hides_nothing(tmp_path: Path, level: str) -> None:
+    store = open_store(str(tmp_path))
+    put_all(store, [DEMO.key("x.parquet"), re.sub(rf"{level}=\d+", f"{level}={10**20}", DEMO.key("x.parquet"))])
+    assert list(found_in(store)) == [DEMO]
+
+
+def test_finding_costs_by_days_not_by_hours_or_files(store: Store) -> None:
+    def cost(scope: Scope = Scope()) -> int:  # noqa: B008  # frozen
+        store.requests = Requests()
+        found_in(store, scope)
+        assert set(store.requests.by_kind()) == {"LIST"}
+        return store.requests.total
+
+    day = at("2026-01-15T00")
+    put_all(store, [AppHour("a", day).key("1.parquet")])
+    assert cost() == 5  # the root, an app, a year, a month, a day
+    put_all(
+        store, [AppHour("a", day + number * ONE_HOUR).key(f"{n}.parquet") for number in range(24) for n in range(3)]
+    )
+    assert cost() == 5
+    put_all(store, [AppHour("a", at(f"2026-01-{number}T23")).key("1.parquet") for number in (16, 17, 18)])
+    assert cost() == 8
+    put_all(store, [AppHour("a", at(edge)).key("1.parquet") for edge in ("2026-02-01T00", "2027-01-15T10")])
+    assert cost() == 8 + 2 + 3
+    put_all(store, [AppHour("ab", day).key("1.parquet")])
+    assert cost() == 13 + 4
+
+    assert cost(Scope(("ab",))) == 5
+    assert cost(Scope(("a",))) == 13
+    assert cost(Scope(("a",), day, day)) == 5
+    assert cost(Scope(("a",), at("2026-01-15T23"), at("2026-01-16T00"))) == 6
+    assert cost(Scope(("a",), at("2026-01-18T23"), at("2026-02-01T00"))) == 7
+    assert cost(Scope(("a",), None, at("2026-01-17T00"))) == 7
+    assert cost(Scope(("a",), at("2026-02-01T00"))) == 3 + 1 + 1 + 2 + 1
+    assert cost(Scope(("a",), at("2030-01-01T00"))) == 2
+    assert cost(Scope(("none",))) == 1
+
+    store.requests = Requests()
+    assert len(run(list_hour(store, AppHour("a", day)))) == 3
+    assert store.requests.by_kind() == {"LIST": 1}
+
+
+def test_directories_that_can_hold_no_hour_are_not_looked_into(store: Store) -> None:
+    put_all(
+        store,
+        [
+            "other/x.parquet",
+            "year=2026/x.parquet",
+            "_compaction/demo/2026-01-15T10.json",
+            "app_id=/x.parquet",
+            "app_id=demo/latest/x.parquet",
+            "app_id=demo/day=15/x.parquet",
+            "app_id=demo/year=x/x.parquet",
+            "app_id=demo/year=0000/x.parquet",
+            "app_id=demo/year=2026/_temporary/x.parquet",
+            "app_id=demo/year=2026/month=13/x.parquet",
+            "app_id=demo/year=2026/month=02/day=29/hour=10/x.parquet",
+            "app_id=demo/year=2026/month=02/hour=10/x.parquet",
+        ],
+    )
+    assert found_in(store) == {}
+    assert store.requests.by_kind() == {"LIST": 4}  # the root, demo, 2026, February
+
+
+@ON_SERVERS
+def test_only_what_is_asked_for_is_listed(rig: Rig) -> None:
+    assert rig.server is not None
+    url = rig.new_url()
+    others = ["2025-01-15T10", "2026-02-15T10", "2026-01-14T10", "2026-01-16T10", "2026-01-15T09"]
+    wanted = [DEMO, *(AppHour("demo", at(text)) for text in others), AppHour("demo2", HOUR)]
+    put_all(rig.store(url), [partition.key("x.parquet") for partition in wanted])
+    with FaultProxy(rig.server.endpoint_url) as proxy:
+        store = open_store(url, replace(s3_options(rig.server), endpoint_url=proxy.url))
+        assert list(found_in(store, Scope(("demo",), HOUR, HOUR))) == [DEMO]
+        run(list_hour(store, DEMO))
+        root = url.removeprefix("s3://").partition("/")[2]
+        walked = ["", "app_id=demo/", "app_id=demo/year=2026/", "app_id=demo/year=2026/month=01/"]
+        listed = ["app_id=demo/year=2026/month=01/day=15/", DEMO.prefix]
+        prefixes = [one.target.partition("prefix=")[2] for one in proxy.seen]
+        assert prefixes == [f"{root}/{prefix}" for prefix in walked + listed]
+        assert ["delimiter=/" in one.target for one in proxy.seen] == [True] * 4 + [False] * 2
+        assert {(one.method, one.result) for one in proxy.seen} == {("GET", 200)}
+
+
+def test_listings_run_side_by_side_but_not_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warehouse, "_LISTINGS_AT_ONCE", 4)
+    store = open_store(str(tmp_path))
+    wanted = [AppHour(f"{number:02}", HOUR) for number in range(20)]
+    put_all(store, [partition.key("x.parquet") for partition in wanted])
+    under_way, at_once = 0, []
+
+    def counted(name: str) -> None:
+        listing = getattr(store, name)
+
+        async def one(prefix: str) -> object:
+            nonlocal under_way
+            under_way += 1
+            at_once.append(under_way)
+            await asyncio.sleep(0.001)
+            try:
+                return await listing(prefix)
+            finally:
+                under_way -= 1
+
+        monkeypatch.setattr(store, name, one)
+
+    counted("list_directory")
+    counted("list_objects")
+    assert list(found_in(store)) == wanted
+    assert len(at_once) == 1 + 20 * 4
+    assert max(at_once) == 4
+
+
+LEVELS = {
+    "root": r"prefix=[^=]*$",
+    "app": "/app_id=b/$",
+    "year": "/app_id=b/year=2026/$",
+    "month": "/app_id=b/year=2026/month=01/$",
+    "day": "/app_id=b/year=2026/month=01/day=15/$",
+}
+
+
+@ON_SERVERS
+def test_a_failure_is_never_taken_for_emptiness(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FIRST_WAIT_SECONDS", 0.01)
+    assert rig.server is not None
+    url = rig.new_url()
+    wanted = [AppHour("a", HOUR), AppHour("b", HOUR), AppHour("b", at("2026-01-16T10")), AppHour("c", HOUR)]
+    put_all(rig.store(url), [partition.key("x.parquet") for partition in wanted])
+    with FaultProxy(rig.server.endpoint_url) as proxy:
+        store = open_store(url, replace(s3_options(rig.server, retries=1), endpoint_url=proxy.url))
+        for level, path in LEVELS.items():
+            for lasting in (proxy.fail(503, "GET", path, times=None), proxy.reset("GET", path, times=None)):
+                with pytest.raises(StoreUnavailable) as caught:
+                    found_in(store)
+                assert lasting.fired, level
+                assert caught.value.remedy
+                lasting.end()
+            passing = proxy.fail(503, "GET", path)
+            assert list(found_in(store)) == wanted
+            assert passing.fired == 1, level
+        # What is not in the scope may fail.
+        elsewhere = proxy.fail(503, "GET", LEVELS["app"], times=None)
+        assert list(found_in(store, Scope(("a", "c")))) == [wanted[0], wanted[3]]
+        assert elsewhere.fired == 0
+        elsewhere.end()
+
+        proxy.fail(503, "GET", "/hour=10/$", times=None)
+        with pytest.raises(StoreUnavailable):
+            run(list_hour(store, DEMO))
+
+
+@ON_SERVERS
+def test_one_failure_does_not_wait_for_the_other_listings(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FIRST_WAIT_SECONDS", 0.01)
+    assert rig.server is not None
+    url = rig.new_url()
+    put_all(rig.store(url), [AppHour(app, HOUR).key("x.parquet") for app in ("a", "b")])
+    with FaultProxy(rig.server.endpoint_url) as proxy:
+        store = open_store(url, replace(s3_options(rig.server, retries=0), endpoint_url=proxy.url))
+        proxy.stall("GET", "/app_id=a/year=2026/month=01/day=15/$")
+        proxy.fail(503, "GET", "/app_id=b/year=2026/month=01/day=15/$", times=None)
+        with pytest.raises(StoreUnavailable):
+            run(asyncio.wait_for(all_hours(store, Scope()), 20))
+
+
+def test_a_lake_that_has_gone_is_no_empty_one(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "lake"), create=True)
+    put_all(store, [DEMO.key("x.parquet")])
+    assert list(found_in(store)) == [DEMO]
+    shutil.rmtree(tmp_path / "lake")
+    with pytest.raises(StoreError, match="has gone"):
+        found_in(store)
+    with pytest.raises(StoreError, match="has gone"):
+        run(list_hour(store, DEMO))

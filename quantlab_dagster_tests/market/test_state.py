@@ -1,0 +1,314 @@
+"""The state: watermark, records, compare-and-swap; pure rules first, then real processes on every kind of store."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import multiprocessing
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantlab_dagster.errors import MalformedObject, QuantlabError, StoreError
+from quantlab_dagster.lake.market import Pair, SymbolDay
+from quantlab_dagster.lake.store.objects import S3Options
+from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.market.catchup import decide_catch_up
+from quantlab_dagster.market.checks import findings
+from quantlab_dagster.market.outcome import Outcome, Status
+from quantlab_dagster.market.plan import Action
+from quantlab_dagster.market.state import (
+    STATE_KEY,
+    LateScan,
+    State,
+    accept_day,
+    begin,
+    missing_pairs,
+    record_outcomes,
+    seed,
+    settle_day,
+    unsettled_days,
+)
+from quantlab_dagster.market.state_store import StateStore
+
+if TYPE_CHECKING:
+    from quantlab_dagster_tests.conftest import Rig
+
+FIRST = dt.date(2026, 1, 8)
+NOW = dt.datetime(2026, 1, 12, 12, tzinfo=dt.UTC)
+BBO, TRADE = Pair("binance", "bbo"), Pair("binance", "trade")
+
+
+def day(number: int) -> dt.date:
+    return dt.date(2026, 1, 1) + dt.timedelta(days=number - 1)
+
+
+def outcome(status: Status, pair: Pair = BBO, number: int = 8, symbol: str = "adausdt") -> Outcome:
+    symbol_day = SymbolDay(pair.exchange, pair.stream, symbol, day(number))
+    label = "DEGRADED" if status is Status.SUCCESS else None
+    return Outcome(symbol_day, status, Action.BUILD, "because", rows=5, bytes_out=100, day_quality=label)
+
+
+def begun(number: int = 8) -> State:
+    return begin(None, day(number), NOW)
+
+
+def test_a_cold_start_remembers_its_first_day_before_any_work() -> None:
+    state = begun()
+    assert state.catch_up_from == "20260108"
+    assert state.last_compacted_date is None
+    assert unsettled_days(state, day(8)) == [day(8)]
+    assert begin(state, day(20), NOW) == state
+
+
+def test_the_watermark_moves_over_settled_days_only() -> None:
+    state = begun()
+    state = settle_day(state, day(9), Status.SUCCESS, NOW)
+    assert state.last_compacted_date is None, "8 January is open"
+    assert unsettled_days(state, day(11)) == [day(8), day(10), day(11)]
+    state = record_outcomes(state, BBO, day(8), [outcome(Status.FAILED)], NOW)
+    assert state.days["20260108"].status == "failed"
+    state = settle_day(state, day(8), Status.QUARANTINE, NOW)
+    assert state.last_compacted_date == "20260109"
+    assert unsettled_days(state, day(11)) == [day(10), day(11)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from([*Status, "accept", "fail"])), max_size=40))
+def test_the_watermark_never_moves_back_nor_over_an_open_day(steps: list[tuple[int, Any]]) -> None:
+    state = begun(5)
+    settled: set[dt.date] = set()
+    before = None
+    for number, step in steps:
+        if step == "accept":
+            if not state.is_settled(day(number)):
+                state = accept_day(state, day(number), "an operator said so", NOW)
+                settled.add(day(number))
+        elif step in (Status.FAILED, "fail"):
+            state = record_outcomes(state, BBO, day(number), [outcome(Status.FAILED, number=number)], NOW)
+        else:
+            state = settle_day(state, day(number), step, NOW)
+            settled.add(day(number))
+        assert before is None or (state.watermark is not None and state.watermark >= before)
+        before = state.watermark
+        expected = None
+        current = day(5)
+        while current in settled:
+            expected, current = current, current + dt.timedelta(days=1)
+        assert state.watermark == expected
+
+
+def test_a_backfill_below_the_beginning_moves_neither_value() -> None:
+    state = begun(8)
+    after = settle_day(
+        record_outcomes(state, BBO, day(2), [outcome(Status.SUCCESS, number=2)], NOW), day(2), Status.SUCCESS, NOW
+    )
+    assert (after.catch_up_from, after.last_compacted_date) == ("20260108", None)
+    assert "20260102" not in after.open_days
+    assert "binance/bbo/adausdt/20260102" in after.partitions
+
+
+def test_pairs_that_ended_well_are_not_asked_for_again() -> None:
+    state = begun()
+    assert missing_pairs(state, day(8), [BBO, TRADE]) == [BBO, TRADE]
+    state = record_outcomes(state, BBO, day(8), [outcome(Status.SUCCESS)], NOW)
+    state = record_outcomes(state, TRADE, day(8), [outcome(Status.FAILED, TRADE)], NOW)
+    assert missing_pairs(state, day(8), [BBO, TRADE]) == [TRADE]
+    state = record_outcomes(state, TRADE, day(8), [], NOW)
+    assert missing_pairs(state, day(8), [BBO, TRADE]) == []
+    assert "20260108" not in state.days, "it is no longer failed, and not yet settled"
+    assert not state.is_settled(day(8))
+
+
+def test_the_state_stays_small() -> None:
+    state = begun()
+    for number in range(8, 8 + 400):
+        moment = NOW + dt.timedelta(days=number)
+        for symbol in range(5):
+            status = Status.QUARANTINE if number == 20 and symbol == 0 else Status.SUCCESS
+            done = [outcome(status, number=number, symbol=f"s{symbol}")]
+            state = record_outcomes(state, BBO, day(number), done, moment)
+        state = settle_day(state, day(number), Status.SUCCESS, moment)
+    assert len(state.days) <= 40
+    assert len(state.partitions) <= 40 * 5
+    assert state.partitions["binance/bbo/s0/20260120"].status == "quarantine", "what is no success is kept"
+    assert state.last_compacted_date == f"{day(407):%Y%m%d}"
+
+
+def test_partitions_are_recorded_as_the_contract_says() -> None:
+    state = record_outcomes(
+        begun(), BBO, day(8), [outcome(Status.SUCCESS), outcome(Status.QUARANTINE, symbol="x")], NOW
+    )
+    document = json.loads(state.dump())
+    assert document["partitions"]["binance/bbo/adausdt/20260108"] == {
+        "status": "success",
+        "rows": 5,
+        "total_size_bytes": 100,
+        "day_quality_post": "DEGRADED",
+        "updated_at": "2026-01-12T12:00:00Z",
+    }
+    assert document["partitions"]["binance/bbo/x/20260108"]["error"] == "because"
+    assert document["last_compacted_date"] is None
+    assert document["updated_at"] == "2026-01-12T12:00:00Z"
+
+
+def test_an_adopted_state_goes_on_after_its_watermark_and_keeps_what_it_does_not_know() -> None:
+    old = {"last_compacted_date": "20260110", "updated_at": "2026-01-11T03:00:00Z", "days": {}, "hostname": "old-box"}
+    state = State.read(json.dumps(old).encode(), "state")
+    assert unsettled_days(state, day(12)) == [day(11), day(12)]
+    assert json.loads(settle_day(state, day(11), Status.SUCCESS, NOW).dump())["hostname"] == "old-box"
+
+
+def test_seeding_never_moves_back() -> None:
+    state = seed(None, day(9), NOW)
+    assert unsettled_days(state, day(11)) == [day(10), day(11)]
+    with pytest.raises(QuantlabError, match="never moves back"):
+        seed(state, day(8), NOW)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"last_compacted_date": "yesterday"}', b'{"days": 3}'])
+def test_a_malformed_state_is_an_error_that_names_it(rig: Rig, content: bytes) -> None:
+    store = rig.new_store()
+    asyncio.run(store.put(STATE_KEY, content))
+    for work in (StateStore(store).read(), StateStore(store).update(lambda _: begun())):
+        with pytest.raises(MalformedObject, match=r"compacted/_state\.json.*quantlab state rebuild"):
+            asyncio.run(work)
+    assert asyncio.run(store.get(STATE_KEY))[0] == content
+
+
+def test_only_a_definite_not_found_is_a_cold_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = rig.new_store()
+    assert asyncio.run(StateStore(store).read()) is None
+
+    async def failing(_: str) -> None:
+        raise StoreError("state", "access denied", "Check the credentials")
+
+    monkeypatch.setattr(store, "get_if_exists", failing)
+    with pytest.raises(StoreError):
+        asyncio.run(StateStore(store).update(lambda _: begun()))
+
+
+def test_a_rebuild_that_dies_never_leaves_no_state(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An absent state would be a cold start. Whatever write fails, the old one or the new one is there."""
+    for failing in ("put", "compare_and_swap"):
+        store = rig.new_store()
+        asyncio.run(store.put(STATE_KEY, b"{ half"))
+
+        async def dies(*_: object) -> str:
+            raise StoreError("state", "the process died", "Run again")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, failing, dies)
+            with pytest.raises(StoreError, match="died"):
+                asyncio.run(StateStore(store).replace_unreadable(begun()))
+        assert asyncio.run(store.get(STATE_KEY))[0] == b"{ half"
+        assert asyncio.run(StateStore(store).replace_unreadable(begun())) == asyncio.run(StateStore(store).read())
+        assert asyncio.run(store.get(f"{STATE_KEY}.unreadable"))[0] == b"{ half"
+
+
+def decide(state: State, last: dt.date, **options: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "busy": set(),
+        "attempts": lambda _: 0,
+        "most_runs": 3,
+        "most_attempts": 3,
+    }
+    return decide_catch_up(state, [BBO, TRADE], last, **{**defaults, **options})
+
+
+def test_catch_up_asks_for_open_days_oldest_first_and_not_for_all_at_once() -> None:
+    decided = decide(begun(), day(12))
+    assert [request.day for request in decided.requests] == [day(8), day(9), day(10)]
+    assert [request.key for request in decided.requests] == ["day:20260108:1", "day:20260109:1", "day:20260110:1"]
+    assert "at most 3 runs" in decided.skipped[0]
+
+
+def test_catch_up_leaves_busy_days_alone_and_gives_up_loudly() -> None:
+    attempts = {"day:20260108": 3, "day:20260110": 1}
+    decided = decide(begun(), day(10), busy={day(9)}, attempts=lambda task: attempts.get(task, 0))
+    assert [(request.day, request.attempt) for request in decided.requests] == [(day(10), 2)]
+    assert decided.exhausted == (day(8),)
+    assert any("quantlab state accept 2026-01-08" in text for text in decided.skipped)
+    assert any("2026-01-09: a run is queued or running" in text for text in decided.skipped)
+
+
+def test_catch_up_asks_only_for_what_is_missing() -> None:
+    state = record_outcomes(begun(), BBO, day(8), [outcome(Status.SUCCESS)], NOW)
+    [request] = decide(state, day(8)).requests
+    assert request.pairs == (TRADE,)
+    state = record_outcomes(state, TRADE, day(8), [], NOW)
+    [request] = decide(state, day(8)).requests
+    assert request.pairs == (), "only the roll-up is missing"
+
+
+def test_catch_up_asks_for_days_with_late_parts_and_again_when_more_come() -> None:
+    state = settle_day(begun(), day(8), Status.SUCCESS, NOW)
+    stale = state.model_copy(update={"late_scan": LateScan(stale={"binance/trade/btcusdt/20260108": "abc"})})
+    [request] = decide(stale, day(8)).requests
+    assert (request.day, request.pairs) == (day(8), (TRADE,))
+    more = state.model_copy(update={"late_scan": LateScan(stale={"binance/trade/btcusdt/20260108": "def"})})
+    assert decide(more, day(8)).requests[0].key != request.key
+    done = record_outcomes(stale, TRADE, day(8), [outcome(Status.SUCCESS, TRADE, symbol="btcusdt")], NOW)
+    assert decide(done, day(8)).requests == ()
+
+
+def test_freshness_fails_from_four_oclock_on() -> None:
+    state = begun(8)
+
+    def fresh(moment: str, state: State | None = state) -> bool:
+        return findings(state, [], dt.datetime.fromisoformat(moment))[0].passed
+
+    assert fresh("2026-01-09T03:59:59+00:00")
+    assert not fresh("2026-01-09T04:00:00+00:00")
+    assert not fresh("2026-01-09T18:00:00+14:00")
+    done = settle_day(state, day(8), Status.SUCCESS, NOW)
+    assert fresh("2026-01-09T04:00:00+00:00", done)
+    assert not fresh("2026-01-09T04:00:00+00:00", None)
+
+
+def _update_many(url: str, server: tuple[str, str, str, str] | None, worker: int, updates: int) -> None:
+    options = None
+    if server is not None:
+        import boto3  # noqa: PLC0415  # in the child only
+
+        endpoint, access_key, secret_key, region = server
+        options = S3Options(boto3.Session(access_key, secret_key, region_name=region), region, endpoint)
+    store = StateStore(open_store(url, options))
+
+    async def work() -> None:
+        for number in range(updates):
+            done = [outcome(Status.SUCCESS, symbol=f"w{worker}n{number}")]
+            await store.update(lambda before, done=done: record_outcomes(before or begun(), BBO, day(8), done, NOW))  # type: ignore[misc]
+
+    asyncio.run(work())
+
+
+@pytest.mark.slow
+def test_eight_processes_lose_no_update(rig: Rig) -> None:
+    url = rig.new_url()
+    server = rig.server
+    access = (server.endpoint_url, server.access_key, server.secret_key, server.region) if server else None
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_update_many, args=(url, access, worker, 50)) for worker in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0] * 8
+    state = asyncio.run(StateStore(rig.store(url)).read())
+    assert state is not None
+    assert len(state.partitions) == 400
+
+
+def test_the_local_zone_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time  # noqa: PLC0415
+
+    for zone in ("UTC-14", "UTC+12"):
+        monkeypatch.setitem(os.environ, "TZ", zone)
+        time.tzset()
+        assert begun().updated_at == "2026-01-12T12:00:00Z"
+    monkeypatch.delitem(os.environ, "TZ")
+    time.tzset()

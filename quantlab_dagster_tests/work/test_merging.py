@@ -1,0 +1,125 @@
+"""Parts become one file within a run's limits, and what is damaged on its way never does."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from quantlab_dagster.errors import BadPart, ObjectChanged, StoreUnavailable
+from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.lake.store.objects import ObjectInfo
+from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.synthetic.market import DaySpec, generate_parts
+from quantlab_dagster.work.limits import Limits
+from quantlab_dagster.work.merging import Built, Merging, Recipe
+from quantlab_dagster_tests.lakes import DAY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ORDER = Order(column="ts_event", numbered=True)
+ROWS, PARTS = 400, 8
+
+
+class Fixture:
+    """Parts in a local directory, listed with their MD5 sums as S3 lists them."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        (tmp_path / "lake").mkdir()
+        (tmp_path / "scratch").mkdir()
+        self.scratch = tmp_path / "scratch"
+        self.store = open_store(str(tmp_path / "lake"))
+        self.contents = {
+            part.name: part.data for part in generate_parts(DaySpec("x", "bbo", "y", DAY, parts=PARTS, rows=ROWS))
+        }
+        self.sent = dict(self.contents)
+        self.store.get = self.get  # type: ignore[method-assign]
+        self.store.download = self.download  # type: ignore[method-assign]
+
+    @property
+    def listed(self) -> list[ObjectInfo]:
+        return [self.info(name) for name in sorted(self.contents)]
+
+    def info(self, name: str) -> ObjectInfo:
+        data = self.contents[name]
+        return ObjectInfo(name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+    async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
+        return self.sent[key], self.info(key)
+
+    async def download(self, key: str, path: Path) -> ObjectInfo:
+        path.write_bytes(self.sent[key])
+        return self.info(key)
+
+    def build(self, limits: Limits | None = None, **recipe: Any) -> Built:
+        async def build() -> Built:
+            merging = Merging(limits or Limits(64 << 20), cores=2)
+            return await merging.build(self.store, self.listed, Recipe(ORDER, **recipe), self.scratch / "out.parquet")
+
+        return asyncio.run(build())
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Fixture:
+    return Fixture(tmp_path)
+
+
+@pytest.mark.parametrize("budget", [64 << 20, 1 << 14], ids=["in memory", "through the disk"])
+def test_parts_become_one_proved_file(parts: Fixture, budget: int) -> None:
+    built = parts.build(Limits(budget))
+    content = (parts.scratch / "out.parquet").read_bytes()
+    assert (built.merged.rows, built.merged.size_bytes) == (ROWS, len(content))
+    assert built.sha256 == hashlib.sha256(content).hexdigest()
+    assert [path.name for path in parts.scratch.iterdir()] == ["out.parquet"], "spooled parts do not stay"
+
+
+def test_the_bytes_depend_on_no_limit(parts: Fixture) -> None:
+    digests = {parts.build(Limits(budget), cores=cores).sha256 for budget in (64 << 20, 1 << 14) for cores in (1, None)}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("budget", [64 << 20, 1 << 14], ids=["in memory", "through the disk"])
+def test_damage_on_the_way_is_the_stores_fault(parts: Fixture, budget: int) -> None:
+    name = sorted(parts.contents)[3]
+    parts.sent[name] = parts.contents[name][:-20] + bytes(20)
+    with pytest.raises(StoreUnavailable, match="MD5"):
+        parts.build(Limits(budget))
+
+
+def test_damage_in_the_store_is_a_bad_part(parts: Fixture) -> None:
+    name = sorted(parts.contents)[3]
+    parts.contents[name] = parts.sent[name] = parts.contents[name][:-20] + bytes(20)
+    with pytest.raises(BadPart) as caught:
+        parts.build()
+    assert caught.value.part == name
+
+
+def test_a_part_that_is_not_what_was_listed_is_said(parts: Fixture) -> None:
+    changed = replace(parts.listed[2], etag="0" * 32)
+    listed = [*parts.listed[:2], changed, *parts.listed[3:]]
+
+    async def build() -> Built:
+        return await Merging(Limits(64 << 20)).build(parts.store, listed, Recipe(ORDER), parts.scratch / "out.parquet")
+
+    with pytest.raises(ObjectChanged):
+        asyncio.run(build())
+
+
+def test_a_share_of_the_cores_is_a_share_of_the_memory(parts: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def merge(*_: object, budget_bytes: int, **__: object) -> None:
+        seen.append(budget_bytes)
+        raise BadPart("x", "seen enough")
+
+    monkeypatch.setattr("quantlab_dagster.work.merging.merge", merge)
+    limits = Limits(64 << 20)
+    for cores in (1, None):
+        with pytest.raises(BadPart):
+            parts.build(limits, cores=cores)
+    assert seen == [limits.merge_budget // 2, limits.merge_budget]
+    assert limits.merge_budget + limits.download_budget == limits.memory_budget
