@@ -11,7 +11,6 @@ import typer
 from quantlab_dagster import __version__
 from quantlab_dagster.cli.market import compact, plan, verify
 from quantlab_dagster.cli.options import EXIT_FINE, EXIT_FOUND, EXIT_USAGE, Json, leave
-from quantlab_dagster.cli.screen import Screen
 from quantlab_dagster.cli.state import catch_up, state_app, status
 from quantlab_dagster.cli.warehouse import warehouse_app
 from quantlab_dagster.errors import DayRefused, PathError, QuantlabError, SettingsError
@@ -48,6 +47,7 @@ def _quantlab(
 def demo(as_json: Json = False) -> None:
     """Make a small raw lake in demo-lake/, compact it through Dagster, verify it, and show the result."""
     from quantlab_dagster.cli.demo import run_demo
+    from quantlab_dagster.cli.screen import Screen
 
     leave(found=not run_demo(Screen(as_json=as_json)))
 
@@ -63,10 +63,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: expected errors are one line on standard error, never a traceback."""
     try:
         app(arguments)
-    except (SettingsError, DayRefused, PathError) as error:
-        Screen().error(str(error))
-        sys.exit(EXIT_USAGE)
     except QuantlabError as error:
+        from quantlab_dagster.cli.screen import Screen
+
         Screen().error(str(error))
-        sys.exit(EXIT_FOUND)
+        sys.exit(EXIT_USAGE if isinstance(error, (SettingsError, DayRefused, PathError)) else EXIT_FOUND)
     sys.exit(EXIT_FINE)

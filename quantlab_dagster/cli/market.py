@@ -1,16 +1,14 @@
 """Commands for days: `quantlab compact · plan · verify`.
 
-What is heavy is imported where it is needed: `plan` needs no Polars, and neither it nor `verify` needs Dagster.
+Each command imports what it needs: `--help` next to nothing, `plan` no Polars, and neither it nor `verify` Dagster.
 """
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.access import open_market
-from quantlab_dagster.cli.documents import plan_document, runs_document, verified_document
 from quantlab_dagster.cli.options import (
     Date,
     Exchanges,
@@ -23,16 +21,11 @@ from quantlab_dagster.cli.options import (
     select_pairs,
     span,
 )
-from quantlab_dagster.cli.screen import ProgressListener, Screen, show_verified
-from quantlab_dagster.lake.market import Pair
-from quantlab_dagster.market.eligibility import check_eligible
-from quantlab_dagster.market.outcome import Status, Verdict, VerifiedDay
-from quantlab_dagster.market.place import MarketPlace
-from quantlab_dagster.market.plan import Action, Requested, plan_days
-from quantlab_dagster.settings import load_settings
-from quantlab_dagster.work.clock import utc_now
-from quantlab_dagster.work.stopping import run_interruptible
-from quantlab_dagster.work.wording import format_bytes
+
+if TYPE_CHECKING:
+    from quantlab_dagster.lake.market import Pair
+    from quantlab_dagster.market.outcome import VerifiedDay
+    from quantlab_dagster.market.place import MarketPlace
 
 __all__ = ["compact", "plan", "verify"]
 
@@ -53,7 +46,14 @@ def compact(
     as_json: Json = False,
 ) -> None:
     """Compact days: materialise their assets, recorded in Dagster's history; what is up to date stays as it is."""
+    from quantlab_dagster.cli.documents import runs_document
     from quantlab_dagster.cli.runs.market import compact_days, repair_days
+    from quantlab_dagster.cli.screen import ProgressListener, Screen
+    from quantlab_dagster.market.eligibility import check_eligible
+    from quantlab_dagster.market.outcome import Status
+    from quantlab_dagster.market.plan import Action, Requested
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.clock import utc_now
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
@@ -99,6 +99,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what compacting would read and write, without doing it."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.cli.documents import plan_document
+    from quantlab_dagster.cli.screen import Screen
+    from quantlab_dagster.market.plan import Action, Requested, plan_days
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
+    from quantlab_dagster.work.wording import format_bytes
+
     settings = load_settings()
     screen = Screen(as_json=as_json)
     pairs = select_pairs(settings, exchange, stream)
@@ -136,6 +144,13 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Audit published days again, from the store: meta, order, seq, content; works on days of other software too."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.cli.documents import verified_document
+    from quantlab_dagster.cli.screen import Screen, show_verified
+    from quantlab_dagster.market.outcome import Verdict
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
+
     settings = load_settings()
     screen = Screen(as_json=as_json)
     pairs = select_pairs(settings, exchange, stream)
@@ -147,8 +162,8 @@ def verify(
 
 
 async def _verified(
-    place: MarketPlace, pairs: Sequence[Pair], days: Sequence[dt.date], symbols: Sequence[str], *, against_raw: bool
-) -> list[VerifiedDay]:
+    place: "MarketPlace", pairs: "Sequence[Pair]", days: Sequence[dt.date], symbols: Sequence[str], *, against_raw: bool
+) -> "list[VerifiedDay]":
     from quantlab_dagster.market.verify import verify_pair
 
     return [

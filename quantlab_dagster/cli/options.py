@@ -5,14 +5,16 @@ No `from __future__ import annotations` in the modules with commands: Typer read
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
 from quantlab_dagster.errors import DayRefused, PathError, SettingsError
-from quantlab_dagster.lake.market import Pair, parse_day
-from quantlab_dagster.lake.warehouse import ONE_HOUR, Scope, hour_text, parse_hour
-from quantlab_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from quantlab_dagster.lake.market import Pair
+    from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.settings import Settings
 
 __all__ = [
     "EXIT_FINE",
@@ -41,19 +43,26 @@ T = TypeVar("T")
 EXIT_FINE, EXIT_FOUND, EXIT_USAGE = 0, 1, 2
 
 
-def _typed(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """A parser whose refusals are usage errors."""
+def _day(text: str) -> dt.date:
+    """A day as typed; what is none is a usage error."""
+    from quantlab_dagster.lake.market import parse_day
 
-    def parser(text: str) -> T:
-        try:
-            return parse(text)
-        except PathError as error:
-            raise typer.BadParameter(str(error)) from None
-
-    return parser
+    return _typed(parse_day, text)
 
 
-_day, _hour = _typed(parse_day), _typed(parse_hour)
+def _hour(text: str) -> dt.datetime:
+    """An hour as typed; what is none is a usage error."""
+    from quantlab_dagster.lake.warehouse import parse_hour
+
+    return _typed(parse_hour, text)
+
+
+def _typed(parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except PathError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 
@@ -82,7 +91,7 @@ HourTo = Annotated[
 ]
 
 
-def select_pairs(settings: Settings, exchanges: Sequence[str] | None, streams: Sequence[str] | None) -> list[Pair]:
+def select_pairs(settings: "Settings", exchanges: Sequence[str] | None, streams: Sequence[str] | None) -> "list[Pair]":
     """The configured pairs that the options select.
 
     Raises:
@@ -102,7 +111,7 @@ def select_pairs(settings: Settings, exchanges: Sequence[str] | None, streams: S
     ]
 
 
-def select_days(settings: Settings, first: dt.date, last: dt.date | None) -> list[dt.date]:
+def select_days(settings: "Settings", first: dt.date, last: dt.date | None) -> list[dt.date]:
     """The days that the options select.
 
     Raises:
@@ -124,13 +133,15 @@ def span(days: Sequence[dt.date]) -> str:
 
 def select_hours(
     apps: Sequence[str] | None, first: dt.datetime | None, last: dt.datetime | None, last_cold: dt.datetime
-) -> Scope:
+) -> "Scope":
     """The partitions of the event lake that the options select.
 
     Raises:
         SettingsError: the range makes no sense.
         DayRefused: an hour that is not over yet.
     """
+    from quantlab_dagster.lake.warehouse import ONE_HOUR, Scope, hour_text
+
     if last and not first:
         raise SettingsError("--to", "is given without --hour", "Say where the range begins")
     last = last or first

@@ -1,26 +1,17 @@
 """Commands for running unattended: `quantlab status`, `catch-up` and `state …`. Only `catch-up` needs Dagster."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.access import open_market
-from quantlab_dagster.cli.documents import rebuilt_document, runs_document, status_document
 from quantlab_dagster.cli.options import Day, DayOption, Json, leave
-from quantlab_dagster.cli.screen import ProgressListener, Screen
 from quantlab_dagster.errors import ObjectNotFound
-from quantlab_dagster.market.checks import failed_days, findings, quarantined
-from quantlab_dagster.market.eligibility import check_eligible, last_eligible_day
-from quantlab_dagster.market.outcome import Status
-from quantlab_dagster.market.rebuild import rebuild_state
-from quantlab_dagster.market.rollup import unclaimed_pairs
-from quantlab_dagster.market.state import State, accept_day, seed, unsettled_days
-from quantlab_dagster.market.state_store import StateStore
-from quantlab_dagster.settings import Settings, load_settings
-from quantlab_dagster.work.clock import utc_now
-from quantlab_dagster.work.finding import Finding
-from quantlab_dagster.work.stopping import run_interruptible
+
+if TYPE_CHECKING:
+    from quantlab_dagster.market.state import State
+    from quantlab_dagster.settings import Settings
+    from quantlab_dagster.work.finding import Finding
 
 __all__ = ["catch_up", "state_app", "status"]
 
@@ -36,6 +27,15 @@ _MOST_LISTED = 20
 
 def status(as_json: Json = False) -> None:
     """Watermark, backlog, stale, quarantined and failed days, in one screen. Exit code 1 if any needs attention."""
+    from quantlab_dagster.cli.documents import status_document
+    from quantlab_dagster.cli.screen import Screen
+    from quantlab_dagster.market.checks import failed_days, quarantined
+    from quantlab_dagster.market.eligibility import last_eligible_day
+    from quantlab_dagster.market.state import unsettled_days
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.work.stopping import run_interruptible
+
     settings = load_settings()
     screen = Screen(as_json=as_json)
     state, found = run_interruptible(_look(settings))
@@ -58,7 +58,12 @@ def status(as_json: Json = False) -> None:
     leave(found=failed or bad or stale or any(not finding.passed for finding in found))
 
 
-async def _look(settings: Settings) -> tuple[State | None, list[Finding]]:
+async def _look(settings: "Settings") -> "tuple[State | None, list[Finding]]":
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.market.checks import findings
+    from quantlab_dagster.market.rollup import unclaimed_pairs
+    from quantlab_dagster.market.state_store import StateStore
+
     place = open_market(settings)
     state = await StateStore(place.compact).read()
     return state, findings(state, await unclaimed_pairs(place, settings.pairs), place.clock())
@@ -73,7 +78,11 @@ def _list(items: list[str]) -> str:
 
 def catch_up(as_json: Json = False) -> None:
     """Run now what the sensor would request: open days, oldest first, and late parts. For cron and systemd."""
+    from quantlab_dagster.cli.documents import runs_document
     from quantlab_dagster.cli.runs.market import catch_up as run_catch_up
+    from quantlab_dagster.cli.screen import ProgressListener, Screen
+    from quantlab_dagster.market.outcome import Status
+    from quantlab_dagster.settings import load_settings
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
@@ -93,6 +102,11 @@ def catch_up(as_json: Json = False) -> None:
 @state_app.command()
 def show() -> None:
     """Print the state file as it is."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.market.state_store import StateStore
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
+
     store = StateStore(open_market(load_settings()).compact)
     state = run_interruptible(store.read())
     if state is None:
@@ -104,6 +118,12 @@ def show() -> None:
 @state_app.command("seed")
 def seed_command(last_compacted: DayOption) -> None:
     """Begin with a watermark: catch-up starts with the day after it."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.market.state import seed
+    from quantlab_dagster.market.state_store import StateStore
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
+
     place = open_market(load_settings())
     after = run_interruptible(
         StateStore(place.compact).update(lambda before: seed(before, last_compacted, place.clock()))
@@ -116,6 +136,14 @@ def accept_command(
     day: Day, reason: Annotated[str, typer.Option(help="Why it may stay as it is; kept in the state.")]
 ) -> None:
     """Settle a day as it is, so that the watermark can move on."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.market.eligibility import check_eligible
+    from quantlab_dagster.market.state import State, accept_day
+    from quantlab_dagster.market.state_store import StateStore
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.work.stopping import run_interruptible
+
     check_eligible(day, utc_now())
     place = open_market(load_settings())
     store = StateStore(place.compact)
@@ -132,8 +160,14 @@ def accept_command(
 @state_app.command("rebuild")
 def rebuild_command(as_json: Json = False) -> None:
     """Make the state again from what is published and quarantined. A readable watermark is kept."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.cli.documents import rebuilt_document
+    from quantlab_dagster.market.rebuild import rebuild_state
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
+
     settings = load_settings()
-    after: State = run_interruptible(rebuild_state(open_market(settings), settings.pairs))
+    after = run_interruptible(rebuild_state(open_market(settings), settings.pairs))
     if as_json:
         typer.echo(json.dumps(rebuilt_document(after)))
     else:

@@ -4,26 +4,20 @@ Dagster is imported only by what runs something.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.access import open_warehouse
-from quantlab_dagster.cli.documents import look_document, sweep_document, warehouse_status_document
 from quantlab_dagster.cli.options import Apps, Hour, HourTo, Json, leave, select_hours
-from quantlab_dagster.cli.screen import HourProgress, Screen
-from quantlab_dagster.lake.warehouse import Scope, hour_text
-from quantlab_dagster.settings import load_settings
-from quantlab_dagster.warehouse.checks import findings
-from quantlab_dagster.warehouse.look import LakeLook, look_at_slots, look_over
-from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
-from quantlab_dagster.warehouse.place import Requested, WarehousePlace, last_cold_hour
-from quantlab_dagster.warehouse.slot import SILENT_AFTER
-from quantlab_dagster.work.clock import utc_now
-from quantlab_dagster.work.finding import Finding
-from quantlab_dagster.work.stopping import run_interruptible
-from quantlab_dagster.work.wording import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.warehouse.look import LakeLook
+    from quantlab_dagster.warehouse.outcome import HourOutcome
+    from quantlab_dagster.warehouse.place import Requested, WarehousePlace
+    from quantlab_dagster.work.finding import Finding
 
 __all__ = ["warehouse_app"]
 
@@ -38,6 +32,9 @@ warehouse_app = typer.Typer(
 @warehouse_app.command()
 def compact(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
     """Merge the small files of every cold hour that has some, and delete them: what the schedule does."""
+    from quantlab_dagster.warehouse.place import Requested, last_cold_hour
+    from quantlab_dagster.work.clock import utc_now
+
     _run(select_hours(app, hour, to, last_cold_hour(utc_now())), Requested(), as_json=as_json)
 
 
@@ -56,6 +53,9 @@ def recover(
     as_json: Json = False,
 ) -> None:
     """Complete what a crashed run left unfinished, and merge nothing. `compact` does so, too, before all else."""
+    from quantlab_dagster.warehouse.place import Requested, last_cold_hour
+    from quantlab_dagster.work.clock import utc_now
+
     requested = Requested(recover_only=True, retry_corrupt=retry_corrupt, give_up=give_up)
     _run(select_hours(app, hour, to, last_cold_hour(utc_now())), requested, as_json=as_json)
 
@@ -63,6 +63,16 @@ def recover(
 @warehouse_app.command()
 def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
     """Show what compacting would merge, without doing it."""
+    from quantlab_dagster.access import open_warehouse
+    from quantlab_dagster.cli.documents import look_document
+    from quantlab_dagster.cli.screen import Screen
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.warehouse.look import look_over
+    from quantlab_dagster.warehouse.place import last_cold_hour
+    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.work.stopping import run_interruptible
+    from quantlab_dagster.work.wording import format_bytes
+
     settings, screen = load_settings(), Screen(as_json=as_json)
     place = open_warehouse(settings)
     lake = run_interruptible(look_over(place, select_hours(app, hour, to, last_cold_hour(utc_now()))))
@@ -87,6 +97,17 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
 @warehouse_app.command()
 def status(app: Apps = None, as_json: Json = False) -> None:
     """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
+    from quantlab_dagster.access import open_warehouse
+    from quantlab_dagster.cli.documents import warehouse_status_document
+    from quantlab_dagster.cli.screen import Screen
+    from quantlab_dagster.lake.warehouse import Scope, hour_text
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.warehouse.place import last_cold_hour
+    from quantlab_dagster.warehouse.slot import SILENT_AFTER
+    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.work.stopping import run_interruptible
+    from quantlab_dagster.work.wording import format_bytes
+
     settings, screen = load_settings(), Screen(as_json=as_json)
     lake, found = run_interruptible(_look(open_warehouse(settings), Scope(tuple(app or ()))))
     totals, backlog = lake.totals, [look for look in lake.looks if look.merges]
@@ -108,13 +129,20 @@ def status(app: Apps = None, as_json: Json = False) -> None:
     leave(found=[finding for finding in found if not finding.passed])
 
 
-async def _look(place: WarehousePlace, scope: Scope) -> tuple[LakeLook, list[Finding]]:
+async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, list[Finding]]":
+    from quantlab_dagster.warehouse.checks import findings
+    from quantlab_dagster.warehouse.look import look_at_slots, look_over
+
     lake = await look_over(place, scope)
     return lake, findings(await look_at_slots(place, scope), lake.looks, place.clock())
 
 
-def _run(scope: Scope, requested: Requested, *, as_json: bool) -> None:
+def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:
+    from quantlab_dagster.cli.documents import sweep_document
     from quantlab_dagster.cli.runs.warehouse import compact_warehouse
+    from quantlab_dagster.cli.screen import HourProgress, Screen
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.warehouse.outcome import HourStatus
 
     settings, screen = load_settings(), Screen(as_json=as_json)
     with HourProgress(screen) as listener:
@@ -132,7 +160,10 @@ def _run(scope: Scope, requested: Requested, *, as_json: bool) -> None:
     leave(found=failed or corrupt or report.failures)
 
 
-def _summary(outcomes: Sequence[HourOutcome]) -> str:
+def _summary(outcomes: "Sequence[HourOutcome]") -> str:
+    from quantlab_dagster.warehouse.outcome import HourStatus
+    from quantlab_dagster.work.wording import format_bytes
+
     if not outcomes:
         return "no hour needed work"
     ended = Counter(item.status for item in outcomes)
