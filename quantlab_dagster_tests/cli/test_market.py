@@ -20,6 +20,7 @@ from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.synthetic.market import corrupt_part
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.contract.snapshots import check, shape_of
 from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_day
 
 ROOT = Path(__file__).parents[2]
@@ -270,8 +271,9 @@ def test_the_demo_ends_with_exactly_its_planted_part_quarantined(tmp_path: Path)
     assert "Quarantined, as planted: binance/bbo/xrpusdt/20260108" in done.stdout
     assert "14 of them verified against their raw parts" in done.stdout
     assert "make dev" in done.stdout
-    again = demo("demo")
+    again = demo("demo", "--json")
     assert again.returncode == 0, again.stdout + again.stderr
+    check("document-demo", shape_of(json.loads(again.stdout)))
 
 
 def test_the_demo_touches_nothing_it_did_not_make(tmp_path: Path) -> None:

@@ -188,11 +188,6 @@ def events(desk: Desk) -> None:
         desk(f"warehouse {command} --json", exits=1, document=f"warehouse-{command}", **_no_lake(desk))
 
 
-def demo(desk: Desk) -> None:
-    """The demo, which makes lakes of its own."""
-    desk("demo --json", exits=0, document="demo")
-
-
 _MALFORMED = b"no json"
 
 

@@ -10,13 +10,12 @@ import pytest
 from quantlab_dagster.market.outcome import Status, Verdict
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.warehouse.outcome import HourStatus
-from quantlab_dagster_tests.contract.desk import Desk, demo, new_desk
+from quantlab_dagster_tests.contract.desk import Desk
 from quantlab_dagster_tests.contract.snapshots import check, differences, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from enum import StrEnum
-    from pathlib import Path
     from typing import Any
 
 MARKET = ("compact", "plan", "verify", "status", "catch-up")
@@ -50,13 +49,6 @@ def test_a_document_of_the_event_lake_is_as_it_was(events_desk: Desk, name: str)
 
 def test_the_document_of_state_rebuild_is_as_it_was(rebuilt_desk: Desk) -> None:
     check("document-state-rebuild", shape_of(*rebuilt_desk.documents("state-rebuild")))
-
-
-@pytest.mark.slow
-def test_the_document_of_the_demo_is_as_it_was(tmp_path: Path) -> None:
-    desk = new_desk(tmp_path)
-    demo(desk)
-    check("document-demo", shape_of(*desk.documents("demo")))
 
 
 def test_documents_are_indented_text_and_not_escaped(market_desk: Desk, events_desk: Desk, rebuilt_desk: Desk) -> None:
