@@ -10,13 +10,14 @@ import pytest
 from quantlab_dagster.market.outcome import Status, Verdict
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.warehouse.outcome import HourStatus
-from quantlab_dagster_tests.contract.desk import Desk
 from quantlab_dagster_tests.contract.snapshots import check, differences, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from enum import StrEnum
     from typing import Any
+
+    from quantlab_dagster_tests.contract.desk import Desk
 
 MARKET = ("compact", "plan", "verify", "status", "catch-up")
 EVENTS = ("warehouse-compact", "warehouse-recover", "warehouse-plan", "warehouse-status")
