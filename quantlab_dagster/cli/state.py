@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantlab_dagster.cli.options import Day, DayOption, Json, leave
-from quantlab_dagster.errors import ObjectNotFound
+from quantlab_dagster.errors import ObjectNotFound, SettingsError
 
 if TYPE_CHECKING:
     from quantlab_dagster.market.state import State
@@ -116,7 +116,13 @@ def show() -> None:
 
 
 @state_app.command("seed")
-def seed_command(last_compacted: DayOption) -> None:
+def seed_command(
+    last_compacted: DayOption,
+    move_back: Annotated[
+        bool, typer.Option("--move-back", help="Undo a mistaken seed: let the watermark go back to that day.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why it moves back; kept in the state.")] = "",
+) -> None:
     """Begin with a watermark: catch-up starts with the day after it."""
     from quantlab_dagster.access import open_market
     from quantlab_dagster.market.state import seed
@@ -124,9 +130,13 @@ def seed_command(last_compacted: DayOption) -> None:
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.work.stopping import run_interruptible
 
+    if move_back != bool(reason):
+        raise SettingsError("--move-back, --reason", "belong together", "Say why the watermark moves back")
     place = open_market(load_settings())
     after = run_interruptible(
-        StateStore(place.compact).update(lambda before: seed(before, last_compacted, place.clock()))
+        StateStore(place.compact).update(
+            lambda before: seed(before, last_compacted, place.clock(), move_back=reason or None)
+        )
     )
     typer.echo(f"last_compacted_date is {after.last_compacted_date}")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
+from quantlab_dagster.market.eligibility import yesterday
 from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.state import unsettled_days
 from quantlab_dagster.work.finding import Finding
 from quantlab_dagster.work.wording import name_some
 
@@ -38,13 +40,9 @@ def findings(state: State | None, unclaimed: Sequence[Pair], now: dt.datetime) -
         unclaimed: pairs of the raw lake that no asset claims.
         now: the present time.
     """
-    due = expected_day(now)
-    first_open = state.first_open_day if state else None
-    # Nothing was promised for days before catch-up began.
-    fresh = state is not None and first_open is not None and (due < first_open or state.is_settled(due))
     stale = sorted(state.late_scan.stale) if state else []
     return [
-        Finding(FRESHNESS, fresh, f"{due} is settled" if fresh else f"{due} should have been done by 04:00 UTC"),
+        _freshness(state, now),
         Finding(
             NOT_STALE, not stale, f"late parts: {name_some(stale)}" if stale else "no published day lacks raw parts"
         ),
@@ -56,6 +54,20 @@ def findings(state: State | None, unclaimed: Sequence[Pair], now: dt.datetime) -
             else "every exchange and stream of the raw lake has an asset",
         ),
     ]
+
+
+def _freshness(state: State | None, now: dt.datetime) -> Finding:
+    """Whether every day that should be done by now is done: one open day below settled ones is never fine."""
+    due = expected_day(now)
+    watermark = state.watermark if state else None
+    if watermark is not None and watermark > yesterday(now):
+        text = f"last_compacted_date {watermark} lies in the future, so nothing is caught up until then"
+        return Finding(FRESHNESS, passed=False, text=f"{text}: `quantlab state seed --move-back` mends it")
+    # Nothing was promised for days before catch-up began.
+    late = unsettled_days(state, due) if state is not None and state.first_open_day is not None else [due]
+    named = name_some([str(day) for day in late])
+    text = f"{named} should have been done by 04:00 UTC" if late else f"everything up to {due} is settled"
+    return Finding(FRESHNESS, passed=not late, text=text)
 
 
 def quarantined(state: State) -> dict[str, str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
-from quantlab_dagster.errors import PathError, QuantlabError
+from quantlab_dagster.errors import MalformedObject, PathError, QuantlabError
 from quantlab_dagster.lake.market import Pair, day_text, parse_day
 from quantlab_dagster.lake.record import Record
+from quantlab_dagster.market.eligibility import check_eligible
 from quantlab_dagster.market.outcome import Outcome, Status, worst
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "DayRecord",
     "LateScan",
     "PartitionRecord",
+    "Seed",
     "State",
     "accept_day",
     "advance",
@@ -87,6 +89,15 @@ class LateScan(Record):
     stale: dict[str, str] = Field(default_factory=dict)
 
 
+class Seed(Record):
+    """A decision of an operator to move the watermark back."""
+
+    last_compacted_date: str
+    before: str | None
+    reason: str
+    updated_at: str
+
+
 class State(Record):
     """The whole file. Unknown fields of other writers are kept.
 
@@ -102,16 +113,32 @@ class State(Record):
     partitions: dict[str, PartitionRecord] = Field(default_factory=dict)
     open_days: dict[str, dict[str, str]] = Field(default_factory=dict)
     late_scan: LateScan = LateScan()
+    seeds: tuple[Seed, ...] | None = None
 
     @field_validator("last_compacted_date", "catch_up_from")
     @classmethod
     def _is_a_day(cls, text: str | None) -> str | None:
         if text is not None:
             try:
-                parse_day(text, compact_only=True)
+                day = parse_day(text, compact_only=True)
             except PathError as error:
                 raise ValueError(str(error)) from None
+            if day == dt.date.max:
+                raise ValueError(f"{text} is the last day of the calendar: no day could follow it")
         return text
+
+    @classmethod
+    def read(cls, content: bytes, where: str) -> Self:
+        """Parse the file.
+
+        Raises:
+            MalformedObject: it is no state, or says neither up to where nor from where on days are settled. Taken for
+                a cold start, that would pass over every open day.
+        """
+        state = super().read(content, where)
+        if state.last_compacted_date is None and state.catch_up_from is None:
+            raise MalformedObject(where, "has neither last_compacted_date nor catch_up_from", cls.remedy)
+        return state
 
     def dump(self) -> bytes:
         """The file's bytes."""
@@ -154,25 +181,38 @@ def begin(state: State | None, day: dt.date, now: dt.datetime) -> State:
     return base.model_copy(update={"catch_up_from": day_text(day), "updated_at": utc_text(now)})
 
 
-def seed(state: State | None, last: dt.date, now: dt.datetime) -> State:
-    """Say by hand that everything up to `last` is settled. Never moves the watermark back.
+def seed(state: State | None, last: dt.date, now: dt.datetime, *, move_back: str | None = None) -> State:
+    """Say by hand that everything up to `last` is settled.
+
+    Args:
+        state: as it is.
+        last: an eligible day.
+        now: the present time.
+        move_back: why the watermark is moved back, where an earlier seed was a mistake; kept in the state. Days that
+            have a record of their own stay settled.
 
     Raises:
-        QuantlabError: the watermark is later already.
+        DayRefused: the day is not eligible yet.
+        QuantlabError: the watermark is later already, and is not to be moved back.
     """
+    check_eligible(last, now)
     base = state or State()
+    text, moment = day_text(last), utc_text(now)
+    update: dict[str, Any] = {"last_compacted_date": text, "updated_at": moment}
     if base.watermark is not None and base.watermark > last:
-        raise QuantlabError(
-            STATE_KEY,
-            f"last_compacted_date is {base.last_compacted_date} already, and never moves back",
-            "To compact older days, launch a backfill or use `quantlab compact`",
+        if not move_back:
+            raise QuantlabError(
+                STATE_KEY,
+                f"last_compacted_date is {base.last_compacted_date} already, and never moves back by itself",
+                "To compact older days, launch a backfill or use `quantlab compact`. If a seed was a mistake, "
+                'add --move-back --reason "…"',
+            )
+        taken_back = Seed(
+            last_compacted_date=text, before=base.last_compacted_date, reason=move_back, updated_at=moment
         )
-    text = day_text(last)
-    update = {
-        "last_compacted_date": text,
-        "catch_up_from": base.catch_up_from or day_text(last + _ONE_DAY),
-        "updated_at": utc_text(now),
-    }
+        update["seeds"] = (*(base.seeds or ()), taken_back)
+    first = day_text(last + _ONE_DAY)
+    update["catch_up_from"] = min(base.catch_up_from or first, first) if move_back else base.catch_up_from or first
     return advance(base.model_copy(update=update), now)
 
 

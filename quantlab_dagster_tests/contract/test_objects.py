@@ -102,7 +102,7 @@ RECORDS: dict[str, Record] = {
             stale={"binance/bbo/adausdt/20260107": FINGERPRINT},
         ),
     ),
-    "state-of-nothing": State(),
+    "state-just-begun": State(catch_up_from="20260108", updated_at="2026-01-09T02:30:00Z"),
     "slot-idle": Slot(),
     "slot-idle-with-corrupt": Slot(corrupt=(CORRUPT,)),
     "slot-claimed": Slot(state="claimed", holder="host:1:abc", since=SINCE),

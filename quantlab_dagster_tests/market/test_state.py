@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlab_dagster.errors import MalformedObject, QuantlabError, StoreError
+from quantlab_dagster.errors import DayRefused, MalformedObject, QuantlabError, StoreError
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
@@ -162,6 +162,31 @@ def test_an_adopted_state_goes_on_after_its_watermark_and_keeps_what_it_does_not
     assert json.loads(settle_day(state, day(11), Status.SUCCESS, NOW).dump())["hostname"] == "old-box"
 
 
+def test_a_seed_in_the_future_is_refused() -> None:
+    """A slip of the finger once settled everything up to 2062."""
+    with pytest.raises(DayRefused):
+        seed(None, dt.date(2062, 1, 1), NOW)
+    with pytest.raises(DayRefused):
+        seed(begun(), day(12), NOW)  # today
+    assert seed(None, day(11), NOW).last_compacted_date == "20260111"
+
+
+def test_a_mistaken_seed_is_undone_and_the_reason_kept() -> None:
+    mistaken = settle_day(seed(begun(3), day(10), NOW), day(11), Status.SUCCESS, NOW)
+    assert mistaken.last_compacted_date == "20260111"
+    mended = seed(mistaken, day(4), NOW, move_back="typed 10 instead of 4")
+    assert (mended.last_compacted_date, mended.catch_up_from) == ("20260104", "20260103")
+    assert unsettled_days(mended, day(11)) == [day(number) for number in range(5, 11)], "the 11th has its own record"
+    [kept] = json.loads(mended.dump())["seeds"]
+    assert (kept["before"], kept["reason"]) == ("20260111", "typed 10 instead of 4")
+    assert State.read(mended.dump(), "state") == mended
+
+
+def test_moving_back_before_the_beginning_begins_there() -> None:
+    mended = seed(seed(None, day(10), NOW), day(4), NOW, move_back="older days are wanted after all")
+    assert mended.catch_up_from == "20260105"
+
+
 def test_seeding_never_moves_back() -> None:
     state = seed(None, day(9), NOW)
     assert unsettled_days(state, day(11)) == [day(10), day(11)]
@@ -169,7 +194,18 @@ def test_seeding_never_moves_back() -> None:
         seed(state, day(8), NOW)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"last_compacted_date": "yesterday"}', b'{"days": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"last_compacted_date": "yesterday"}',
+        b'{"last_compacted_date": "99991231"}',
+        b'{"days": 3}',
+    ],
+)
 def test_a_malformed_state_is_an_error_that_names_it(rig: Rig, content: bytes) -> None:
     store = rig.new_store()
     asyncio.run(store.put(STATE_KEY, content))
@@ -267,6 +303,25 @@ def test_freshness_fails_from_four_oclock_on() -> None:
     done = settle_day(state, day(8), Status.SUCCESS, NOW)
     assert fresh("2026-01-09T04:00:00+00:00", done)
     assert not fresh("2026-01-09T04:00:00+00:00", None)
+
+
+def test_one_open_day_below_settled_ones_is_never_fine() -> None:
+    """The check once looked at yesterday alone, and was green above eleven open days."""
+    state = settle_day(begun(3), day(11), Status.SUCCESS, NOW)
+    freshness = findings(state, [], NOW)[0]
+    assert not freshness.passed
+    assert "2026-01-03" in freshness.text
+    assert "2026-01-10" in freshness.text
+    for number in range(3, 11):
+        state = settle_day(state, day(number), Status.SUCCESS, NOW)
+    assert findings(state, [], NOW)[0].passed
+
+
+def test_a_watermark_in_the_future_is_a_finding() -> None:
+    state = begun().model_copy(update={"last_compacted_date": "20620101"})
+    freshness = findings(state, [], NOW)[0]
+    assert not freshness.passed
+    assert "--move-back" in freshness.text
 
 
 def _update_many(url: str, server: tuple[str, str, str, str] | None, worker: int, updates: int) -> None:
