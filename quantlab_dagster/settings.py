@@ -7,9 +7,14 @@ Values come from the environment; an optional file `quantlab.env` in the working
 from __future__ import annotations
 
 import datetime as dt
+import logging
+import os
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -20,13 +25,18 @@ from quantlab_dagster.work.schedule import Schedule
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = ["ENV_FILE", "AwsSettings", "Lake", "Settings", "load_aws", "load_settings"]
+__all__ = ["ENV_FILE", "AwsSettings", "Lake", "Settings", "load_aws", "load_settings", "unknown_variables"]
+
+logger = logging.getLogger(__name__)
 
 ENV_FILE = "quantlab.env"
 
 Lake = Literal["raw", "compact", "warehouse"]
 
 _LAKE_PREFIX: dict[Lake, str] = {"raw": "QUANTLAB_RAW_", "compact": "QUANTLAB_COMPACT_", "warehouse": "WAREHOUSE_"}
+
+# WAREHOUSE_ is not among them: other software may use it, too.
+_OURS = ("QUANTLAB_", "COMPACTION_")
 
 _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profile")
 _REGIONS = ("region", "default_region")
@@ -214,15 +224,39 @@ class AwsSettings(_FromEnvironment):
 
 
 def load_settings() -> Settings:
-    """Read the settings.
+    """Read the settings. Variables that look like settings and are none are warned about, once.
 
     Raises:
         SettingsError: naming the variable and what is wrong with it.
     """
     try:
-        return Settings()
+        settings = Settings()
+        unknown = unknown_variables()
     except (ValidationError, UnicodeDecodeError) as error:
         raise _readable(error) from None
+    for name in unknown:
+        _warn_of(name)
+    return settings
+
+
+def unknown_variables() -> list[str]:
+    """Variables, of the environment and of the file, that begin like settings of this project and are none."""
+    known = {str(info.validation_alias) for info in Settings.model_fields.values()}
+    known |= {f"{prefix}{info.validation_alias}" for prefix in _LAKE_PREFIX.values() for info in _aws_fields()}
+    given = {*os.environ, *dotenv_values(ENV_FILE, encoding="utf-8")}
+    return sorted(name for name in given if name.startswith(_OURS) and name not in known)
+
+
+def _aws_fields() -> list[FieldInfo]:
+    return list(AwsSettings.model_fields.values())
+
+
+@cache
+def _warn_of(name: str) -> None:
+    known = [str(info.validation_alias) for info in Settings.model_fields.values()]
+    nearest = get_close_matches(name, known, 1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "see quantlab.env.example"
+    logger.warning("%s is set, but is no setting of this project: %s", name, hint)
 
 
 def load_aws(lake: Lake) -> AwsSettings:

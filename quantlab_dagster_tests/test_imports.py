@@ -223,7 +223,7 @@ def test_the_dependencies_declared_are_those_imported() -> None:
     """What the package imports comes with it, and what only tests need does not."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=\[]", text)[0].replace("-", "_") for text in project["dependencies"]}
-    modules = {"pillow": "PIL", "prometheus_client": "prometheus_client"}
+    modules = {"pillow": "PIL", "python_dotenv": "dotenv"}
     own = {modules.get(name, name) for name in declared}
     used: set[str] = set()
     for path in ROOT.rglob("*.py"):

@@ -16,6 +16,7 @@ from quantlab_dagster.cli.options import (
     Streams,
     Symbols,
     To,
+    check_known,
     leave,
     select_days,
     select_pairs,
@@ -23,9 +24,11 @@ from quantlab_dagster.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.market.outcome import VerifiedDay
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.settings import Settings
 
 __all__ = ["compact", "plan", "verify"]
 
@@ -61,6 +64,7 @@ def compact(
     days = select_days(settings, date, to)
     for day in days:
         check_eligible(day, utc_now())
+    _place(settings, pairs, symbol, screen)
     with ProgressListener(screen) as listener:
         if repair:
             report, found = repair_days(settings, days, pairs, listener=listener, symbols=symbol or ())
@@ -99,7 +103,6 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what compacting would read and write, without doing it."""
-    from quantlab_dagster.access import open_market
     from quantlab_dagster.cli.documents import plan_document
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.market.plan import Action, Requested, plan_days
@@ -112,7 +115,8 @@ def plan(
     pairs = select_pairs(settings, exchange, stream)
     days = select_days(settings, date, to)
     requested = Requested(overwrite=overwrite)
-    plans = run_interruptible(plan_days(open_market(settings), pairs, days, symbols=symbol or (), requested=requested))
+    place = _place(settings, pairs, symbol, screen)
+    plans = run_interruptible(plan_days(place, pairs, days, symbols=symbol or (), requested=requested))
     rows = [
         (
             str(item.symbol_day),
@@ -144,7 +148,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Audit published days again, from the store: meta, order, seq, content; works on days of other software too."""
-    from quantlab_dagster.access import open_market
     from quantlab_dagster.cli.documents import verified_document
     from quantlab_dagster.cli.screen import Screen, show_verified
     from quantlab_dagster.market.outcome import Verdict
@@ -155,10 +158,29 @@ def verify(
     screen = Screen(as_json=as_json)
     pairs = select_pairs(settings, exchange, stream)
     days = select_days(settings, date, to)
-    verified = run_interruptible(_verified(open_market(settings), pairs, days, symbol or (), against_raw=raw))
+    place = _place(settings, pairs, symbol, screen)
+    verified = run_interruptible(_verified(place, pairs, days, symbol or (), against_raw=raw))
     show_verified(screen, f"Verification of {span(days)}", verified)
     screen.document([verified_document(item) for item in verified])
     leave(found=[item for item in verified if item.verdict is not Verdict.RIGHT])
+
+
+def _place(
+    settings: "Settings", pairs: "Sequence[Pair]", symbols: Sequence[str] | None, screen: "Screen"
+) -> "MarketPlace":
+    """Open the lakes, say which they are, and refuse symbols that neither has."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.work.stopping import run_interruptible
+
+    async def known() -> set[str]:
+        return {symbol for pair in pairs for symbol in await place.symbols(pair)}
+
+    place = open_market(settings)
+    screen.note(f"raw lake {place.raw.url}, compact lake {place.compact.url}")
+    if symbols:
+        cause = f"is neither in {place.raw.url} nor in {place.compact.url}"
+        check_known("--symbol", symbols, run_interruptible(known()), cause)
+    return place
 
 
 async def _verified(

@@ -4,7 +4,8 @@ No `from __future__ import annotations` in the modules with commands: Typer read
 """
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
@@ -31,6 +32,7 @@ __all__ = [
     "Streams",
     "Symbols",
     "To",
+    "check_known",
     "leave",
     "select_days",
     "select_hours",
@@ -124,6 +126,26 @@ def select_days(settings: "Settings", first: dt.date, last: dt.date | None) -> l
     if first < settings.start_date:
         raise DayRefused(str(first), "is before the first partition", f"Set QUANTLAB_START_DATE to {first} or earlier")
     return [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
+
+
+def check_known(option: str, given: Sequence[str] | None, known: Iterable[str], cause: str) -> None:
+    """Refuse names that match nothing, since a slip of the finger must not look like "all is well".
+
+    Args:
+        option: as typed, for the message.
+        given: names.
+        known: all there are.
+        cause: where they are not.
+
+    Raises:
+        SettingsError: naming the nearest ones.
+    """
+    known = sorted(known)
+    for name in given or ():
+        if name not in known:
+            nearest = get_close_matches(name, known, 3) or known[:3]
+            remedy = f"Nearest are: {', '.join(nearest)}" if nearest else "There are none at all: check the URL"
+            raise SettingsError(f"{option} {name}", cause, remedy)
 
 
 def span(days: Sequence[dt.date]) -> str:

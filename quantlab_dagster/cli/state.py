@@ -45,6 +45,7 @@ def status(as_json: Json = False) -> None:
     failed = failed_days(state) if state else {}
     bad = quarantined(state) if state else {}
     stale = sorted(state.late_scan.stale) if state else []
+    screen.say(f"lakes                {settings.raw_url} → {settings.compact_url}")
     screen.say(f"last compacted day   {(state.last_compacted_date if state else None) or 'none yet'}")
     screen.say(f"last eligible day    {last:%Y%m%d}")
     screen.say(f"backlog              {len(backlog)} days{_list([str(day) for day in backlog])}")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.options import Apps, Hour, HourTo, Json, leave, select_hours
+from quantlab_dagster.cli.options import Apps, Hour, HourTo, Json, check_known, leave, select_hours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.settings import Settings
     from quantlab_dagster.warehouse.look import LakeLook
     from quantlab_dagster.warehouse.outcome import HourOutcome
     from quantlab_dagster.warehouse.place import Requested, WarehousePlace
@@ -63,7 +64,6 @@ def recover(
 @warehouse_app.command()
 def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
     """Show what compacting would merge, without doing it."""
-    from quantlab_dagster.access import open_warehouse
     from quantlab_dagster.cli.documents import look_document
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.settings import load_settings
@@ -74,8 +74,10 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
     from quantlab_dagster.work.wording import format_bytes
 
     settings, screen = load_settings(), Screen(as_json=as_json)
-    place = open_warehouse(settings)
-    lake = run_interruptible(look_over(place, select_hours(app, hour, to, last_cold_hour(utc_now()))))
+    scope = select_hours(app, hour, to, last_cold_hour(utc_now()))
+    place = _place(settings, scope)
+    screen.note(f"event lake {place.lake.url}")
+    lake = run_interruptible(look_over(place, scope))
     looks = [look for look in lake.looks if look.needs_work]
     rows = [
         (
@@ -97,7 +99,6 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
 @warehouse_app.command()
 def status(app: Apps = None, as_json: Json = False) -> None:
     """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
-    from quantlab_dagster.access import open_warehouse
     from quantlab_dagster.cli.documents import warehouse_status_document
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.lake.warehouse import Scope, hour_text
@@ -109,7 +110,8 @@ def status(app: Apps = None, as_json: Json = False) -> None:
     from quantlab_dagster.work.wording import format_bytes
 
     settings, screen = load_settings(), Screen(as_json=as_json)
-    lake, found = run_interruptible(_look(open_warehouse(settings), Scope(tuple(app or ()))))
+    scope = Scope(tuple(app or ()))
+    lake, found = run_interruptible(_look(_place(settings, scope), scope))
     totals, backlog = lake.totals, [look for look in lake.looks if look.merges]
     slots = Counter(look.slot.state for look in lake.looks if look.slot)
     late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
@@ -129,6 +131,18 @@ def status(app: Apps = None, as_json: Json = False) -> None:
     leave(found=[finding for finding in found if not finding.passed])
 
 
+def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
+    """Open the event lake, and refuse apps that it has not."""
+    from quantlab_dagster.access import open_warehouse
+    from quantlab_dagster.lake.warehouse import find_apps
+    from quantlab_dagster.work.stopping import run_interruptible
+
+    place = open_warehouse(settings)
+    if scope.apps:
+        check_known("--app", scope.apps, run_interruptible(find_apps(place.lake)), f"is not in {place.lake.url}")
+    return place
+
+
 async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, list[Finding]]":
     from quantlab_dagster.warehouse.checks import findings
     from quantlab_dagster.warehouse.look import look_at_slots, look_over
@@ -145,6 +159,8 @@ def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:
     from quantlab_dagster.warehouse.outcome import HourStatus
 
     settings, screen = load_settings(), Screen(as_json=as_json)
+    if scope.apps:
+        _place(settings, scope)
     with HourProgress(screen) as listener:
         report = compact_warehouse(settings, scope, requested, listener=listener)
     failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]

@@ -25,6 +25,7 @@ __all__ = [
     "SLOTS",
     "AppHour",
     "Scope",
+    "find_apps",
     "find_hours",
     "hour_text",
     "is_compacted",
@@ -178,6 +179,16 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     return [info for info in await store.list_objects(partition.prefix) if _partition_of(info) == partition]
 
 
+async def find_apps(store: Store) -> list[str]:
+    """The apps of the lake, sorted: one listing.
+
+    Raises:
+        StoreError: the listing failed.
+    """
+    root = await store.list_directory("")
+    return [app for name in root.directories if (app := value_of("app_id", name))]
+
+
 async def find_hours(store: Store, scope: Scope) -> AsyncIterator[tuple[AppHour, list[ObjectInfo]]]:
     """Every partition of the scope that has event files, with its files in byte order of their keys; in any order.
 
@@ -189,8 +200,7 @@ async def find_hours(store: Store, scope: Scope) -> AsyncIterator[tuple[AppHour,
         StoreError: a listing failed; it is never taken for an empty one.
     """
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
-    root = await store.list_directory("")
-    apps = [app for name in root.directories if (app := value_of("app_id", name))]
+    apps = await find_apps(store)
     prefixes = [f"{segment('app_id', app)}/" for app in apps if not scope.apps or app in scope.apps]
     for level in ("year", "month", "day"):
         prefixes = await _below(store, prefixes, level, scope, gate)

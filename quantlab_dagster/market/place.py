@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from quantlab_dagster.lake.market import find_symbols
 from quantlab_dagster.work.clock import Clock, utc_now
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
+    from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.base import Store
 
 __all__ = ["MarketPlace"]
@@ -29,6 +32,15 @@ class MarketPlace:
     compact: Store
     limits: Limits = field(default_factory=Limits)
     clock: Clock = utc_now
+
+    async def symbols(self, pair: Pair) -> set[str]:
+        """Symbols that a pair has, or ever had, in either lake.
+
+        Raises:
+            StoreError: a listing failed.
+        """
+        raw, compact = await asyncio.gather(find_symbols(self.raw, pair), find_symbols(self.compact, pair))
+        return {*raw, *compact}
 
     def requests(self) -> dict[str, int]:
         """Requests so far by store and kind, as "raw GET"."""

@@ -1,0 +1,115 @@
+"""What commands say beside their results: which lakes they look at, and what matches nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quantlab_dagster import settings
+from quantlab_dagster.cli.app import main
+from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.lakes import Lakes, spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakes:
+    found = Lakes.of(Rig("local", None, tmp_path))
+    warehouse = tmp_path / "warehouse"
+    (warehouse / "app_id=demo" / "year=2026").mkdir(parents=True)
+    for name, value in {
+        "QUANTLAB_RAW_URL": found.raw_url,
+        "QUANTLAB_COMPACT_URL": found.compact_url,
+        "QUANTLAB_EXCHANGES": "binance",
+        "QUANTLAB_STREAMS": "bbo",
+        "WAREHOUSE_URL": str(warehouse),
+        "DAGSTER_HOME": str(tmp_path / "home"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    found.put_spec(spec("adausdt"))
+    return found
+
+
+def quantlab(capsys: pytest.CaptureFixture[str], arguments: str) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
+
+
+@pytest.mark.parametrize("command", ["compact", "plan", "verify", "compact --repair"])
+def test_a_symbol_that_matches_nothing_is_a_usage_error(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    code, _, err = quantlab(capsys, f"{command} --date 2026-01-08 --symbol adausd")
+    assert code == 2
+    assert "--symbol adausd" in err
+    assert "adausdt" in err.rpartition("Nearest are:")[2]
+    assert lakes.compact_keys() == {}
+
+
+def test_a_symbol_of_the_compact_lake_alone_is_known(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its raw parts may be gone: then it is still published."""
+    asyncio.run(lakes.compact.put("exchange=binance/stream=bbo/symbol=gone/date=20260108/data.parquet", b"x"))
+    code, _, _ = quantlab(capsys, "plan --date 2026-01-08 --symbol gone")
+    assert code == 0
+
+
+@pytest.mark.parametrize("command", ["compact", "plan", "status", "recover"])
+def test_an_app_that_matches_nothing_is_a_usage_error(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    code, _, err = quantlab(capsys, f"warehouse {command} --app dem")
+    assert code == 2
+    assert "--app dem: is not in" in err
+    assert "Nearest are: demo" in err
+    assert lakes.compact_keys() == {}
+
+
+def test_commands_name_the_lakes_they_look_at(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("plan --date 2026-01-08", "verify --date 2026-01-08", "status"):
+        _, out, err = quantlab(capsys, command)
+        assert lakes.raw_url in out + err, command
+        assert lakes.compact_url in out + err, command
+    _, out, err = quantlab(capsys, "plan --date 2026-01-08 --json")
+    assert json.loads(out)
+    assert err == ""
+
+
+def test_a_mistaken_seed_can_be_taken_back(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantlab(capsys, "state seed --last-compacted 2026-01-20")[0] == 0
+    code, _, err = quantlab(capsys, "state seed --last-compacted 2026-01-07")
+    assert (code, "--move-back" in err) == (1, True)
+    code, _, err = quantlab(capsys, "state seed --last-compacted 2026-01-07 --move-back")
+    assert (code, "--reason" in err) == (2, True)
+    assert quantlab(capsys, "state seed --last-compacted 2062-01-07")[0] == 2
+    code, out, _ = quantlab(capsys, "state seed --last-compacted 2026-01-07 --move-back --reason typo")
+    assert (code, out) == (0, "last_compacted_date is 20260107\n")
+    assert json.loads(lakes.get("compacted/_state.json"))["seeds"][0]["reason"] == "typo"
+
+
+def test_variables_that_look_like_settings_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / settings.ENV_FILE).write_text("COMPACTION_TARGETSIZE=1\n")
+    monkeypatch.setenv("QUANTLAB_EXCHANGE", "binance")
+    monkeypatch.setenv("QUANTLAB_RAW_AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("QUANTLAB_STREAMS", "bbo")
+    assert settings.unknown_variables() == ["COMPACTION_TARGETSIZE", "QUANTLAB_EXCHANGE"]
+    settings._warn_of.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        settings.load_settings()
+        settings.load_settings()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "COMPACTION_TARGETSIZE is set, but is no setting of this project: did you mean COMPACTION_TARGET_SIZE?",
+        "QUANTLAB_EXCHANGE is set, but is no setting of this project: did you mean QUANTLAB_EXCHANGES?",
+    ], "each once"
