@@ -78,6 +78,7 @@ def open_warehouse(settings: Settings, clock: Clock = utc_now) -> WarehousePlace
     Raises:
         SettingsError: its URL or its credentials are not usable.
     """
+    settings.check_event_lake()
     lake = open_lake("warehouse", settings.warehouse_url)
     return WarehousePlace(lake, rules_of(settings), limits_of(settings), clock)
 

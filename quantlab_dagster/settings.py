@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantlab_dagster.errors import SettingsError
@@ -37,6 +46,8 @@ _LAKE_PREFIX: dict[Lake, str] = {"raw": "QUANTLAB_RAW_", "compact": "QUANTLAB_CO
 
 # WAREHOUSE_ is not among them: other software may use it, too.
 _OURS = ("QUANTLAB_", "COMPACTION_")
+
+_EVENT_LAKE = ("WAREHOUSE_", "COMPACTION_")
 
 _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profile")
 _REGIONS = ("region", "default_region")
@@ -162,6 +173,8 @@ class Settings(_FromEnvironment):
         description="Where Dagster keeps its history.",
     )
 
+    _event_lake_problem: str = PrivateAttr(default="")
+
     @field_validator("exchanges", "streams", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -192,6 +205,15 @@ class Settings(_FromEnvironment):
     def pairs(self) -> list[Pair]:
         """Every stream of every exchange."""
         return [Pair(exchange, stream) for exchange in self.exchanges for stream in self.streams]
+
+    def check_event_lake(self) -> None:
+        """Refuse work on the event lake while its settings are wrong.
+
+        Raises:
+            SettingsError: saying what is wrong with them.
+        """
+        if self._event_lake_problem:
+            raise SettingsError("", self._event_lake_problem)
 
     def url(self, lake: Lake) -> str:
         """URL of a lake."""
@@ -230,13 +252,34 @@ def load_settings() -> Settings:
         SettingsError: naming the variable and what is wrong with it.
     """
     try:
-        settings = Settings()
+        settings = _settings()
         unknown = unknown_variables()
     except (ValidationError, UnicodeDecodeError) as error:
         raise _readable(error) from None
     for name in unknown:
         _warn_of(name)
     return settings
+
+
+def _settings() -> Settings:
+    """The settings. What is wrong with the event lake's alone stops only what is done with that lake."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = {str(item["loc"][0]) if item["loc"] else "" for item in error.errors()}
+        if not all(name.startswith(_EVENT_LAKE) for name in wrong):
+            raise
+        problem = str(_readable(error))
+        defaults = {str(info.validation_alias): info.default for info in Settings.model_fields.values()}
+        usable = Settings(**{name: defaults[name] for name in wrong})
+        _warn_of_event_lake(problem)
+        usable._event_lake_problem = problem  # noqa: SLF001  # nothing else makes settings
+        return usable
+
+
+@cache
+def _warn_of_event_lake(problem: str) -> None:
+    logger.warning("the event lake is left alone until this is mended: %s", problem)
 
 
 def unknown_variables() -> list[str]:

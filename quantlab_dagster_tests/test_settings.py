@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from pydantic import SecretStr
 
+from quantlab_dagster.access import open_market, open_warehouse
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.settings import ENV_FILE, AwsSettings, Lake, Settings, load_aws, load_settings
 from quantlab_dagster.work.schedule import Schedule
@@ -363,3 +364,36 @@ def test_secrets_arrive_but_do_not_show(prefix: str, place: str, monkeypatch: py
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().raw_url = "x"  # type: ignore[misc]
+
+
+WRONG_FOR_EVENTS = {"COMPACTION_SCHEDULE": "7m", "COMPACTION_MIN_FILES": "1", "COMPACTION_ENABLED": "perhaps"}
+
+
+@pytest.mark.parametrize("names", [list(WRONG_FOR_EVENTS), *([name] for name in WRONG_FOR_EVENTS)])
+def test_a_wrong_setting_of_the_event_lake_stops_that_lake_only(
+    names: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        monkeypatch.setenv(name, WRONG_FOR_EVENTS[name])
+    monkeypatch.setenv("QUANTLAB_STREAMS", "bbo")
+    loaded = load_settings()
+    assert loaded.streams == ("bbo",)
+    assert loaded.compaction_min_files == 2, "what is wrong has its default"
+    with pytest.raises(SettingsError) as caught:
+        open_warehouse(loaded)
+    assert all(name in str(caught.value) for name in names)
+    for lake in ("raw", "compact"):
+        (tmp_path / "demo-lake" / lake).mkdir(parents=True)
+    assert open_market(loaded).raw.url == "demo-lake/raw"
+
+
+def test_a_wrong_setting_of_both_lakes_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPACTION_MIN_FILES", "1")
+    monkeypatch.setenv("QUANTLAB_START_DATE", "soon")
+    with pytest.raises(SettingsError, match=r"(?s)COMPACTION_MIN_FILES.*QUANTLAB_START_DATE|QUANTLAB_START_DATE"):
+        load_settings()
+
+
+def test_settings_of_the_event_lake_that_are_right_stop_nothing() -> None:
+    load_settings().check_event_lake()

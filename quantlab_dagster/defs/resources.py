@@ -123,4 +123,5 @@ def warehouse_place(
     Raises:
         SettingsError: its URL or its credentials are not usable.
     """
+    settings.check_event_lake()
     return WarehousePlace(warehouse.store(), rules_of(settings), limits.limits(), clock)
