@@ -24,6 +24,7 @@ __all__ = [
     "SchemaConflict",
     "ScratchUnusable",
     "SettingsError",
+    "ShrinkRefused",
     "StoreError",
     "StoreUnavailable",
 ]
@@ -150,6 +151,28 @@ class SchemaConflict(BadPart):
 
 class AuditFailed(QuantlabError, AssertionError):
     """The written file is not proved to hold exactly the rows of the parts in order. It is not published."""
+
+
+class ShrinkRefused(QuantlabError, ValueError):
+    """The built file has fewer rows than the published day that it would replace. Nothing was written.
+
+    Args:
+        where: the meta that would be replaced.
+        rows: rows that were built.
+        before: rows that the meta says.
+    """
+
+    def __init__(self, where: str, rows: int, before: int) -> None:
+        self.rows = rows
+        self.before = before
+        super().__init__(
+            where,
+            f"says {before:,} rows, and the raw parts now have {rows:,}: nothing was replaced",
+            "See what happened to the raw parts; --allow-shrink publishes fewer rows",
+        )
+
+    def __reduce__(self) -> tuple[type[ShrinkRefused], tuple[str, int, int]]:
+        return type(self), (self.where, self.rows, self.before)
 
 
 class Cancelled(Exception):  # not an error: somebody asked for it

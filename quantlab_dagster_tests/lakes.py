@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +128,51 @@ class Lakes:
         listed = asyncio.run(self.compact.list_objects(""))
         return {info.key: info.etag for info in listed if info.key != STATE_KEY}
 
+    def put_beside(self, day: SymbolDay, name: str, content: bytes | dict[str, Any]) -> None:
+        """Write an object of a published day, whatever stood there."""
+        found = content if isinstance(content, bytes) else json.dumps(content).encode()
+        asyncio.run(self.compact.put(day.key(name), found))
+
+    def delete_beside(self, day: SymbolDay, name: str) -> None:
+        asyncio.run(self.compact.delete(day.key(name)))
+
+    def meta(self, day: SymbolDay) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get(day.key("meta.json")))
+        return found
+
+    def disown(self, day: SymbolDay, table: pa.Table | None = None, **changes: Any) -> None:
+        """Make a published day one of other software: its data (or this table), its smaller meta, no sources."""
+        data = self.get(day.key("data.parquet")) if table is None else parquet_bytes(table)
+        table = pq.read_table(pa.BufferReader(data))
+        own = self.meta(day)
+        kept = ("schema_version", "ordering_columns", "stream_type", "source_files")
+        ts_event = table["ts_event"].to_pylist()
+        foreign = {name: own[name] for name in kept} | {
+            "rows": table.num_rows,
+            "ts_event_min": min(ts_event, default=None),
+            "ts_event_max": max(ts_event, default=None),
+            "day_quality": "GOOD",
+        }
+        self.put_beside(day, "data.parquet", data)
+        self.put_beside(day, "meta.json", foreign | changes)
+        self.delete_beside(day, "sources.json")
+
     def published(self, day: SymbolDay) -> pa.Table:
         """A published day."""
         return pq.read_table(pa.BufferReader(self.get(day.key("data.parquet"))))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def first_two_swapped(table: pa.Table) -> pa.Table:
+    """A misordered day with the same rows."""
+    return table.take([1, 0, *range(2, table.num_rows)])
 
 
 def oracle(parts: Iterable[RawPart]) -> pa.Table:

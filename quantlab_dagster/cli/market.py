@@ -67,7 +67,9 @@ def compact(
     _place(settings, pairs, symbol, screen)
     with ProgressListener(screen) as listener:
         if repair:
-            report, found = repair_days(settings, days, pairs, listener=listener, symbols=symbol or ())
+            report, found = repair_days(
+                settings, days, pairs, listener=listener, symbols=symbol or (), allow_shrink=allow_shrink
+            )
             screen.say(f"{len(found)} symbol-days were wrong or missing")
         else:
             report = compact_days(

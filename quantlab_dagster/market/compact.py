@@ -12,7 +12,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError
+from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, ShrinkRefused
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
@@ -24,10 +24,11 @@ from quantlab_dagster.market.outcome import (
     failed,
     published,
     quarantined,
+    refused,
     standing,
 )
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.market.publish import publish_day, publish_quarantine
+from quantlab_dagster.market.publish import publish_day, publish_quarantine, publish_sources
 from quantlab_dagster.market.state import State, begin, record_outcomes
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.market.timeunit import minute_width
@@ -154,18 +155,28 @@ class _Step:
             plan = await plan_symbol_day(self._place.raw, self._place.compact, symbol_day, self._requested)
             outcome = standing(plan) if plan.action is not Action.BUILD else None
             if outcome is not None:
+                if attempt > 1:
+                    await self._mend_sources(plan)
                 return outcome
             try:
                 return await self._build(plan)
             except BadPart as error:
                 await publish_quarantine(self._place.compact, plan, error)
                 return quarantined(plan, error)
+            except ShrinkRefused as error:
+                return refused(plan, error)
             except (ObjectChanged, Conflict) as error:
                 if attempt == _ATTEMPTS:
                     raise
                 logger.info("%s: planning anew, attempt %d: %s", symbol_day, attempt + 1, error)
                 await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _mend_sources(self, plan: Plan) -> None:
+        """After a conflict the other writer's day stands, but our sources may lie over its own: then put those back."""
+        meta = plan.published.meta
+        if meta is not None and meta.raw_fingerprint == plan.raw_fingerprint:
+            await publish_sources(self._place.compact, plan)
 
     async def _build(self, plan: Plan) -> Outcome:
         directory = self._scratch / f"{abs(hash(plan.symbol_day)):x}-{time.monotonic_ns():x}"

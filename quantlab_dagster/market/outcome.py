@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Collection
 
-    from quantlab_dagster.errors import BadPart
+    from quantlab_dagster.errors import BadPart, ShrinkRefused
     from quantlab_dagster.kernel.merge import Merged
     from quantlab_dagster.lake.market import Pair, SymbolDay
     from quantlab_dagster.market.records import DayMeta
@@ -30,6 +30,7 @@ __all__ = [
     "line",
     "published",
     "quarantined",
+    "refused",
     "standing",
     "worst",
 ]
@@ -143,6 +144,15 @@ def quarantined(plan: Plan, error: BadPart) -> Outcome:
     return Outcome(
         plan.symbol_day, Status.QUARANTINE, plan.action, reason, parts=len(plan.parts), bytes_in=plan.bytes_in
     )
+
+
+def refused(plan: Plan, error: ShrinkRefused) -> Outcome:
+    """The outcome of a build that would have lost rows: a committed day is kept, anything else has failed."""
+    meta, data = plan.published.meta, plan.published.data
+    reason = f"{plan.reason}; {error}"
+    if meta is None or data is None or not plan.published.committed:
+        return failed(plan.symbol_day, error, reason)
+    return replace(_as_published(plan, meta, data.size_bytes), action=Action.KEEP, reason=reason)
 
 
 def published(plan: Plan, meta: DayMeta, merged: Merged, seconds: float) -> Outcome:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import ObjectNotFound
+from quantlab_dagster.errors import MalformedObject, ObjectNotFound
 from quantlab_dagster.lake.market import DATA, META, QUARANTINE, SOURCES, SymbolDay, find_parts, find_symbols
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources, fingerprint
@@ -41,7 +41,8 @@ class Requested:
 
     Attributes:
         overwrite: build even what is up to date or quarantined.
-        allow_shrink: build even if raw objects that were read once are gone or changed.
+        allow_shrink: build even if raw objects that were read once are gone, changed or not known, and publish even
+            fewer rows than there are.
     """
 
     overwrite: bool = False
@@ -58,6 +59,9 @@ class Published:
         data: data.parquet as listed, None if there is none.
         committed: whether data.parquet is the file that the meta speaks of.
         sources: the raw objects it was made of; None if unknown.
+        other_sources: what sources.json lists where it is not the meta's: of a publication of ours that did not end, or
+            that other software wrote over; None if there is none, or it cannot be believed.
+        written_over: whether a meta of other software lies beside sources of ours.
         quarantine: why the symbol-day could not be published, if so.
     """
 
@@ -66,6 +70,8 @@ class Published:
     data: ObjectInfo | None = None
     committed: bool = False
     sources: tuple[Source, ...] | None = None
+    other_sources: tuple[Source, ...] | None = None
+    written_over: bool = False
     quarantine: Quarantine | None = None
 
 
@@ -80,6 +86,7 @@ class Plan:
         parts: the raw parts as listed, in key order.
         raw_fingerprint: of these parts.
         published: what is there now.
+        allow_shrink: whether fewer rows may be published than there are now.
     """
 
     symbol_day: SymbolDay
@@ -88,6 +95,7 @@ class Plan:
     parts: tuple[ObjectInfo, ...]
     raw_fingerprint: str
     published: Published
+    allow_shrink: bool = False
 
     @property
     def stale(self) -> bool:
@@ -112,10 +120,10 @@ async def plan_symbol_day(raw: Store, compact: Store, symbol_day: SymbolDay, req
     raw_fingerprint = fingerprint(sources)
     published = await load_published(compact, symbol_day, raw_fingerprint)
     action, reason = decide(sources, raw_fingerprint, published, requested)
-    return Plan(symbol_day, action, reason, parts, raw_fingerprint, published)
+    return Plan(symbol_day, action, reason, parts, raw_fingerprint, published, requested.allow_shrink)
 
 
-def decide(  # noqa: C901  # the rules in order; splitting them would hide the order
+def decide(
     sources: Sequence[Source], raw_fingerprint: str, published: Published, requested: Requested
 ) -> tuple[Action, str]:
     """The rules, in order; pure.
@@ -126,43 +134,88 @@ def decide(  # noqa: C901  # the rules in order; splitting them would hide the o
         published: what the compact lake holds.
         requested: what the caller allows.
     """
-    meta = published.meta
-    if not sources and meta is None and published.data is None:
+    if not sources and published.meta is None and published.data is None:
         return Action.NO_FILES, "no raw parts"
-    if meta is not None and published.committed and not requested.overwrite:
-        if meta.raw_fingerprint == raw_fingerprint:
-            return Action.UP_TO_DATE, "published from the same raw parts"
-        if meta.is_adopted:
-            return Action.UP_TO_DATE, "published by other software"
-    if meta is not None and not requested.allow_shrink:
-        lost = _lost(sources, raw_fingerprint, published)
-        if lost and published.committed:
-            return Action.KEEP, f"{lost}; the published day stays as it is (--allow-shrink rebuilds it)"
-        if lost:
-            return Action.BROKEN, f"data.parquet is not what meta.json says, and {lost}; --allow-shrink rebuilds it"
+    fine = _up_to_date(sources, raw_fingerprint, published)
+    if fine and not requested.overwrite:
+        return Action.UP_TO_DATE, fine
+    lost = "" if requested.allow_shrink else _lost(sources, raw_fingerprint, published)
+    if lost:
+        return _stays(published, lost, "--allow-shrink rebuilds it")
     if not sources:
-        return Action.BROKEN, "data.parquet has no valid meta.json, and there are no raw parts to build it from"
+        return _stays(published, "there are no raw parts to build it from")
     quarantine = published.quarantine
     if quarantine is not None and quarantine.raw_fingerprint == raw_fingerprint and not requested.overwrite:
         return Action.QUARANTINED, quarantine.reason
-    if requested.overwrite:
-        return Action.BUILD, "asked to overwrite"
-    if meta is not None and published.committed:
-        return Action.BUILD, "raw parts arrived since it was published"
-    return Action.BUILD, "not committed" if published.data else "not published"
+    return Action.BUILD, _why_built(published, requested)
+
+
+_WRITTEN_OVER = "meta.json is of other software, beside sources.json of this one"
+
+
+def _up_to_date(sources: Sequence[Source], raw_fingerprint: str, published: Published) -> str:
+    """Why a committed day lacks nothing; empty if it does, or if other software wrote over it."""
+    meta = published.meta
+    if meta is None or not published.committed or published.written_over:
+        return ""
+    if meta.raw_fingerprint == raw_fingerprint:
+        return "published from the same raw parts"
+    believed = meta.is_adopted and meta.source_files in (None, len(sources))
+    return "published by other software" if believed else ""
 
 
 def _lost(sources: Sequence[Source], raw_fingerprint: str, published: Published) -> str:
-    """Which raw objects that were once read are gone or changed; empty if none."""
+    """Why a rebuild from what is listed could lose rows; empty if it cannot.
+
+    Raw objects that were once read must still be there, unchanged. Where it is not known which they were, nothing is
+    safe; of a day of other software only their number is known.
+    """
     meta = published.meta
-    if meta is None or meta.raw_fingerprint == raw_fingerprint:
+    if meta is not None and meta.raw_fingerprint == raw_fingerprint:
         return ""
-    if published.sources is None:
-        before, now = meta.source_files or 0, len(sources)
-        return f"only {now} of {before} raw parts are left" if now < before else ""
+    read = _read(published)
     listed = {source.name: source for source in sources}
-    lost = [source.name for source in published.sources if listed.get(source.name) != source]
-    return f"{len(lost)} raw parts that were read are gone or changed (first: {lost[0]})" if lost else ""
+    gone = [source.name for source in read or () if listed.get(source.name) != source]
+    if gone:
+        return f"{len(gone)} raw parts that were read are gone or changed (first: {gone[0]})"
+    before, now = meta.source_files if meta else None, len(sources)
+    if before is not None and now < before:
+        return f"only {now} of {before} raw parts are left"
+    if read is None and meta is not None and (before is None or not meta.is_adopted):
+        return "it is not known which raw parts were read"
+    return ""
+
+
+def _read(published: Published) -> tuple[Source, ...] | None:
+    """The raw objects whose rows a rebuild must hold; None if unknown."""
+    if published.sources is not None:
+        return published.sources
+    if published.committed and not published.written_over:
+        return None
+    # A publication of ours died before its meta: its own plan saw to it that nothing read before it was lost. With
+    # fewer sources than the meta has, it is an older writer's that came too late, or lost rows as it was allowed to.
+    meta, other = published.meta, published.other_sources
+    too_few = meta is not None and not meta.is_adopted and len(other or ()) < (meta.source_files or 0)
+    return None if too_few else other
+
+
+def _stays(published: Published, cause: str, remedy: str = "") -> tuple[Action, str]:
+    """The day is not built: what is published stays, what is half published is broken."""
+    cause = f"{_WRITTEN_OVER}; {cause}" if published.written_over else cause
+    if published.committed:
+        return Action.KEEP, f"{cause}; the published day stays as it is{f' ({remedy})' if remedy else ''}"
+    wrong = "is not what meta.json says" if published.meta else "has no valid meta.json"
+    return Action.BROKEN, f"data.parquet {wrong}, and {cause}{f'; {remedy}' if remedy else ''}"
+
+
+def _why_built(published: Published, requested: Requested) -> str:
+    if published.written_over:
+        return f"{_WRITTEN_OVER}{'' if published.committed else ', and data.parquet is not known to be its data'}"
+    if requested.overwrite:
+        return "asked to overwrite"
+    if published.committed:
+        return "raw parts arrived since it was published"
+    return "not committed" if published.data else "not published"
 
 
 async def load_published(compact: Store, symbol_day: SymbolDay, raw_fingerprint: str | None = None) -> Published:
@@ -180,45 +233,56 @@ async def load_published(compact: Store, symbol_day: SymbolDay, raw_fingerprint:
         quarantine = Quarantine.read(found[0], compact.name(symbol_day.key(QUARANTINE))) if found else None
     data = listed.get(DATA)
     found = await compact.get_if_exists(symbol_day.key(META)) if META in listed else None
-    if found is None:
-        return Published(data=data, quarantine=quarantine)
-    meta = DayMeta.read(found[0], compact.name(symbol_day.key(META)))
+    meta = DayMeta.read(found[0], compact.name(symbol_day.key(META))) if found else None
+    known = meta is not None and not meta.is_adopted and meta.raw_fingerprint == raw_fingerprint
+    wanted = SOURCES in listed and not known and (meta is not None or data is not None)
+    sources = await _sources(compact, symbol_day) if wanted else None
+    of_meta = meta is not None and sources is not None and sources.raw_fingerprint == meta.raw_fingerprint
+    written_over = meta is not None and meta.is_adopted and SOURCES in listed
     return Published(
         meta=meta,
-        meta_etag=found[1].etag,
+        meta_etag=found[1].etag if found else None,
         data=data,
-        committed=data is not None and await _matches(compact, meta, data),
-        sources=None if meta.raw_fingerprint == raw_fingerprint else await _sources(compact, symbol_day, meta),
+        committed=meta is not None and data is not None and await _matches(compact, meta, data, seen=written_over),
+        sources=sources.objects if sources and of_meta else None,
+        other_sources=sources.objects if sources and not of_meta else None,
+        written_over=written_over,
         quarantine=quarantine,
     )
 
 
-async def _matches(compact: Store, meta: DayMeta, data: ObjectInfo) -> bool:
+async def _matches(compact: Store, meta: DayMeta, data: ObjectInfo, *, seen: bool) -> bool:
     """Whether this is the data that the meta speaks of: by size and ETag, or else by content.
 
-    A copied bucket has other ETags. A day of other software is believed; `quantlab verify` checks it.
+    A copied bucket has other ETags. A day of other software is believed, and `quantlab verify` checks it; but not
+    unseen where we have written too: the data may be ours, from a run that died before its meta.
     """
-    if meta.is_adopted:
+    if meta.is_adopted and not seen:
         return True
-    if meta.data_size_bytes != data.size_bytes:
+    if meta.data_size_bytes not in ((None, data.size_bytes) if meta.is_adopted else (data.size_bytes,)):
         return False
     if meta.data_etag == data.etag:
         return True
     try:
-        return await compact.sha256(data.key) == meta.sha256
+        return meta.sha256 is not None and await compact.sha256(data.key) == meta.sha256
     except ObjectNotFound:
         return False
 
 
-async def _sources(compact: Store, symbol_day: SymbolDay, meta: DayMeta) -> tuple[Source, ...] | None:
-    if meta.is_adopted:
-        return None
+async def _sources(compact: Store, symbol_day: SymbolDay) -> Sources | None:
+    """The sources beside a day; None, as if unknown, if they cannot be read or contradict their own fingerprint.
+
+    That is the safe side: a day of which it is not known what was read is kept.
+    """
     key = symbol_day.key(SOURCES)
     found = await compact.get_if_exists(key)
     if found is None:
         return None
-    sources = Sources.read(found[0], compact.name(key))
-    return sources.objects if sources.raw_fingerprint == meta.raw_fingerprint else None
+    try:
+        sources = Sources.read(found[0], compact.name(key))
+    except MalformedObject:
+        return None
+    return sources if sources.raw_fingerprint == fingerprint(sources.objects) else None
 
 
 async def plan_days(

@@ -1,4 +1,4 @@
-"""Publishing a built file: data, then its sources, then the meta as commit mark (docs/adr/0004).
+"""Publishing a built file: data and its sources, then the meta as commit mark (docs/adr/0004).
 
 A reader that checks the meta against the data sees the old day, the new day, or a mismatch it can detect; the next run
 repairs a mismatch. Writers that meet are told apart by compare-and-swap on the meta.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import Conflict
+from quantlab_dagster.errors import Conflict, ShrinkRefused
 from quantlab_dagster.lake.market import DATA, META, QUARANTINE, SOURCES
 from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
 from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.plan import Plan
     from quantlab_dagster.work.merging import Built
 
-__all__ = ["publish_day", "publish_quarantine"]
+__all__ = ["publish_day", "publish_quarantine", "publish_sources"]
 
 
 async def publish_day(compact: Store, plan: Plan, file: Path, built: Built) -> DayMeta:
@@ -34,13 +34,20 @@ async def publish_day(compact: Store, plan: Plan, file: Path, built: Built) -> D
         built: what the audit found in it, and its SHA-256.
 
     Raises:
+        ShrinkRefused: it has fewer rows than the day it would replace, and the plan does not allow that.
         Conflict: another writer published meanwhile; plan anew.
         StoreError: a write failed. The old day, or a detectable mismatch, is there.
     """
-    symbol_day, merged = plan.symbol_day, built.merged
+    symbol_day, merged, before = plan.symbol_day, built.merged, plan.published.meta
+    _refuse_fewer_rows(compact, plan, merged.rows)
+    # A meta of other software is believed unseen, unless sources of ours lie beside it: there they go first, so that
+    # data of ours never lies below it without them. Our own meta knows its data, and keeps its sources as long as that.
+    sources_first = before is not None and before.is_adopted
+    if sources_first:
+        await publish_sources(compact, plan)
     etag = await compact.put(symbol_day.key(DATA), file)
-    sources = Sources(raw_fingerprint=plan.raw_fingerprint, objects=tuple(Source.of(part) for part in plan.parts))
-    await compact.put(symbol_day.key(SOURCES), sources.dump())
+    if not sources_first:
+        await publish_sources(compact, plan)
     meta = DayMeta(
         rows=merged.rows,
         ts_event_min=merged.key_min,
@@ -52,7 +59,7 @@ async def publish_day(compact: Store, plan: Plan, file: Path, built: Built) -> D
         data_etag=etag,
         raw_fingerprint=plan.raw_fingerprint,
         raw_bytes=plan.bytes_in,
-        revision=_next_revision(plan.published.meta, built.sha256),
+        revision=_next_revision(before, built.sha256),
         writer=WRITER,
         writer_version=WRITER_VERSION,
     )
@@ -63,6 +70,19 @@ async def publish_day(compact: Store, plan: Plan, file: Path, built: Built) -> D
     if plan.published.quarantine is not None:
         await compact.delete(symbol_day.key(QUARANTINE))
     return meta
+
+
+def _refuse_fewer_rows(compact: Store, plan: Plan, rows: int) -> None:
+    """The last line of defence: whatever the plan said, rows that are published do not become fewer by themselves."""
+    before = plan.published.meta
+    if before is not None and rows < before.rows and not plan.allow_shrink:
+        raise ShrinkRefused(compact.name(plan.symbol_day.key(META)), rows, before.rows)
+
+
+async def publish_sources(compact: Store, plan: Plan) -> None:
+    """Write the list of the plan's raw parts beside the day."""
+    sources = Sources(raw_fingerprint=plan.raw_fingerprint, objects=tuple(Source.of(part) for part in plan.parts))
+    await compact.put(plan.symbol_day.key(SOURCES), sources.dump())
 
 
 def _next_revision(before: DayMeta | None, sha256: str) -> int:

@@ -21,7 +21,7 @@ from quantlab_dagster.synthetic.market import corrupt_part
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.contract.snapshots import check, shape_of
-from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_day
+from quantlab_dagster_tests.lakes import Lakes, first_two_swapped, oracle, same_rows, spec, symbol_day
 
 ROOT = Path(__file__).parents[2]
 
@@ -364,21 +364,27 @@ def test_a_lost_state_is_rebuilt_from_the_lake(quantlab: Shell, lakes: Lakes) ->
 
 @pytest.mark.slow
 def test_repair_rebuilds_exactly_what_is_wrong_and_has_its_raw_parts(quantlab: Shell, lakes: Lakes) -> None:
-    ordered = "select 1767830400000 + i as ts_event, i as seq from range(3000) t(i)"
     misordered = "select 1767830400000 + (i * 7) % 3000 as ts_event, i as seq from range(3000) t(i)"
-    publish_foreign_day(lakes, ordered, "right")
-    publish_foreign_day(lakes, misordered, "wrong")
     publish_foreign_day(lakes, misordered, "nothing-left")
-    for symbol in ("right", "wrong", "missing"):
+    publish_foreign_day(lakes, misordered, "more-than-is-left")
+    lakes.put_spec(spec("more-than-is-left", parts=3, rows=60))
+    for symbol in ("right", "wrong"):
         lakes.put_spec(spec(symbol, parts=3, rows=60))
+        lakes.run(symbols=[symbol])
+    lakes.disown(symbol_day("right"))
+    lakes.disown(symbol_day("wrong"), first_two_swapped(lakes.published(symbol_day("wrong"))))
+    lakes.put_spec(spec("missing", parts=3, rows=60))
     before = lakes.compact_keys()
     plain = quantlab.json("compact", "--date", "2026-01-08", "--symbol", "right", "--symbol", "wrong")
     assert {item["action"] for item in plain["symbol_days"]} == {"up_to_date"}, "taken over as it is"
     done = quantlab("compact", "--date", "2026-01-08", "--repair")
-    assert "3 symbol-days were wrong or missing" in done.stdout
-    assert done.returncode == 1, "one of them could not be rebuilt"
+    assert "4 symbol-days were wrong or missing" in done.stdout
+    assert done.returncode == 1, "two of them could not be rebuilt"
+    assert "more-than-is-left/20260108: kept, 3,000 rows" in done.stderr
+    assert "says 3,000 rows, and the raw parts now have 60: nothing was replaced" in done.stderr
     after = lakes.compact_keys()
     changed = {key.split("symbol=")[1].split("/")[0] for key in after if after[key] != before.get(key)}
     assert changed == {"wrong", "missing"}
     found = {item["symbol"]: item["verdict"] for item in quantlab.json("verify", "--date", "2026-01-08", "--no-raw")}
-    assert found == {"right": "right", "wrong": "right", "missing": "right", "nothing-left": "wrong"}
+    left = {"nothing-left": "wrong", "more-than-is-left": "wrong"}
+    assert found == {"right": "right", "wrong": "right", "missing": "right", **left}

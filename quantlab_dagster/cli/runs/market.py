@@ -139,6 +139,10 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
             runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})
 
 
+_REPAIRED = {Verdict.WRONG: True, Verdict.NOT_PUBLISHED: False, Verdict.QUARANTINED: False}
+"""What is compacted again, and whether what stands there is built over."""
+
+
 def repair_days(
     settings: Settings,
     days: Sequence[dt.date],
@@ -146,10 +150,12 @@ def repair_days(
     *,
     listener: Listener,
     symbols: Sequence[str] = (),
+    allow_shrink: bool = False,
 ) -> tuple[RunReport, list[VerifiedDay]]:
-    """Verify each pair's day by itself (meta, order, seq), and compact again the symbols that are wrong or missing.
+    """Verify each pair's day as `quantlab verify` does, and compact again the symbols that are wrong or missing.
 
-    A wrong day whose raw parts are gone, wholly or in part, stays as it is and is reported by its outcome.
+    A wrong day whose raw parts are gone, wholly or in part, or are not known, stays as it is and is reported by its
+    outcome; so does one that would lose rows.
 
     Returns:
         What the runs did; and what verification found wrong or missing.
@@ -158,10 +164,8 @@ def repair_days(
     found: list[VerifiedDay] = []
     for pair in pairs:
         for day in days:
-            verified = run_interruptible(
-                verify_pair(open_market(settings), pair, day, symbols=symbols, against_raw=False)
-            )
-            for verdict, overwrite in ((Verdict.WRONG, True), (Verdict.NOT_PUBLISHED, False)):
+            verified = run_interruptible(verify_pair(open_market(settings), pair, day, symbols=symbols))
+            for verdict, overwrite in _REPAIRED.items():
                 bad = [item for item in verified if item.verdict is verdict]
                 found += bad
                 if bad:
@@ -171,7 +175,7 @@ def repair_days(
                         [pair],
                         listener=listener,
                         symbols=[item.symbol_day.symbol for item in bad],
-                        requested=Requested(overwrite=overwrite),
+                        requested=Requested(overwrite=overwrite, allow_shrink=allow_shrink),
                     )
                     report.outcomes += done.outcomes
                     report.failures += done.failures
