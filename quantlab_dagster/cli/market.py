@@ -63,7 +63,9 @@ def compact(
         check_eligible(day, utc_now())
     with ProgressListener(screen) as listener:
         if repair:
-            report, found = repair_days(settings, days, pairs, listener=listener, symbols=symbol or ())
+            report, found = repair_days(
+                settings, days, pairs, listener=listener, tell=screen.note, symbols=symbol or ()
+            )
             screen.say(f"{len(found)} symbol-days were wrong or missing")
         else:
             report = compact_days(
@@ -71,6 +73,7 @@ def compact(
                 days,
                 pairs,
                 listener=listener,
+                tell=screen.note,
                 roll_up=not (exchange or stream or symbol),
                 symbols=symbol or (),
                 requested=Requested(overwrite=overwrite, allow_shrink=allow_shrink),

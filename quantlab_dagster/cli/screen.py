@@ -51,6 +51,10 @@ class Screen:
         if not self.as_json:
             self.out.print(text, markup=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """A line for people beside the results, in either mode."""
+        self.err.print(text, markup=False, soft_wrap=True)
+
     def error(self, text: str) -> None:
         """An error, in either mode."""
         self.err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)

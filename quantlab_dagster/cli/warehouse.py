@@ -118,7 +118,7 @@ def _run(scope: Scope, requested: Requested, *, as_json: bool) -> None:
 
     settings, screen = load_settings(), Screen(as_json=as_json)
     with HourProgress(screen) as listener:
-        report = compact_warehouse(settings, scope, requested, listener=listener)
+        report = compact_warehouse(settings, scope, requested, listener=listener, tell=screen.note)
     failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]
     corrupt = sum(len(item.corrupt) for item in report.outcomes)
     if not report.failures or report.outcomes:
