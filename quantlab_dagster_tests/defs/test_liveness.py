@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 import threading
@@ -16,16 +17,25 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.cli.runs.in_process import InProcess
+from quantlab_dagster.cli.runs.market import catch_up
 from quantlab_dagster.defs import liveness
 from quantlab_dagster.defs.history import UNFINISHED, busy_days
 from quantlab_dagster.defs.liveness import SILENT_FOR, command_line_tags, end_dead_runs, process_in, why_dead
+from quantlab_dagster.defs.warehouse.job import SWEEP_OP
+from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.market.state import seed
+from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster.work.processes import Machine, Process
+from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run, tags_of
+from quantlab_dagster_tests.lakes import Lakes, Recorder, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from quantlab_dagster.market.outcome import Outcome
 
 HERE = Machine("box", "boot-1", "4026531836")
 ELSEWHERE = replace(LIVING, machine=replace(LIVING.machine, name="elsewhere", boot="another"))
@@ -287,3 +297,48 @@ def test_every_command_that_runs_something_ends_them_first_and_says_so(
         [text] = said
         assert text.startswith(f"ended run {dead[:8]} (compact_day 2026-01-12), which died without a word: its process")
         said.clear()
+
+
+def test_a_run_of_the_command_line_says_which_process_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WAREHOUSE_URL", str(tmp_path / "events"))
+    said: list[str] = []
+    with InProcess(load_settings(), "compact_warehouse", said.append) as runner:
+        done = runner.execute({SWEEP_OP: {}}, tags={"more": "of them"})
+        run = runner.instance.get_run_by_id(done.run_id)
+    assert run
+    assert process_in(run.tags) == LIVING
+    assert run.tags["more"] == "of them"
+
+
+def test_one_that_dies_while_catch_up_is_at_work_does_not_hold_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    for name, value in {
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        "QUANTLAB_RAW_URL": lakes.raw_url,
+        "QUANTLAB_COMPACT_URL": lakes.compact_url,
+        "QUANTLAB_EXCHANGES": "binance",
+        "QUANTLAB_STREAMS": "bbo",
+    }.items():
+        monkeypatch.setenv(name, value)
+    last = last_eligible_day(utc_now())
+    first = last - dt.timedelta(days=1)
+    for day in (first, last):
+        lakes.put_spec(spec(day=day, parts=2, rows=20))
+    before = first - dt.timedelta(days=1)
+    asyncio.run(StateStore(lakes.compact).update(lambda state: seed(state, before, utc_now())))
+
+    class DiesMeanwhile(Recorder):
+        def finished(self, outcome: Outcome) -> None:
+            super().finished(outcome)
+            if outcome.symbol_day.day == first:
+                with dg.DagsterInstance.get() as instance:
+                    put_run(instance, killed(), tags={"dagster/partition": f"{last}"})
+
+    said: list[str] = []
+    report, left = catch_up(load_settings(), listener=DiesMeanwhile(), tell=said.append)
+    assert [outcome.symbol_day.day for outcome in report.outcomes] == [first, last]
+    assert left.skipped == ()
+    assert len(said) == 1
