@@ -122,9 +122,9 @@ def run_demo(screen: Screen) -> bool:
     screen.say(f"made {files:,} event files, {format_bytes(written)}, in {settings.warehouse_url}")
     pairs = settings.pairs
     with ProgressListener(screen) as listener:
-        report = compact_days(settings, DEMO_DAYS, pairs, listener=listener, roll_up=True)
+        report = compact_days(settings, DEMO_DAYS, pairs, listener=listener, tell=screen.note, roll_up=True)
     with HourProgress(screen) as hour_listener:
-        swept = compact_warehouse(settings, Scope(), Requested(), listener=hour_listener)
+        swept = compact_warehouse(settings, Scope(), Requested(), listener=hour_listener, tell=screen.note)
     verified = run_interruptible(_verify(settings))
     show_outcomes(screen, "Compacted", sorted(report.outcomes, key=lambda item: item.symbol_day))
     right = [item for item in verified if item.verdict is Verdict.RIGHT]

@@ -68,7 +68,13 @@ def compact(
     with ProgressListener(screen) as listener:
         if repair:
             report, found = repair_days(
-                settings, days, pairs, listener=listener, symbols=symbol or (), allow_shrink=allow_shrink
+                settings,
+                days,
+                pairs,
+                listener=listener,
+                tell=screen.note,
+                symbols=symbol or (),
+                allow_shrink=allow_shrink,
             )
             screen.say(f"{len(found)} symbol-days were wrong or missing")
         else:
@@ -77,6 +83,7 @@ def compact(
                 days,
                 pairs,
                 listener=listener,
+                tell=screen.note,
                 roll_up=not (exchange or stream or symbol),
                 symbols=symbol or (),
                 requested=Requested(overwrite=overwrite, allow_shrink=allow_shrink),
@@ -178,7 +185,8 @@ def _place(
         return {symbol for pair in pairs for symbol in await place.symbols(pair)}
 
     place = open_market(settings)
-    screen.note(f"raw lake {place.raw.url}, compact lake {place.compact.url}")
+    if not screen.as_json:
+        screen.note(f"raw lake {place.raw.url}, compact lake {place.compact.url}")
     if symbols:
         cause = f"is neither in {place.raw.url} nor in {place.compact.url}"
         check_known("--symbol", symbols, run_interruptible(known()), cause)

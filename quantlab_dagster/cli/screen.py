@@ -52,9 +52,8 @@ class Screen:
             self.out.print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A line beside the result, on standard error; not in JSON mode."""
-        if not self.as_json:
-            self.err.print(text, markup=False, soft_wrap=True, style="dim")
+        """A line for people beside the results, in either mode."""
+        self.err.print(text, markup=False, soft_wrap=True)
 
     def error(self, text: str) -> None:
         """An error, in either mode."""

@@ -88,7 +88,7 @@ def catch_up(as_json: Json = False) -> None:
     settings = load_settings()
     screen = Screen(as_json=as_json)
     with ProgressListener(screen) as listener:
-        report, left = run_catch_up(settings, listener=listener)
+        report, left = run_catch_up(settings, listener=listener, tell=screen.note)
     bad = [item for item in report.outcomes if item.status in (Status.QUARANTINE, Status.FAILED)]
     screen.say(f"{len(report.run_ids)} days run, {len(report.outcomes)} symbol-days, {len(bad)} quarantined or failed")
     for text in left.skipped:

@@ -76,7 +76,8 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
     settings, screen = load_settings(), Screen(as_json=as_json)
     scope = select_hours(app, hour, to, last_cold_hour(utc_now()))
     place = _place(settings, scope)
-    screen.note(f"event lake {place.lake.url}")
+    if not as_json:
+        screen.note(f"event lake {place.lake.url}")
     lake = run_interruptible(look_over(place, scope))
     looks = [look for look in lake.looks if look.needs_work]
     rows = [
@@ -162,7 +163,7 @@ def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:
     if scope.apps:
         _place(settings, scope)
     with HourProgress(screen) as listener:
-        report = compact_warehouse(settings, scope, requested, listener=listener)
+        report = compact_warehouse(settings, scope, requested, listener=listener, tell=screen.note)
     failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]
     corrupt = sum(len(item.corrupt) for item in report.outcomes)
     if not report.failures or report.outcomes:

@@ -6,10 +6,10 @@ import datetime as dt
 
 import dagster as dg
 
-__all__ = ["CATCH_UP_TAG", "UNFINISHED", "attempts_of", "busy_days"]
+__all__ = ["CATCH_UP_TAG", "PARTITION_TAG", "UNFINISHED", "attempts_of", "busy_days"]
 
 CATCH_UP_TAG = "quantlab/catch_up"
-_PARTITION_TAG = "dagster/partition"
+PARTITION_TAG = "dagster/partition"
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -24,7 +24,7 @@ UNFINISHED = [
 def busy_days(instance: dg.DagsterInstance) -> set[dt.date]:
     """Days with a run that is queued or running, whoever started it."""
     runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-    days = (run.tags.get(_PARTITION_TAG) for run in runs)
+    days = (run.tags.get(PARTITION_TAG) for run in runs)
     return {dt.date.fromisoformat(day) for day in days if day and len(day) == len("2026-01-08")}
 
 

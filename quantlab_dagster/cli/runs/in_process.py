@@ -12,9 +12,12 @@ import dagster as dg
 
 from quantlab_dagster.cli.runs.home import ensure_dagster_home
 from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.defs.liveness import command_line_tags, end_dead_runs
 from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import ContextVar
 
     from quantlab_dagster.settings import Settings
@@ -30,19 +33,27 @@ class InProcess:
     Args:
         settings: of the project.
         job: its name.
+        tell: shows people a line: which runs were found dead.
     """
 
-    def __init__(self, settings: Settings, job: str) -> None:
+    def __init__(self, settings: Settings, job: str, tell: Callable[[str], None]) -> None:
         ensure_dagster_home(settings)
         self._job = build_definitions(settings).resolve_job_def(job)
+        self._tell = tell
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.instance = self._stack.enter_context(dg.DagsterInstance.get())
+        self.end_dead_runs()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def end_dead_runs(self) -> None:
+        """End runs of the command line that were killed, so that they keep nothing busy."""
+        for run in end_dead_runs(self.instance, utc_now()):
+            self._tell(run.text)
 
     def listen(self, variable: ContextVar[T | None], listener: T) -> None:
         """Tell a listener of this process of progress, until the context ends."""
@@ -70,7 +81,7 @@ class InProcess:
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 },
                 raise_on_error=False,
-                tags={"quantlab/started_by": "command line", **(tags or {})},
+                tags={**command_line_tags(), **(tags or {})},
                 **options,
             )
         except dg.DagsterError as error:

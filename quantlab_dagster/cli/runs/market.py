@@ -20,7 +20,7 @@ from quantlab_dagster.work.stopping import run_interruptible
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import dagster as dg
 
@@ -76,6 +76,7 @@ def compact_days(
     pairs: Sequence[Pair],
     *,
     listener: Listener,
+    tell: Callable[[str], None],
     roll_up: bool = False,
     symbols: Sequence[str] = (),
     requested: Requested | None = None,
@@ -87,6 +88,7 @@ def compact_days(
         days: eligible or not: an ineligible day fails its run.
         pairs: must be configured.
         listener: told of progress from this thread.
+        tell: shows people which runs were found dead, and were ended.
         roll_up: whether `compact/state` follows them.
         symbols: restricts the runs; they are then recorded as observations.
         requested: what is allowed, beyond the usual.
@@ -97,18 +99,21 @@ def compact_days(
         "overwrite": requested.overwrite,
         "allow_shrink": requested.allow_shrink,
     }
-    with _Runner(settings, listener) as runner:
+    with _Runner(settings, listener, tell) as runner:
         for day in days:
             runner.run(day, pairs, options, roll_up=roll_up)
     return runner.report
 
 
-def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) -> tuple[RunReport, CatchUp]:
+def catch_up(
+    settings: Settings, *, listener: Listener, tell: Callable[[str], None], clock: Clock = utc_now
+) -> tuple[RunReport, CatchUp]:
     """Run what the sensor would request now, one day after the other, until nothing is left; then say what was not.
 
     Args:
         settings: of the project.
         listener: told of progress from this thread.
+        tell: shows people which runs were found dead, and were ended.
         clock: the present time.
 
     Returns:
@@ -117,9 +122,10 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
     pairs = list(configured_pairs(settings).values())
     place = open_market(settings)
     tried: set[dt.date] = set()
-    with _Runner(settings, listener) as runner:
+    with _Runner(settings, listener, tell) as runner:
         while True:
             state, _ = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
+            runner.end_dead_runs()
             busy = busy_days(runner.instance)
             decided = decide_catch_up(
                 state,
@@ -149,6 +155,7 @@ def repair_days(
     pairs: Sequence[Pair],
     *,
     listener: Listener,
+    tell: Callable[[str], None],
     symbols: Sequence[str] = (),
     allow_shrink: bool = False,
 ) -> tuple[RunReport, list[VerifiedDay]]:
@@ -174,6 +181,7 @@ def repair_days(
                         [day],
                         [pair],
                         listener=listener,
+                        tell=tell,
                         symbols=[item.symbol_day.symbol for item in bad],
                         requested=Requested(overwrite=overwrite, allow_shrink=allow_shrink),
                     )
@@ -186,8 +194,8 @@ def repair_days(
 class _Runner(InProcess):
     """Runs days."""
 
-    def __init__(self, settings: Settings, listener: Listener) -> None:
-        super().__init__(settings, JOB)
+    def __init__(self, settings: Settings, listener: Listener, tell: Callable[[str], None]) -> None:
+        super().__init__(settings, JOB, tell)
         self.report = RunReport()
         self._listener = _Collector(self.report, listener)
 

@@ -13,7 +13,7 @@ from quantlab_dagster.lake.warehouse import hour_text
 from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from quantlab_dagster.lake.warehouse import AppHour, Scope
     from quantlab_dagster.settings import Settings
@@ -53,6 +53,7 @@ def compact_warehouse(
     requested: Requested,
     *,
     listener: HourListener,
+    tell: Callable[[str], None],
 ) -> SweepReport:
     """Compact the cold hours of the scope that need it.
 
@@ -61,6 +62,7 @@ def compact_warehouse(
         scope: which partitions.
         requested: what is asked for, beyond the usual.
         listener: told of progress from this thread.
+        tell: shows people which runs were found dead, and were ended.
     """
     report = SweepReport()
     config = {
@@ -72,7 +74,7 @@ def compact_warehouse(
         "retry_corrupt": requested.retry_corrupt,
         "most_hours": _ALL,
     }
-    with InProcess(settings, WAREHOUSE_JOB) as runner:
+    with InProcess(settings, WAREHOUSE_JOB, tell) as runner:
         runner.listen(extra_hour_listener, HourListeners(report, listener))
         result = runner.execute({SWEEP_OP: {name: value for name, value in config.items() if value is not None}})
     report.run_id = result.run_id

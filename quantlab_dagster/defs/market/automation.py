@@ -11,6 +11,7 @@ import dagster as dg
 
 from quantlab_dagster.defs.checks import check_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, attempts_of, busy_days
+from quantlab_dagster.defs.liveness import end_dead_runs
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.lake.market import Pair
@@ -56,6 +57,8 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         limits: LimitsResource,
         clock: dg.ResourceParam[Clock],
     ) -> dg.SensorResult:
+        for run in end_dead_runs(context.instance, clock(), log=context.log):
+            context.log.warning(run.text)
         place = market_place(raw_lake, compact_lake, limits, clock)
         state, found = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
         decided = decide_catch_up(

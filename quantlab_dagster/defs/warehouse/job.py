@@ -12,6 +12,7 @@ from pydantic import Field
 
 from quantlab_dagster.defs.checks import check_evaluation
 from quantlab_dagster.defs.history import UNFINISHED
+from quantlab_dagster.defs.liveness import end_dead_runs
 from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import WAREHOUSE_JOB
 from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
@@ -24,7 +25,7 @@ from quantlab_dagster.lake.warehouse import Scope, parse_hour
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.warehouse.place import Requested
 from quantlab_dagster.warehouse.sweep import Sweep, recover, sweep
-from quantlab_dagster.work.clock import Clock
+from quantlab_dagster.work.clock import Clock, utc_now
 
 __all__ = ["SWEEP_OP", "SweepConfig", "warehouse_job", "warehouse_schedule"]
 
@@ -111,8 +112,10 @@ def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if not settings.compaction_enabled:
             return dg.SkipReason("COMPACTION_ENABLED is false")
-        # One that was killed may stay "started" for hours, and leave what only the next run completes. Two at once are
-        # safe: each hour has a slot.
+        for run in end_dead_runs(context.instance, utc_now(), log=context.log):
+            context.log.warning(run.text)
+        # Another one that was killed (the daemon's, or on another host) may stay "started" for hours, and leave what
+        # only the next run completes. Two at once are safe: each hour has a slot.
         recent = context.scheduled_execution_time - _SKIPPED_FOR
         unfinished = dg.RunsFilter(job_name=WAREHOUSE_JOB, statuses=UNFINISHED, created_after=recent)
         if context.instance.get_runs(unfinished, limit=1):

@@ -18,6 +18,7 @@ from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
 from quantlab_dagster_tests.lakes import Lakes, symbol_day
 
 if TYPE_CHECKING:
@@ -231,6 +232,25 @@ def test_a_day_that_runs_is_left_alone(lakes: Lakes, instance: dg.DagsterInstanc
     result = tick(instance)
     assert requested(result) == []
     assert "2026-01-12: a run is queued or running" in str(result.skip_reason)
+
+
+def test_a_day_whose_run_was_killed_is_tried_again_until_that_is_too_often(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTLAB_CATCH_UP_ATTEMPTS", "2")
+    put(lakes, 12)
+    tags = {"dagster/partition": "2026-01-12", CATCH_UP_TAG: "day:20260112"}
+    alive = put_run(instance, LIVING, tags=tags)
+    assert "2026-01-12: a run is queued or running" in str(tick(instance).skip_reason)
+    instance.delete_run(alive)
+    put_run(instance, killed(), tags=tags)
+    [request] = tick(instance).run_requests or ()
+    assert (request.partition_key, request.run_key) == ("2026-01-12", "day:20260112:2"), "it counts as an attempt"
+    put_run(instance, killed(), tags=tags)
+    gave_up = tick(instance)
+    assert requested(gave_up) == []
+    assert "2026-01-12: failed 2 times" in str(gave_up.skip_reason)
+    assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.FAILURE}
 
 
 def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.DagsterInstance) -> None:

@@ -20,6 +20,7 @@ from quantlab_dagster.synthetic.warehouse import corrupt_event_file
 from quantlab_dagster.warehouse import compact as compact_module
 from quantlab_dagster.work import merging
 from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION, SOON, EventLake, rows_of, spec
 
 if TYPE_CHECKING:
@@ -362,6 +363,19 @@ def check_the_schedule(instance: dg.DagsterInstance, settings: Settings) -> None
     assert isinstance(tick(instance, settings, dt.datetime.now(dt.UTC) + 3 * LATER), dg.RunRequest)
     instance.delete_run(run.run_id)
     assert isinstance(tick(instance, settings), dg.RunRequest)
+
+
+def test_the_schedule_waits_for_a_command_that_lives_and_not_for_one_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        alive = put_run(instance, LIVING, job="compact_warehouse")
+        assert isinstance(tick(instance, load_settings()), dg.SkipReason)
+        instance.delete_run(alive)
+        dead = put_run(instance, killed(), job="compact_warehouse")
+        assert isinstance(tick(instance, load_settings()), dg.RunRequest)
+        [run] = instance.get_runs()
+        assert (run.run_id, run.status) == (dead, dg.DagsterRunStatus.FAILURE)
 
 
 @pytest.mark.parametrize(

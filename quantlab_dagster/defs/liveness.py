@@ -1,0 +1,162 @@
+"""Runs of the command line that died without a word: recognised, and ended in Dagster's history.
+
+Dagster's run monitoring looks after runs that Dagster launched. The command line executes its runs itself, so nobody
+would ever end one that was killed, and its day would read as busy for ever. So they say in tags which process it is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from quantlab_dagster.defs.history import PARTITION_TAG, UNFINISHED
+from quantlab_dagster.work.processes import Machine, Process, has_ended, process_of, this_machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["SILENT_FOR", "EndedRun", "command_line_tags", "end_dead_runs", "process_in", "why_dead"]
+
+SILENT_FOR = dt.timedelta(hours=6)
+"""A run whose process cannot be looked at (it is another host's, or its tags are an older version's) is dead after so
+long without an event. No run may take longer than that: `run_monitoring.max_runtime_seconds` in dagster.yaml."""
+
+_STARTED_BY = {"quantlab/started_by": "command line"}
+_HOST, _PID, _PID_STARTED = "quantlab/host", "quantlab/pid", "quantlab/pid_started"
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run that was found dead, and was ended.
+
+    Attributes:
+        run_id: of the run.
+        what: its job, and its day if it has one.
+        why: how it is known to be dead.
+    """
+
+    run_id: str
+    what: str
+    why: str
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return f"ended run {self.run_id[:8]} ({self.what}), which died without a word: {self.why}"
+
+
+# ---- tags ------------------------------------------------------------------------------------------------------------
+
+
+def command_line_tags() -> dict[str, str]:
+    """Tags of a run that this process executes."""
+    process = process_of(os.getpid())
+    machine = process.machine
+    where = {_HOST: f"{machine.name}/{machine.boot}/{machine.pids}", _PID: str(process.pid)}
+    return {**_STARTED_BY, **where, _PID_STARTED: process.started}
+
+
+def process_in(tags: Mapping[str, str]) -> Process | None:
+    """The process that executes a run; None if its tags do not say, as those of older versions."""
+    host, pid = tags.get(_HOST, "").split("/"), tags.get(_PID, "")
+    if len(host) != len(("name", "boot", "pids")) or not pid.isdecimal() or int(pid) < 1:
+        return None
+    return Process(Machine(*host), int(pid), tags.get(_PID_STARTED, ""))
+
+
+# ---- the judgement ---------------------------------------------------------------------------------------------------
+
+
+def why_dead(
+    process: Process | None, here: Machine, silent: Callable[[], dt.timedelta], ended: Callable[[Process], bool | None]
+) -> str | None:
+    """Why a run of the command line is dead; None if it lives, or may live.
+
+    Args:
+        process: that executes it, if known.
+        here: where we are.
+        silent: time since its last event, asked for where nothing else tells. Below zero if its clock is ahead of ours.
+        ended: whether a process of this machine has ended, None if that cannot be told; asked for no other one.
+    """
+    if process:
+        there = process.machine
+        # The name does not matter: the boot id is of this kernel alone, and names change with networks.
+        if there.boot == here.boot and there.pids == here.pids and (there.boot or there.name == here.name):
+            gone = ended(process)
+            if gone is not None:
+                return f"its process {process.pid} on {there.name} is gone" if gone else None
+        elif there.name == here.name and there.boot and here.boot and there.boot != here.boot:
+            return f"{there.name} was started again since"
+    # A time that far in the future is no sign of life either: one wrong clock would keep a day busy for years.
+    if abs(silent()) > SILENT_FOR:
+        where = f" (process {process.pid} on {process.machine.name})" if process else ""
+        return f"no sign of life for more than {SILENT_FOR.total_seconds() / 3600:g} hours{where}"
+    return None
+
+
+# ---- Dagster's history -----------------------------------------------------------------------------------------------
+
+
+def end_dead_runs(instance: dg.DagsterInstance, now: dt.datetime, *, log: logging.Logger = _LOG) -> list[EndedRun]:
+    """End every run of the command line whose process is dead, so that its day is tried again.
+
+    Safe at any time, and when several do it at once: at worst the run's log has two events that say the same. An error
+    of the storage is logged, and the next call tries again.
+    """
+    try:
+        records = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED, tags=_STARTED_BY))
+    except Exception as error:  # noqa: BLE001 - each storage has errors of its own, and others' runs are not our work
+        log.warning("cannot see which runs have died: %s", error)
+        return []
+    ended = (_end_if_dead(instance, record, now, log) for record in _executed_by_the_command_line(records))
+    return [run for run in ended if run]
+
+
+def _executed_by_the_command_line(records: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
+    """Those that Dagster did not launch. One that is re-executed in the UI has the first one's tags, and an origin."""
+    return [record for record in records if record.dagster_run.remote_job_origin is None]
+
+
+def _end_if_dead(
+    instance: dg.DagsterInstance, record: dg.RunRecord, now: dt.datetime, log: logging.Logger
+) -> EndedRun | None:
+    run = record.dagster_run
+    try:
+        why = why_dead(process_in(run.tags), this_machine(), lambda: now - _last_seen(instance, record), has_ended)
+        if not why or not _end(instance, run.run_id, why):
+            return None
+    except Exception as error:  # noqa: BLE001 - as above
+        log.warning(
+            "cannot see whether run %s has died, or cannot end it (%s); if it has, delete it in the UI",
+            run.run_id,
+            error,
+        )
+        return None
+    return EndedRun(run.run_id, " ".join(filter(None, (run.job_name, run.tags.get(PARTITION_TAG)))), why)
+
+
+def _last_seen(instance: dg.DagsterInstance, record: dg.RunRecord) -> dt.datetime:
+    last = instance.get_records_for_run(record.dagster_run.run_id, limit=1, ascending=False).records
+    written = max([record.update_timestamp.timestamp(), *(event.timestamp for event in last)])
+    return dt.datetime.fromtimestamp(written, dt.UTC)
+
+
+def _end(instance: dg.DagsterInstance, run_id: str, why: str) -> bool:
+    """Whether it was ended by us."""
+    # Read again: it may have ended well since it was listed, right before its process did.
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return False
+    message = f"The process of this run died without a word: {why}."
+    if run.status is dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, message)
+    else:
+        instance.report_run_failed(run, message)
+    return True
