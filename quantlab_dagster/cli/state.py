@@ -14,7 +14,7 @@ from quantlab_dagster.market.checks import failed_days, findings, quarantined
 from quantlab_dagster.market.eligibility import check_eligible, last_eligible_day
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.rebuild import rebuild_state
-from quantlab_dagster.market.rollup import unclaimed_pairs
+from quantlab_dagster.market.rollup import unclaimed_prefixes
 from quantlab_dagster.market.state import State, accept_day, seed, unsettled_days
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import Settings, load_settings
@@ -61,7 +61,7 @@ def status(as_json: Json = False) -> None:
 async def _look(settings: Settings) -> tuple[State | None, list[Finding]]:
     place = open_market(settings)
     state = await StateStore(place.compact).read()
-    return state, findings(state, await unclaimed_pairs(place, settings.pairs), place.clock())
+    return state, findings(state, await unclaimed_prefixes(place, settings.pairs), place.clock())
 
 
 def _list(items: list[str]) -> str:
@@ -86,8 +86,8 @@ def catch_up(as_json: Json = False) -> None:
     for failure in report.failures:
         screen.error(failure)
     screen.document(runs_document(report, left.skipped))
-    # A day that somebody else is running is nothing wrong; one that failed too often is.
-    leave(found=bad or report.failures or left.exhausted)
+    # A day that somebody else is running is nothing wrong; one that failed is, whether or not it is tried again.
+    leave(found=bad or report.failures or left.exhausted or left.waiting)
 
 
 @state_app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantlab_dagster.errors import StoreUnavailable
-from quantlab_dagster.lake.market import Pair, SymbolDay, find_pairs, find_parts, find_symbols
+from quantlab_dagster.lake.market import Found, Pair, SymbolDay, find_pairs, find_parts, find_symbols
 from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster_tests.conftest import s3_options
@@ -97,7 +97,7 @@ def test_symbols_are_found_with_whatever_names(rig: Rig, store: Store) -> None:
 
 
 def test_pairs_are_found(store: Store) -> None:
-    assert run(find_pairs(store)) == []
+    assert run(find_pairs(store)) == Found(())
     pairs = [Pair("okx", "trade"), Pair("binance", "mark_price"), Pair("binance", "bbo"), Pair("x=y", "a b%2F")]
     put_all(store, (SymbolDay(*(pair.exchange, pair.stream), "btc", DAY).key(part(1)) for pair in pairs))
     put_all(
@@ -112,7 +112,7 @@ def test_pairs_are_found(store: Store) -> None:
         ],
     )
     run(store.compare_and_swap("compacted/_other.json", b"", None))  # makes lock files on local directories
-    assert run(find_pairs(store)) == sorted(pairs)
+    assert run(find_pairs(store)) == Found(tuple(sorted(pairs)))
 
 
 def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
@@ -121,7 +121,7 @@ def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
     put_all(
         store, (SymbolDay("binance", "bbo", s, day).key(part(n)) for s in symbols for day in days for n in range(3))
     )
-    assert run(find_pairs(store)) == [PAIR]
+    assert run(find_pairs(store)) == Found((PAIR,))
     assert store.requests.by_kind() == {"LIST": 2}
     assert run(find_symbols(store, PAIR)) == symbols
     assert store.requests.by_kind() == {"LIST": 3}
@@ -156,7 +156,7 @@ def test_a_failure_is_never_taken_for_emptiness(rig: Rig, monkeypatch: pytest.Mo
     put_all(rig.store(url), [BTC.key(part(1)), SymbolDay("okx", "bbo", "btc", DAY).key(part(1))])
     with FaultProxy(rig.server.endpoint_url) as proxy:
         store = open_store(url, replace(s3_options(rig.server, retries=1), endpoint_url=proxy.url))
-        assert len(run(find_pairs(store))) == 2
+        assert len(run(find_pairs(store)).items) == 2
         proxy.fail(503, path="/exchange=okx/$", times=None)  # the second exchange of two
         proxy.reset(path="/symbol=btc/", times=None)
         proxy.fail(500, path="/stream=bbo/$", times=None)

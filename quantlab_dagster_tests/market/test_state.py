@@ -17,7 +17,7 @@ from quantlab_dagster.errors import MalformedObject, QuantlabError, StoreError
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
-from quantlab_dagster.market.catchup import decide_catch_up
+from quantlab_dagster.market.catchup import Rules, Tries, decide_catch_up
 from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.outcome import Outcome, Status
 from quantlab_dagster.market.plan import Action
@@ -212,11 +212,12 @@ def test_a_rebuild_that_dies_never_leaves_no_state(rig: Rig, monkeypatch: pytest
 def decide(state: State, last: dt.date, **options: Any) -> Any:
     defaults: dict[str, Any] = {
         "busy": set(),
-        "attempts": lambda _: 0,
+        "tries": lambda _: Tries(),
+        "now": NOW,
         "most_runs": 3,
         "most_attempts": 3,
     }
-    return decide_catch_up(state, [BBO, TRADE], last, **{**defaults, **options})
+    return decide_catch_up(state, Rules([BBO, TRADE], last, **{**defaults, **options}))
 
 
 def test_catch_up_asks_for_open_days_oldest_first_and_not_for_all_at_once() -> None:
@@ -227,8 +228,8 @@ def test_catch_up_asks_for_open_days_oldest_first_and_not_for_all_at_once() -> N
 
 
 def test_catch_up_leaves_busy_days_alone_and_gives_up_loudly() -> None:
-    attempts = {"day:20260108": 3, "day:20260110": 1}
-    decided = decide(begun(), day(10), busy={day(9)}, attempts=lambda task: attempts.get(task, 0))
+    tries = {"day:20260108": Tries(3, 3), "day:20260110": Tries(1, 1)}
+    decided = decide(begun(), day(10), busy={day(9)}, tries=lambda task: tries.get(task, Tries()))
     assert [(request.day, request.attempt) for request in decided.requests] == [(day(10), 2)]
     assert decided.exhausted == (day(8),)
     assert any("quantlab state accept 2026-01-08" in text for text in decided.skipped)

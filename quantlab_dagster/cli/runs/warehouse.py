@@ -77,5 +77,5 @@ def compact_warehouse(
         result = runner.execute({SWEEP_OP: {name: value for name, value in config.items() if value is not None}})
     report.run_id = result.run_id
     known = {item.reason for item in report.outcomes if item.status is HourStatus.FAILED}
-    report.failures = step_failures(result, known)
+    report.failures = step_failures(result, {SWEEP_OP: known})
     return report

@@ -10,11 +10,18 @@ from typing import Any
 import dagster as dg
 
 from quantlab_dagster.defs.checks import check_evaluations
-from quantlab_dagster.defs.history import CATCH_UP_TAG, attempts_of, busy_days
+from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.lake.market import Pair
-from quantlab_dagster.market.catchup import CatchUp, decide_catch_up, prepare_catch_up
+from quantlab_dagster.market.catchup import (
+    CatchUp,
+    Rules,
+    decide_late_days,
+    decide_open_days,
+    look_around,
+    read_or_begin,
+)
 from quantlab_dagster.market.eligibility import last_eligible_day, yesterday
 from quantlab_dagster.market.state import State
 from quantlab_dagster.settings import Settings
@@ -57,22 +64,30 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         clock: dg.ResourceParam[Clock],
     ) -> dg.SensorResult:
         place = market_place(raw_lake, compact_lake, limits, clock)
-        state, found = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
-        decided = decide_catch_up(
-            state,
+        state = run_interruptible(read_or_begin(place))
+        rules = Rules(
             pairs,
             last_eligible_day(clock()),
-            busy=busy_days(context.instance),
-            attempts=lambda task: attempts_of(context.instance, task),
+            clock(),
+            busy_days(context.instance),
+            lambda task: tries_of(context.instance, task),
             most_runs=settings.catch_up_runs,
             most_attempts=settings.catch_up_attempts,
         )
+        # Before anything is looked for: that may take its time, or fail, and open days must not wait for it.
+        open_days = decide_open_days(state, rules)
+        seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days))
+        decided = decide_late_days(seen.state, rules, open_days)
+        if seen.error is not None:
+            if not decided.requests:
+                raise seen.error
+            context.log.warning("late parts could not be looked for: %s", seen.error)
         for day in decided.exhausted:
             context.log.error("%s failed %d times and is not tried again by itself", day, settings.catch_up_attempts)
         for text in decided.skipped:
             context.log.info(text)
-        shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in found])
-        events: list[Any] = check_evaluations(STATE_ASSET, found) if shown != context.cursor else []
+        shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in seen.findings])
+        events: list[Any] = check_evaluations(STATE_ASSET, seen.findings) if shown != context.cursor else []
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
@@ -83,7 +98,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
                 )
                 for request in decided.requests
             ],
-            skip_reason=None if decided.requests else _skip_text(state, decided),
+            skip_reason=None if decided.requests else _skip_text(seen.state, decided),
             asset_events=events,
             cursor=shown,
         )
