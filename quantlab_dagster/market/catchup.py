@@ -12,7 +12,7 @@ from quantlab_dagster.errors import QuantlabError, StoreUnavailable
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import yesterday
-from quantlab_dagster.market.late import SCAN_SECONDS, scan_slice
+from quantlab_dagster.market.late import scan_slice
 from quantlab_dagster.market.rollup import unclaimed_prefixes
 from quantlab_dagster.market.state import State, begin, missing_pairs, unsettled_days, utc_text
 from quantlab_dagster.market.state_store import StateStore
@@ -264,7 +264,7 @@ async def look_around(
     state: State,
     look_back_days: int,
     *,
-    seconds: float | None = SCAN_SECONDS,
+    seconds: float | None,
 ) -> LookedAround:
     """Look for late parts, and judge the lake's health: nothing that the requests of open days may wait for.
 

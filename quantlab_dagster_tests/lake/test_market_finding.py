@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from asyncio import run
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from quantlab_dagster.errors import StoreUnavailable
-from quantlab_dagster.lake.market import Found, Pair, SymbolDay, find_pairs, find_parts, find_symbols
+from quantlab_dagster.errors import StoreError, StoreUnavailable, UnaddressableKey
+from quantlab_dagster.lake.market import Found, Pair, SymbolDay, find_pairs, find_parts, find_symbols, find_symbols_of
 from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.opening import open_store
-from quantlab_dagster_tests.conftest import s3_options
+from quantlab_dagster_tests.conftest import RIG_BUCKET, s3_options
 from quantlab_dagster_tests.faults import FaultProxy
 from quantlab_dagster_tests.lake.filling import put_all
 from quantlab_dagster_tests.lake.test_market import HOSTILE
@@ -129,6 +131,43 @@ def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
     assert store.requests.by_kind() == {"LIST": 4}
     assert run(find_parts(store, SymbolDay("binance", "bbo", "z", DAY))) == []
     assert store.requests.by_kind() == {"LIST": 5}
+
+
+@pytest.mark.parametrize("rig", ["local", pytest.param("seaweedfs", marks=pytest.mark.server)], indirect=True)
+def test_one_directory_with_an_impossible_name_hides_no_other_and_is_told(rig: Rig) -> None:
+    url = rig.new_url()
+    put_all(rig.store(url), [replace(BTC, symbol=symbol).key(part(1)) for symbol in ("b tc", "éth", "z")])
+    odd = ["symbol=a\x7fb", "symbol=c\nd", "symbol="]
+    if rig.server is None:
+        odd.append("symbol=\udcff")  # a byte that is no UTF-8
+        for name in odd:
+            (Path(url) / PAIR.prefix / name).mkdir()
+            (Path(url) / f"exchange={name}").mkdir()
+    else:
+        root = url.removeprefix(f"s3://{RIG_BUCKET}/")
+        with closing(rig.server.client()) as client:
+            for name in odd:
+                client.put_object(Bucket=RIG_BUCKET, Key=f"{root}/{PAIR.prefix}{name}/x", Body=b"x")
+                client.put_object(Bucket=RIG_BUCKET, Key=f"{root}/exchange={name}/x/x", Body=b"x")
+    store = rig.store(url)
+    symbols, told = run(find_symbols_of(store, [PAIR], at_once=2))
+    assert symbols == {PAIR: ("b tc", "z", "éth")}
+    assert run(find_symbols(store, PAIR)) == ["b tc", "z", "éth"]
+    assert told == tuple(sorted(f"{PAIR.prefix}{name!r}" for name in odd))
+    pairs = run(find_pairs(store))
+    assert pairs.items == (PAIR,)
+    assert pairs.odd == tuple(sorted(repr(f"exchange={name}") for name in odd if name != "symbol="))
+    with pytest.raises(UnaddressableKey):
+        run(store.list_names("a\x7fb/"))
+
+
+def test_a_listing_that_fails_as_a_whole_is_no_odd_name(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    store = open_store(str(tmp_path / "lake"))
+    (tmp_path / "lake").rmdir()
+    for request in (find_pairs(store), find_symbols_of(store, [PAIR], at_once=2)):
+        with pytest.raises(StoreError, match="directory has gone"):
+            run(request)
 
 
 @ON_SERVERS

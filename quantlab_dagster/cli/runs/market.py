@@ -122,7 +122,7 @@ def catch_up(settings: Settings, *, listener: Listener, clock: Clock = utc_now) 
         What the runs did; and what was left, with the reasons.
     """
     pairs = list(configured_pairs(settings).values())
-    place = open_market(settings)
+    place = open_market(settings, clock)
     tried: set[dt.date] = set()
     looked = False
     with _Runner(settings, listener) as runner:

@@ -23,6 +23,7 @@ from quantlab_dagster.market.catchup import (
     read_or_begin,
 )
 from quantlab_dagster.market.eligibility import last_eligible_day, yesterday
+from quantlab_dagster.market.late import SCAN_SECONDS
 from quantlab_dagster.market.state import State
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.work.clock import Clock
@@ -76,7 +77,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         )
         # Before anything is looked for: that may take its time, or fail, and open days must not wait for it.
         open_days = decide_open_days(state, rules)
-        seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days))
+        seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days, seconds=SCAN_SECONDS))
         decided = decide_late_days(seen.state, rules, open_days)
         if seen.error is not None:
             if not decided.requests:
