@@ -320,6 +320,8 @@ def test_a_day_that_the_roll_up_left_open_runs_the_pairs_that_were_open_again() 
     assert after.days["20260108"].reason == "1 of 2 symbol-days …"
     settled = settle_day(state, day(8), Status.SUCCESS, NOW)
     assert leave_open(settled, day(8), {TRADE}, "too late", NOW) == settled, "never unsettled"
+    ahead = settle_day(state, day(9), Status.SUCCESS, NOW)  # of the watermark
+    assert leave_open(ahead, day(9), {TRADE}, "too late", NOW) == ahead
 
 
 def test_catch_up_asks_only_for_what_is_missing() -> None:
