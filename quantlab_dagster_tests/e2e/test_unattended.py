@@ -37,8 +37,8 @@ LAST: Final = last_eligible_day(utc_now())
 MISSED: Final = [LAST - number * ONE_DAY for number in reversed(range(5))]
 UNHEALTHY: Final = MISSED[2]
 HISTORY: Final = [MISSED[0] - number * ONE_DAY for number in range(30, 0, -1)]
-# Ticks come every 30 seconds; a run takes some seconds, on a loaded machine many.
-BACKLOG_SECONDS: Final = 500.0
+# Ticks come every 30 seconds; a run takes some seconds, on a loaded machine many; a failed one comes back after 300.
+BACKLOG_SECONDS: Final = 800.0
 BACKFILL_SECONDS: Final = 800.0
 
 _RUNS: Final = """query ($day: String!) {
@@ -97,9 +97,7 @@ def runs_of(dev: DagsterDev, day: dt.date) -> list[dict[str, Any]]:
     return runs
 
 
-def test_the_sensor_works_off_five_missed_days_one_of_which_fails_twice(
-    dev: DagsterDev, lakes: Lakes, page: Page
-) -> None:
+def test_the_sensor_works_off_five_missed_days_one_of_which_fails(dev: DagsterDev, lakes: Lakes, page: Page) -> None:
     raw = beside_playwright(lambda: {day: put(lakes, day) for day in MISSED})
     broken = symbol_day(UNHEALTHY).key("meta.json")
 
@@ -123,7 +121,7 @@ def test_the_sensor_works_off_five_missed_days_one_of_which_fails_twice(
         assert healed or watermark < UNHEALTHY, "it never moves past a failed day"
         watermarks.append(watermark)
         failed = [run for run in runs_of(dev, UNHEALTHY) if run["status"] == "FAILURE"]
-        if len(failed) >= 2 and not healed:
+        if failed and not healed:
             assert beside_playwright(lambda: state_of(lakes)).days[f"{UNHEALTHY:%Y%m%d}"].status == "failed"
             beside_playwright(lambda: asyncio.run(lakes.compact.delete(broken)))
             healed = True
@@ -133,9 +131,9 @@ def test_the_sensor_works_off_five_missed_days_one_of_which_fails_twice(
     for day, parts in raw.items():
         assert same_rows(beside_playwright(lambda day=day: lakes.published(symbol_day(day))), oracle(parts))  # type: ignore[misc]
         statuses = sorted(run["status"] for run in runs_of(dev, day))
-        assert statuses == (["FAILURE", "FAILURE", "SUCCESS"] if day == UNHEALTHY else ["SUCCESS"])
+        assert statuses == (["FAILURE", "SUCCESS"] if day == UNHEALTHY else ["SUCCESS"])
     tags = [tag for run in runs_of(dev, UNHEALTHY) for tag in run["tags"]]
-    assert {tag["value"] for tag in tags if tag["key"] == "quantlab/attempt"} == {"1", "2", "3"}
+    assert {tag["value"] for tag in tags if tag["key"] == "quantlab/attempt"} == {"1", "2"}
 
 
 def test_a_backfill_of_thirty_days_of_two_assets(dev: DagsterDev, lakes: Lakes, page: Page) -> None:

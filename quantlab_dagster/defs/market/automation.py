@@ -79,14 +79,14 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         open_days = decide_open_days(state, rules)
         seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days, seconds=SCAN_SECONDS))
         decided = decide_late_days(seen.state, rules, open_days)
-        if seen.error is not None:
-            if not decided.requests:
-                raise seen.error
-            context.log.warning("late parts could not be looked for: %s", seen.error)
         for day in decided.exhausted:
             context.log.error("%s failed %d times and is not tried again by itself", day, settings.catch_up_attempts)
         for text in decided.skipped:
             context.log.info(text)
+        if seen.error is not None:
+            if not decided.requests:
+                raise seen.error  # nothing else worked
+            context.log.warning("late parts could not be looked for: %s", seen.error)
         shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in seen.findings])
         events: list[Any] = check_evaluations(STATE_ASSET, seen.findings) if shown != context.cursor else []
         return dg.SensorResult(
