@@ -27,6 +27,7 @@ __all__ = [
     "ShrinkRefused",
     "StoreError",
     "StoreUnavailable",
+    "UnaddressableKey",
 ]
 
 
@@ -79,6 +80,13 @@ class ObjectNotFound(StoreError, FileNotFoundError):
 
 class AccessDenied(StoreError, PermissionError):
     """The credentials do not allow this request."""
+
+
+class UnaddressableKey(StoreError, ValueError):
+    """A key holds what no request can name (an empty segment, `..`, a control character); found by a listing, too.
+
+    It is the fault of this one name: what lies elsewhere is not concerned.
+    """
 
 
 class ObjectChanged(StoreError):

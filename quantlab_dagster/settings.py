@@ -54,6 +54,7 @@ _REGIONS = ("region", "default_region")
 _ENDPOINTS = ("s3_endpoint_url", "endpoint_url")
 
 _Names = Annotated[tuple[str, ...], NoDecode]
+_Minutes = Annotated[tuple[Annotated[int, Field(ge=0, le=1440)], ...], Field(min_length=1), NoDecode]
 
 
 def _parsed_schedule(value: object) -> object:
@@ -121,6 +122,11 @@ class Settings(_FromEnvironment):
         validation_alias="QUANTLAB_CATCH_UP_ATTEMPTS",
         description="How often catch-up tries a day before it asks for an operator.",
     )
+    catch_up_waits: _Minutes = Field(
+        default=(5, 30, 60),
+        validation_alias="QUANTLAB_CATCH_UP_WAITS",
+        description="Minutes to wait after a day's first, second, … failed attempt; the last also after more.",
+    )
     late_look_back_days: int = Field(
         default=7,
         ge=0,
@@ -175,7 +181,7 @@ class Settings(_FromEnvironment):
 
     _event_lake_problem: str = PrivateAttr(default="")
 
-    @field_validator("exchanges", "streams", mode="before")
+    @field_validator("exchanges", "streams", "catch_up_waits", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

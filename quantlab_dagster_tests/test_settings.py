@@ -33,6 +33,7 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_CATCH_UP_RUNS", "catch_up_runs", "9", 9),
     ("QUANTLAB_CATCH_UP_ATTEMPTS", "catch_up_attempts", "2", 2),
     ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
+    ("QUANTLAB_CATCH_UP_WAITS", "catch_up_waits", "1, 2", (1, 2)),
     ("WAREHOUSE_URL", "warehouse_url", "s3://warehouse/events", "s3://warehouse/events"),
     ("COMPACTION_SCHEDULE", "compaction_schedule", "15m", Schedule.parse("15m")),
     ("COMPACTION_TARGET_SIZE", "compaction_target_size", "64MiB", 64 << 20),

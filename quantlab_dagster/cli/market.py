@@ -145,6 +145,7 @@ def plan(
         f"{sum(len(item.parts) for item in builds):,} parts, {format_bytes(sum(item.bytes_in for item in builds))}"
     )
     screen.document([plan_document(item) for item in plans])
+    leave(found=[item for item in plans if item.action is Action.BROKEN])
 
 
 def verify(

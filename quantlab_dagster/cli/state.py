@@ -62,12 +62,12 @@ def status(as_json: Json = False) -> None:
 async def _look(settings: "Settings") -> "tuple[State | None, list[Finding]]":
     from quantlab_dagster.access import open_market
     from quantlab_dagster.market.checks import findings
-    from quantlab_dagster.market.rollup import unclaimed_pairs
+    from quantlab_dagster.market.rollup import unclaimed_prefixes
     from quantlab_dagster.market.state_store import StateStore
 
     place = open_market(settings)
     state = await StateStore(place.compact).read()
-    return state, findings(state, await unclaimed_pairs(place, settings.pairs), place.clock())
+    return state, findings(state, await unclaimed_prefixes(place, settings.pairs), place.clock())
 
 
 def _list(items: list[str]) -> str:
@@ -96,8 +96,8 @@ def catch_up(as_json: Json = False) -> None:
     for failure in report.failures:
         screen.error(failure)
     screen.document(runs_document(report, left.skipped))
-    # A day that somebody else is running is nothing wrong; one that failed too often is.
-    leave(found=bad or report.failures or left.exhausted)
+    # A day that somebody else is running is nothing wrong; one that failed is, whether or not it is tried again.
+    leave(found=bad or report.failures or left.exhausted or left.waiting)
 
 
 @state_app.command()

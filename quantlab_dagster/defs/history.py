@@ -6,10 +6,14 @@ import datetime as dt
 
 import dagster as dg
 
-__all__ = ["CATCH_UP_TAG", "PARTITION_TAG", "UNFINISHED", "attempts_of", "busy_days"]
+from quantlab_dagster.market.catchup import Tries
+
+__all__ = ["CATCH_UP_TAG", "PARTITION_TAG", "UNFINISHED", "busy_days", "tries_of"]
 
 CATCH_UP_TAG = "quantlab/catch_up"
 PARTITION_TAG = "dagster/partition"
+_MOST_RECORDS = 200
+_SUCCESS = dg.DagsterRunStatus.SUCCESS
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -28,6 +32,24 @@ def busy_days(instance: dg.DagsterInstance) -> set[dt.date]:
     return {dt.date.fromisoformat(day) for day in days if day and len(day) == len("2026-01-08")}
 
 
-def attempts_of(instance: dg.DagsterInstance, task: str) -> int:
-    """How often catch-up has requested a task: the one thing that is asked of Dagster's history."""
-    return instance.get_runs_count(dg.RunsFilter(tags={CATCH_UP_TAG: task}))
+def tries_of(instance: dg.DagsterInstance, task: str) -> Tries:
+    """What became of catch-up's runs of a task: since the last that succeeded, how many failed; and the last one."""
+    chosen = dg.RunsFilter(tags={CATCH_UP_TAG: task})
+    records = instance.get_run_records(chosen, limit=_MOST_RECORDS)  # the latest first
+    if not records:
+        return Tries()
+    statuses = [record.dagster_run.status for record in records]
+    series = statuses[: statuses.index(_SUCCESS)] if _SUCCESS in statuses else statuses
+    return Tries(
+        made=len(records) if len(records) < _MOST_RECORDS else instance.get_runs_count(chosen),
+        failed=series.count(dg.DagsterRunStatus.FAILURE),
+        last_ended=max(_ended(record) for record in records),
+        last_failed=statuses[0] is dg.DagsterRunStatus.FAILURE,
+    )
+
+
+def _ended(record: dg.RunRecord) -> dt.datetime:
+    """When a run ended. One that failed before it started has no end, but has been written last then."""
+    if record.end_time is not None:
+        return dt.datetime.fromtimestamp(record.end_time, dt.UTC)
+    return record.update_timestamp.astimezone(dt.UTC)

@@ -5,15 +5,19 @@ What there is is found by delimiter: the cost grows with the directories looked 
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from quantlab_dagster.errors import PathError
 from quantlab_dagster.lake.paths import segment, value_of
+from quantlab_dagster.lake.store.objects import first_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
 
@@ -23,12 +27,14 @@ __all__ = [
     "QUALITY",
     "QUARANTINE",
     "SOURCES",
+    "Found",
     "Pair",
     "SymbolDay",
     "day_text",
     "find_pairs",
     "find_parts",
     "find_symbols",
+    "find_symbols_of",
     "is_part_name",
     "parse_day",
 ]
@@ -38,6 +44,8 @@ META = "meta.json"
 SOURCES = "sources.json"
 QUALITY = "quality_day.json"
 QUARANTINE = "quarantine.json"
+
+T = TypeVar("T")
 
 _DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})")
 
@@ -156,10 +164,72 @@ def is_part_name(name: str) -> bool:
     return name.endswith(".parquet") and not name.startswith("._")
 
 
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """What was discovered.
+
+    Attributes:
+        items: sorted.
+        odd: paths of directories that cannot be addressed, for people. They stop themselves only.
+    """
+
+    items: tuple[T, ...]
+    odd: tuple[str, ...] = ()
+
+
 async def find_symbols(store: Store, pair: Pair) -> list[str]:
-    """Symbols that a pair has or ever had, sorted: one listing. Whether they have a given day, `find_parts` tells."""
-    listing = await store.list_directory(pair.prefix)
-    return [symbol for name in listing.directories if (symbol := value_of("symbol", name))]
+    """Symbols that a pair has or ever had, sorted: one listing. Whether they have a given day, `find_parts` tells.
+
+    What no request can name is left out: `find_symbols_of` tells.
+
+    Raises:
+        StoreError: the listing failed; it is never taken for an empty one.
+    """
+    return list((await _symbols(store, pair)).items)
+
+
+async def find_symbols_of(
+    store: Store, pairs: Iterable[Pair], *, at_once: int
+) -> tuple[dict[Pair, tuple[str, ...]], tuple[str, ...]]:
+    """The symbols of many pairs, listed side by side; and the directories in their place that cannot be addressed.
+
+    Raises:
+        StoreError: a listing failed.
+    """
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(pair: Pair) -> Found[str]:
+        async with gate:
+            return await _symbols(store, pair)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {pair: group.create_task(one(pair)) for pair in pairs}
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from errors
+    found = {pair: task.result() for pair, task in tasks.items()}
+    odd = sorted(path for one in found.values() for path in one.odd)
+    return {pair: one.items for pair, one in found.items()}, tuple(odd)
+
+
+async def _symbols(store: Store, pair: Pair) -> Found[str]:
+    return await _values(store, "symbol", pair.prefix)
+
+
+async def _values(store: Store, name: str, prefix: str) -> Found[str]:
+    """The values of the directories `name=value` below a prefix."""
+    names = await store.list_names(prefix)
+    values = tuple(value for text in names.directories if (value := value_of(name, text)))
+    odd = [*names.odd, *(repr(text) for text in names.directories if _is_odd(name, text))]
+    return Found(values, tuple(sorted(f"{prefix}{text}" for text in odd)))
+
+
+def _is_odd(name: str, text: str) -> bool:
+    """Whether a directory says `name=`, but nothing that can be worked with.
+
+    U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
+    """
+    return text == f"{name}=" or (text.startswith(f"{name}=") and "\ufffd" in text)
 
 
 async def find_parts(store: Store, symbol_day: SymbolDay) -> list[ObjectInfo]:
@@ -176,13 +246,15 @@ async def find_parts(store: Store, symbol_day: SymbolDay) -> list[ObjectInfo]:
     ]
 
 
-async def find_pairs(store: Store) -> list[Pair]:
-    """All (exchange, stream) pairs of a lake, sorted: one listing, and one per exchange."""
-    root = await store.list_directory("")
-    pairs = []
-    for name in root.directories:
-        exchange = value_of("exchange", name)
-        if exchange:
-            listing = await store.list_directory(f"{name}/")
-            pairs += [Pair(exchange, stream) for text in listing.directories if (stream := value_of("stream", text))]
-    return sorted(pairs)
+async def find_pairs(store: Store) -> Found[Pair]:
+    """All (exchange, stream) pairs of a lake, sorted: one listing, and one per exchange.
+
+    Raises:
+        StoreError: a listing failed; it is never taken for an empty one.
+    """
+    exchanges = await _values(store, "exchange", "")
+    streams = {
+        exchange: await _values(store, "stream", f"{segment('exchange', exchange)}/") for exchange in exchanges.items
+    }
+    pairs = [Pair(exchange, stream) for exchange, found in streams.items() for stream in found.items]
+    return Found(tuple(sorted(pairs)), exchanges.odd + tuple(path for found in streams.values() for path in found.odd))

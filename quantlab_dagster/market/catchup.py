@@ -2,27 +2,92 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quantlab_dagster.errors import QuantlabError, StoreUnavailable
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import yesterday
 from quantlab_dagster.market.late import scan_slice
-from quantlab_dagster.market.rollup import unclaimed_pairs
-from quantlab_dagster.market.state import State, begin, missing_pairs, unsettled_days
+from quantlab_dagster.market.rollup import unclaimed_prefixes
+from quantlab_dagster.market.state import State, begin, missing_pairs, unsettled_days, utc_text
 from quantlab_dagster.market.state_store import StateStore
 
 if TYPE_CHECKING:
-    import datetime as dt
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.market.place import MarketPlace
     from quantlab_dagster.work.finding import Finding
 
-__all__ = ["CatchUp", "DayRequest", "decide_catch_up", "prepare_catch_up"]
+__all__ = [
+    "CatchUp",
+    "CatchUpRules",
+    "DayRequest",
+    "LookedAround",
+    "Tries",
+    "decide_catch_up",
+    "decide_late_days",
+    "decide_open_days",
+    "look_around",
+    "read_or_begin",
+    "wait_after",
+]
+
+DEFAULT_WAITS = (5, 30, 60)
+"""Minutes to wait after the first, second, … failed attempt; the last also after more: five take 2 h 35 min."""
+
+WAIT_AFTER_OTHER_ENDS = dt.timedelta(minutes=10)
+"""How long to wait after an attempt that did not fail, and yet the day is due."""
+
+_WRONG_CLOCK = dt.timedelta(hours=1)
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What became of the attempts at a task.
+
+    Attributes:
+        made: all of them, however they ended.
+        failed: those that failed, since the last one that succeeded. One that somebody cancelled is none of them.
+        last_ended: when the last of all ended; None if none has.
+        last_failed: whether that one failed.
+    """
+
+    made: int = 0
+    failed: int = 0
+    last_ended: dt.datetime | None = None
+    last_failed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUpRules:
+    """What besides the state decides.
+
+    Attributes:
+        pairs: configured pairs.
+        last_eligible: the latest day that may be compacted.
+        now: the present time.
+        busy: days with a run that is queued or running.
+        tries: what became of earlier attempts at a task; asked only for tasks that are due.
+        most_runs: at most so many requests.
+        most_attempts: after so many failed ones a day is not requested any more.
+        waits: minutes to wait after the first, second, … failed attempt; the last also after more.
+    """
+
+    pairs: Sequence[Pair]
+    last_eligible: dt.date
+    now: dt.datetime
+    busy: Collection[dt.date]
+    tries: Callable[[str], Tries]
+    most_runs: int
+    most_attempts: int
+    waits: Sequence[int] = DEFAULT_WAITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +98,22 @@ class DayRequest:
         day: UTC day.
         pairs: pairs to compact; empty where only the roll-up is missing.
         task: what is to be done, the same for every attempt at it.
-        attempt: 1 for the first try.
+        number: 1 for the first run of the task; grows with every run, so that no key comes twice.
+        attempt: 1 for the first try, and one more after each that failed.
         why: for people.
     """
 
     day: dt.date
     pairs: tuple[Pair, ...]
     task: str
+    number: int
     attempt: int
     why: str
 
     @property
     def key(self) -> str:
         """Identifies this request for ever, so that it is never made twice."""
-        return f"{self.task}:{self.attempt}"
+        return f"{self.task}:{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,69 +121,102 @@ class CatchUp:
     """What to request now, and why not more.
 
     Attributes:
-        requests: oldest day first.
+        requests: oldest day first; open days before those with late parts.
         skipped: a reason per day that was due and is not requested.
         exhausted: days that failed too often: an operator must look.
+        waiting: days that failed, and are tried again later by themselves.
     """
 
-    requests: tuple[DayRequest, ...]
-    skipped: tuple[str, ...]
-    exhausted: tuple[dt.date, ...]
+    requests: tuple[DayRequest, ...] = ()
+    skipped: tuple[str, ...] = ()
+    exhausted: tuple[dt.date, ...] = ()
+    waiting: tuple[dt.date, ...] = ()
 
 
-def decide_catch_up(
-    state: State,
-    pairs: Sequence[Pair],
-    last_eligible: dt.date,
-    *,
-    busy: Collection[dt.date],
-    attempts: Callable[[str], int],
-    most_runs: int,
-    most_attempts: int,
-) -> CatchUp:
-    """Which days to run now: the open ones, then those with late parts; oldest first.
+@dataclass(frozen=True, slots=True)
+class _Due:
+    day: dt.date
+    pairs: tuple[Pair, ...]
+    task: str
+    why: str
 
-    Args:
-        state: as read just now.
-        pairs: configured pairs.
-        last_eligible: the latest day that may be compacted.
-        busy: days with a run that is queued or running.
-        attempts: how often catch-up has already requested a task; asked only for tasks that are due.
-        most_runs: at most so many requests.
-        most_attempts: a day is not requested more often.
+
+def wait_after(tries: Tries, waits: Sequence[int] = DEFAULT_WAITS) -> dt.timedelta:
+    """How long nothing is done after the last attempt at a task has ended; pure.
+
+    An attempt that was cancelled, or succeeded and yet left the task due, uses none up, but must not come back at once:
+    who cancelled it needs the time to switch catch-up off, and what success does not mend a hurry does not mend either.
     """
-    requests: list[DayRequest] = []
-    skipped: list[str] = []
-    exhausted: list[dt.date] = []
+    minutes = waits[min(tries.failed, len(waits)) - 1] if tries.failed else 0
+    return max(dt.timedelta(minutes=minutes), dt.timedelta(0) if tries.last_failed else WAIT_AFTER_OTHER_ENDS)
+
+
+def _again_from(tries: Tries, rules: CatchUpRules) -> dt.datetime | None:
+    """The moment before which a task is not tried again; None if it may be now."""
+    if tries.last_ended is None or tries.last_ended > rules.now + _WRONG_CLOCK:  # a clock was wrong, then or now
+        return None
+    again = tries.last_ended + wait_after(tries, rules.waits)
+    return again if rules.now < again else None
+
+
+def decide_catch_up(state: State, rules: CatchUpRules) -> CatchUp:
+    """Which days to run now: the open ones, then those with late parts; oldest first."""
+    return decide_late_days(state, rules, decide_open_days(state, rules))
+
+
+def decide_open_days(state: State, rules: CatchUpRules) -> CatchUp:
+    """Which open days to run now, oldest first: what can be said without looking for late parts."""
+    return _decide(
+        (
+            _Due(day, tuple(missing_pairs(state, day, rules.pairs)), f"day:{day:%Y%m%d}", "not settled")
+            for day in unsettled_days(state, rules.last_eligible)
+        ),
+        rules,
+        CatchUp(),
+    )
+
+
+def decide_late_days(state: State, rules: CatchUpRules, before: CatchUp) -> CatchUp:
+    """What was decided before, and which days with late parts to run besides, oldest first."""
     stale = _stale_days(state)
-    due = [(day, False) for day in unsettled_days(state, last_eligible)]
-    due += [(day, True) for day in sorted(stale) if day <= last_eligible and state.is_settled(day)]
-    for day, is_late in due:
-        if day in busy:
-            skipped.append(f"{day}: a run is queued or running")
+    asked = {request.day for request in before.requests}  # settled since they were found open
+    days = [day for day in sorted(stale.keys() - asked) if day <= rules.last_eligible and state.is_settled(day)]
+    return _decide((_late(day, stale[day], rules.pairs) for day in days), rules, before)
+
+
+def _late(day: dt.date, found: dict[str, str], pairs: Sequence[Pair]) -> _Due:
+    concerned = {SymbolDay.of_state_key(key).pair for key in found}
+    selected = tuple(pair for pair in pairs if pair in concerned)
+    why = f"{len(found)} symbol-days have late parts or cannot be read"
+    return _Due(day, selected, f"late:{day:%Y%m%d}:{_digest(found)}", why)
+
+
+def _decide(due: Iterable[_Due], rules: CatchUpRules, before: CatchUp) -> CatchUp:
+    requests, skipped = list(before.requests), list(before.skipped)
+    exhausted, waiting = list(before.exhausted), list(before.waiting)
+    for item in due:
+        if item.day in rules.busy:
+            skipped.append(f"{item.day}: a run is queued or running")
             continue
-        if len(requests) >= most_runs:
-            skipped.append(f"{day} and later: at most {most_runs} runs at a time")
+        if len(requests) >= rules.most_runs:
+            skipped.append(f"{item.day} and later: at most {rules.most_runs} runs at a time")
             break
-        found = stale[day] if is_late else {}
-        task = f"late:{day:%Y%m%d}:{_digest(found)}" if is_late else f"day:{day:%Y%m%d}"
-        attempt = attempts(task) + 1
-        if attempt > most_attempts:
-            exhausted.append(day)
-            skipped.append(f"{day}: failed {most_attempts} times; see its runs, then `quantlab state accept {day}`")
-            continue
-        late_pairs = {SymbolDay.of_state_key(key).pair for key in found}
-        selected = tuple(pair for pair in pairs if pair in late_pairs)
-        requests.append(
-            DayRequest(
-                day,
-                selected if is_late else tuple(missing_pairs(state, day, pairs)),
-                task,
-                attempt,
-                f"{len(found)} symbol-days have late parts" if is_late else "not settled",
-            )
-        )
-    return CatchUp(tuple(requests), tuple(skipped), tuple(exhausted))
+        tries = rules.tries(item.task)
+        if tries.failed >= rules.most_attempts:
+            exhausted.append(item.day)
+            text = f"failed {tries.failed} times; see its runs, then `quantlab state accept {item.day}`"
+            skipped.append(f"{item.day}: {text}")
+        elif again := _again_from(tries, rules):
+            waiting.append(item.day)
+            skipped.append(f"{item.day}: {_so_far(tries)}, tried again from {utc_text(again)} on")
+        else:
+            requests.append(DayRequest(item.day, item.pairs, item.task, tries.made + 1, tries.failed + 1, item.why))
+    return CatchUp(tuple(requests), tuple(skipped), tuple(exhausted), tuple(waiting))
+
+
+def _so_far(tries: Tries) -> str:
+    failed = f"failed {tries.failed} time{'s' if tries.failed != 1 else ''}"
+    return failed if tries.last_failed else "its last run did not fail, and yet it is due"
 
 
 def _stale_days(state: State) -> dict[dt.date, dict[str, str]]:
@@ -131,14 +231,67 @@ def _digest(found: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-async def prepare_catch_up(
-    place: MarketPlace, pairs: Sequence[Pair], look_back_days: int
-) -> tuple[State, list[Finding]]:
-    """Read the state (or begin it: only yesterday), look for late parts in a slice, and judge the lake's health."""
-    store = StateStore(place.compact)
-    now = place.clock()
+async def read_or_begin(place: MarketPlace) -> State:
+    """The state; where there is none it begins now, with yesterday only.
+
+    Raises:
+        StoreError: it cannot be read.
+        MalformedObject: it cannot be understood.
+    """
+    store, now = StateStore(place.compact), place.clock()
     state = await store.read()
     if state is None or state.catch_up_from is None:
         state = await store.update(lambda before: begin(before, yesterday(now), now))
-    state = await scan_slice(place, store, state, pairs, look_back_days=look_back_days)
-    return state, findings(state, await unclaimed_pairs(place, pairs), now)
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAround:
+    """What was seen beyond the state that was read.
+
+    Attributes:
+        state: that now stands.
+        findings: of the lake's health.
+        error: why late parts, or what no asset claims, could not be looked for; None if they could.
+    """
+
+    state: State
+    findings: list[Finding]
+    error: QuantlabError | None = None
+
+
+async def look_around(
+    place: MarketPlace,
+    pairs: Sequence[Pair],
+    state: State,
+    look_back_days: int,
+    *,
+    seconds: float | None,
+) -> LookedAround:
+    """Look for late parts, and judge the lake's health: nothing that the requests of open days may wait for.
+
+    Args:
+        place: the lakes.
+        pairs: configured pairs.
+        state: as read just now.
+        look_back_days: how far back late parts are looked for.
+        seconds: after so many the search stops, and after some more all of this has ended, whatever the store does;
+            None takes the time it needs.
+    """
+    store = StateStore(place.compact)
+    errors: list[QuantlabError] = []
+    unclaimed: list[str] | None = None
+    try:
+        async with asyncio.timeout(None if seconds is None else seconds + _GRACE_SECONDS):
+            try:
+                state = await scan_slice(place, store, state, pairs, look_back_days=look_back_days, seconds=seconds)
+            except QuantlabError as error:
+                errors.append(error)
+                state = await store.read() or state  # what was looked at before is recorded
+            unclaimed = await unclaimed_prefixes(place, pairs)
+    except TimeoutError:
+        errors.append(StoreUnavailable(place.raw.url, "did not answer in time", "Nothing was decided; run again later"))
+    except QuantlabError as error:
+        errors.append(error)
+    first = errors[0] if errors else None
+    return LookedAround(state, findings(state, unclaimed, place.clock(), failure=str(first or "")), first)

@@ -14,7 +14,6 @@ from quantlab_dagster.work.wording import name_some
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.market.state import State
 
 __all__ = ["FRESHNESS", "NOT_STALE", "NO_UNCLAIMED_RAW_PREFIX", "failed_days", "findings", "quarantined"]
@@ -32,28 +31,18 @@ def expected_day(now: dt.datetime) -> dt.date:
     return shifted.date() - dt.timedelta(days=1)
 
 
-def findings(state: State | None, unclaimed: Sequence[Pair], now: dt.datetime) -> list[Finding]:
+def findings(
+    state: State | None, unclaimed: Sequence[str] | None, now: dt.datetime, *, failure: str = ""
+) -> list[Finding]:
     """The state's findings.
 
     Args:
         state: as read just now; None if there is none yet.
-        unclaimed: pairs of the raw lake that no asset claims.
+        unclaimed: pairs of the raw lake that no asset claims; None if they could not be listed.
         now: the present time.
+        failure: why late parts could not be looked for just now; empty if they could, or were not to be.
     """
-    stale = sorted(state.late_scan.stale) if state else []
-    return [
-        _freshness(state, now),
-        Finding(
-            NOT_STALE, not stale, f"late parts: {name_some(stale)}" if stale else "no published day lacks raw parts"
-        ),
-        Finding(
-            NO_UNCLAIMED_RAW_PREFIX,
-            not unclaimed,
-            f"in the raw lake, but configured nowhere: {name_some([str(pair) for pair in unclaimed])}"
-            if unclaimed
-            else "every exchange and stream of the raw lake has an asset",
-        ),
-    ]
+    return [_freshness(state, now), _not_stale(state, failure), _nothing_unclaimed(state, unclaimed)]
 
 
 def _freshness(state: State | None, now: dt.datetime) -> Finding:
@@ -68,6 +57,33 @@ def _freshness(state: State | None, now: dt.datetime) -> Finding:
     named = name_some([str(day) for day in late])
     text = f"{named} should have been done by 04:00 UTC" if late else f"everything up to {due} is settled"
     return Finding(FRESHNESS, passed=not late, text=text)
+
+
+def _not_stale(state: State | None, failure: str) -> Finding:
+    unreadable = state.late_scan.unreadable if state else {}
+    late = sorted(state.late_scan.stale.keys() - unreadable.keys()) if state else []
+    texts = []
+    if failure:
+        texts.append(f"late parts could not be looked for: {failure}")
+    if late:
+        texts.append(f"late parts: {name_some(late)}")
+    if unreadable:
+        why = [f"{key} ({unreadable[key]})" for key in sorted(unreadable)]
+        texts.append(f"cannot be looked at: {name_some(why)}")
+    return Finding(NOT_STALE, not texts, "; ".join(texts) or "no published day lacks raw parts")
+
+
+def _nothing_unclaimed(state: State | None, unclaimed: Sequence[str] | None) -> Finding:
+    odd = (state.late_scan.odd if state else None) or ()
+    texts = []
+    if unclaimed is None:
+        texts.append("exchanges and streams of the raw lake could not be listed")
+    if unclaimed:
+        texts.append(f"in the raw lake, but configured nowhere: {name_some(unclaimed)}")
+    if odd:
+        texts.append(f"in the raw lake, but cannot be addressed: {name_some(odd)}")
+    text = "; ".join(texts) or "every exchange and stream of the raw lake has an asset"
+    return Finding(NO_UNCLAIMED_RAW_PREFIX, not texts, text)
 
 
 def quarantined(state: State) -> dict[str, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import MalformedObject, ObjectNotFound
-from quantlab_dagster.lake.market import DATA, META, QUARANTINE, SOURCES, SymbolDay, find_parts, find_symbols
+from quantlab_dagster.errors import MalformedObject, ObjectNotFound, UnaddressableKey
+from quantlab_dagster.lake.market import DATA, META, QUARANTINE, SOURCES, SymbolDay, find_parts, find_symbols_of
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources, fingerprint
 
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.place import MarketPlace
 
-__all__ = ["Action", "Plan", "Published", "Requested", "load_published", "plan_days", "plan_symbol_day"]
+__all__ = [
+    "ITS_OWN_FAULT",
+    "Action",
+    "Plan",
+    "Published",
+    "Requested",
+    "load_published",
+    "plan_days",
+    "plan_symbol_day",
+]
+
+ITS_OWN_FAULT = (UnaddressableKey, MalformedObject)
+"""Errors that speak of what lies in one symbol-day's directory, and so of no other symbol-day."""
 
 
 class Action(StrEnum):
@@ -293,19 +305,33 @@ async def plan_days(
     symbols: Sequence[str] = (),
     requested: Requested | None = None,
 ) -> list[Plan]:
-    """Plan every symbol-day of the pairs and days that has raw parts or a published file, many at a time."""
-    gate = asyncio.Semaphore(place.limits.request_concurrency)
+    """Plan every symbol-day of the pairs and days that has raw parts or a published file, many at a time.
+
+    One with a record that cannot be understood, or a key that cannot be addressed, is broken, and stops no other.
+
+    Raises:
+        StoreError: a listing or a read failed for another reason: then nothing can be said of any.
+    """
+    at_once = place.limits.request_concurrency
+    gate = asyncio.Semaphore(at_once)
+    pairs = list(pairs)
 
     async def one(symbol_day: SymbolDay) -> Plan:
         async with gate:
-            return await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested())
+            try:
+                return await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested())
+            except ITS_OWN_FAULT as error:
+                return Plan(symbol_day, Action.BROKEN, str(error), (), "", Published())
 
+    found = dict.fromkeys(pairs, tuple(symbols))
+    if not symbols:
+        found, _ = await find_symbols_of(place.raw, pairs, at_once=at_once)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(one(SymbolDay(pair.exchange, pair.stream, symbol, day)))
                 for pair in pairs
-                for symbol in (symbols or await find_symbols(place.raw, pair))
+                for symbol in found[pair]
                 for day in days
             ]
     except BaseExceptionGroup as errors:

@@ -10,8 +10,9 @@ from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.outcome import Status, standing, worst
 from quantlab_dagster.market.plan import Plan, plan_days
-from quantlab_dagster.market.state import State, begin, settle_day
+from quantlab_dagster.market.state import State, begin, leave_open, settle_day
 from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.place import MarketPlace
     from quantlab_dagster.work.finding import Finding
 
-__all__ = ["DayRollUp", "roll_up_and_settle", "roll_up_day", "unclaimed_pairs"]
+__all__ = ["DayRollUp", "roll_up_and_settle", "roll_up_day", "unclaimed_prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,26 @@ class DayRollUp:
         """Whether nothing is open."""
         return not self.open
 
+    @property
+    def open_text(self) -> str:
+        """Which symbol-days are open, and why."""
+        named = [f"{plan.symbol_day}: {plan.reason}" for plan in self.open]
+        return (
+            f"{len(named)} of {len(self.plans)} symbol-days are neither published nor quarantined: "
+            f"{name_some(named, separator='; ')}"
+        )
+
 
 async def roll_up_and_settle(
     place: MarketPlace, pairs: Sequence[Pair], day: dt.date
-) -> tuple[DayRollUp, State | None, list[Finding]]:
+) -> tuple[DayRollUp, State, list[Finding]]:
     """Look at every symbol-day of a day; if nothing is open, settle it, and advance the watermark.
 
+    Else the day is recorded as failed, and the pairs that were found open are to run again, however their steps ended:
+    a part may have been replaced, or a symbol come, between a step and this look.
+
     Returns:
-        What was found; the state that now stands and the lake's findings, or None and nothing if the day is open.
+        What was found; the state that now stands; the lake's findings, or none if the day is open.
 
     Raises:
         DayRefused: the day is not eligible yet.
@@ -63,7 +76,8 @@ async def roll_up_and_settle(
     check_eligible(day, now)
     rolled = await roll_up_day(place, pairs, day)
     if not rolled.settled:
-        return rolled, None, []
+        pairs_open = {plan.symbol_day.pair for plan in rolled.open}
+        return rolled, await _left_open(place, rolled, pairs_open, now), []
     stale = {plan.symbol_day.state_key: plan.raw_fingerprint for plan in rolled.stale}
 
     def change(before: State | None) -> State:
@@ -72,7 +86,14 @@ async def roll_up_and_settle(
         return settle_day(state.model_copy(update={"late_scan": scan}), day, rolled.status, now)
 
     after = await StateStore(place.compact).update(change)
-    return rolled, after, findings(after, await unclaimed_pairs(place, pairs), now)
+    return rolled, after, findings(after, await unclaimed_prefixes(place, pairs), now)
+
+
+async def _left_open(place: MarketPlace, rolled: DayRollUp, pairs: set[Pair], now: dt.datetime) -> State:
+    def change(before: State | None) -> State:
+        return leave_open(begin(before, yesterday(now), now), rolled.day, pairs, rolled.open_text, now)
+
+    return await StateStore(place.compact).update(change)
 
 
 async def roll_up_day(place: MarketPlace, pairs: Iterable[Pair], day: dt.date) -> DayRollUp:
@@ -89,7 +110,8 @@ async def roll_up_day(place: MarketPlace, pairs: Iterable[Pair], day: dt.date) -
     return DayRollUp(day, worst(settled), tuple(plans), open_, stale)
 
 
-async def unclaimed_pairs(place: MarketPlace, pairs: Iterable[Pair]) -> list[Pair]:
-    """Pairs of the raw lake that no asset claims."""
+async def unclaimed_prefixes(place: MarketPlace, pairs: Iterable[Pair]) -> list[str]:
+    """Pairs of the raw lake that no asset claims; and what stands in the place of one, but cannot be addressed."""
     claimed = set(pairs)
-    return [pair for pair in await find_pairs(place.raw) if pair not in claimed]
+    found = await find_pairs(place.raw)
+    return [str(pair) for pair in found.items if pair not in claimed] + list(found.odd)

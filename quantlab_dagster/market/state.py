@@ -32,6 +32,7 @@ __all__ = [
     "accept_day",
     "advance",
     "begin",
+    "leave_open",
     "record_outcomes",
     "seed",
     "settle_day",
@@ -81,12 +82,20 @@ class LateScan(Record):
     Attributes:
         started_at: when the present or last round began.
         cursor: symbol-day after which it goes on; None between rounds.
-        stale: symbol-days that have raw parts their published day does not hold, with the raw fingerprint seen.
+        stale: symbol-days that have raw parts their published day does not hold, with the raw fingerprint seen; and
+            those that cannot be looked at for a reason of their own, with that reason (see `unreadable`).
+        odd: directories in the place of symbols that cannot be addressed, for people; None if there are none.
     """
 
     started_at: str | None = None
     cursor: str | None = None
     stale: dict[str, str] = Field(default_factory=dict)
+    odd: tuple[str, ...] | None = None
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Of the stale ones those that cannot be looked at, with the reason: a fingerprint is one word."""
+        return {key: value for key, value in self.stale.items() if " " in value}
 
 
 class Seed(Record):
@@ -261,6 +270,25 @@ def settle_day(state: State, day: dt.date, status: Status, now: dt.datetime, *, 
     days = {**state.days, day_text(day): DayRecord(status=status.value, updated_at=utc_text(now), reason=reason)}
     open_days = {text: pairs for text, pairs in state.open_days.items() if text != day_text(day)}
     return advance(state.model_copy(update={"days": days, "open_days": open_days}), now)
+
+
+def leave_open(state: State, day: dt.date, pairs: Iterable[Pair], reason: str, now: dt.datetime) -> State:
+    """Record that the roll-up found a day open, and for which pairs: these have to run again.
+
+    A day that is settled already, or lies before the beginning, stays what it is.
+    """
+    text, first_open = day_text(day), state.first_open_day
+    if first_open is None or day < first_open or state.is_settled(day):
+        return state
+    ended = {**state.open_days.get(text, {}), **{str(pair): Status.FAILED.value for pair in pairs}}
+    failed = DayRecord(status=Status.FAILED.value, updated_at=utc_text(now), reason=reason)
+    return state.model_copy(
+        update={
+            "open_days": {**state.open_days, text: ended},
+            "days": {**state.days, text: failed},
+            "updated_at": utc_text(now),
+        }
+    )
 
 
 def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime) -> State:

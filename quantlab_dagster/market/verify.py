@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, QuantlabError
 from quantlab_dagster.kernel.digest import FileDigest, column_dtypes, digest_file
-from quantlab_dagster.lake.market import SymbolDay, find_symbols
+from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.market.compact import ORDER
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
@@ -40,8 +40,7 @@ async def verify_pair(
         StoreError: a listing or a download failed: then nothing can be said.
     """
     if not symbols:
-        raw, compact = await asyncio.gather(find_symbols(place.raw, pair), find_symbols(place.compact, pair))
-        symbols = {*raw, *compact}
+        symbols = await place.symbols(pair)
     verified = [
         await verify_symbol_day(place, SymbolDay(pair.exchange, pair.stream, symbol, day), against_raw=against_raw)
         for symbol in sorted(symbols)

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 __all__ = ["format_bytes", "name_some"]
 
 
-def name_some(names: Sequence[str], most: int = 10) -> str:
+def name_some(names: Sequence[str], most: int = 10, *, separator: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return separator.join(names[:most]) + more
 
 
 def format_bytes(size: float) -> str:

@@ -58,8 +58,9 @@ def test_a_symbol_that_matches_nothing_is_a_usage_error(
 def test_a_symbol_of_the_compact_lake_alone_is_known(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
     """Its raw parts may be gone: then it is still published."""
     asyncio.run(lakes.compact.put("exchange=binance/stream=bbo/symbol=gone/date=20260108/data.parquet", b"x"))
-    code, _, _ = quantlab(capsys, "plan --date 2026-01-08 --symbol gone")
-    assert code == 0
+    code, out, _ = quantlab(capsys, "plan --date 2026-01-08 --symbol gone")
+    assert code == 1, "broken, but no usage error"
+    assert "binance/bbo/gone/20260108" in out
 
 
 @pytest.mark.parametrize("command", ["compact", "plan", "status", "recover"])

@@ -63,6 +63,7 @@ def running(lakes: Lakes) -> Iterator[DagsterDev]:
         "QUANTLAB_START_DATE": f"{HISTORY[0] - 5 * ONE_DAY}",
         "QUANTLAB_EXCHANGES": "binance",
         "QUANTLAB_STREAMS": "bbo,trade",
+        "QUANTLAB_CATCH_UP_WAITS": "0",  # a failed day comes back at the next tick
         "QUANTLAB_SCRATCH_DIR": str(lakes.scratch),
         **lakes.rig.env(),
     }

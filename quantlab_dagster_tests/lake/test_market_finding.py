@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from asyncio import run
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from quantlab_dagster.errors import StoreUnavailable
-from quantlab_dagster.lake.market import Pair, SymbolDay, find_pairs, find_parts, find_symbols
+from quantlab_dagster.errors import StoreError, StoreUnavailable, UnaddressableKey
+from quantlab_dagster.lake.market import Found, Pair, SymbolDay, find_pairs, find_parts, find_symbols, find_symbols_of
 from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.opening import open_store
-from quantlab_dagster_tests.conftest import s3_options
+from quantlab_dagster_tests.conftest import RIG_BUCKET, s3_options
 from quantlab_dagster_tests.faults import FaultProxy
 from quantlab_dagster_tests.lake.filling import put_all
 from quantlab_dagster_tests.lake.test_market import HOSTILE
@@ -97,7 +99,7 @@ def test_symbols_are_found_with_whatever_names(rig: Rig, store: Store) -> None:
 
 
 def test_pairs_are_found(store: Store) -> None:
-    assert run(find_pairs(store)) == []
+    assert run(find_pairs(store)) == Found(())
     pairs = [Pair("okx", "trade"), Pair("binance", "mark_price"), Pair("binance", "bbo"), Pair("x=y", "a b%2F")]
     put_all(store, (SymbolDay(*(pair.exchange, pair.stream), "btc", DAY).key(part(1)) for pair in pairs))
     put_all(
@@ -112,7 +114,7 @@ def test_pairs_are_found(store: Store) -> None:
         ],
     )
     run(store.compare_and_swap("compacted/_other.json", b"", None))  # makes lock files on local directories
-    assert run(find_pairs(store)) == sorted(pairs)
+    assert run(find_pairs(store)) == Found(tuple(sorted(pairs)))
 
 
 def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
@@ -121,7 +123,7 @@ def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
     put_all(
         store, (SymbolDay("binance", "bbo", s, day).key(part(n)) for s in symbols for day in days for n in range(3))
     )
-    assert run(find_pairs(store)) == [PAIR]
+    assert run(find_pairs(store)) == Found((PAIR,))
     assert store.requests.by_kind() == {"LIST": 2}
     assert run(find_symbols(store, PAIR)) == symbols
     assert store.requests.by_kind() == {"LIST": 3}
@@ -129,6 +131,43 @@ def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
     assert store.requests.by_kind() == {"LIST": 4}
     assert run(find_parts(store, SymbolDay("binance", "bbo", "z", DAY))) == []
     assert store.requests.by_kind() == {"LIST": 5}
+
+
+@pytest.mark.parametrize("rig", ["local", pytest.param("seaweedfs", marks=pytest.mark.server)], indirect=True)
+def test_one_directory_with_an_impossible_name_hides_no_other_and_is_told(rig: Rig) -> None:
+    url = rig.new_url()
+    put_all(rig.store(url), [replace(BTC, symbol=symbol).key(part(1)) for symbol in ("b tc", "éth", "z")])
+    odd = ["symbol=a\x7fb", "symbol=c\nd", "symbol="]
+    if rig.server is None:
+        odd.append("symbol=\udcff")  # a byte that is no UTF-8
+        for name in odd:
+            (Path(url) / PAIR.prefix / name).mkdir()
+            (Path(url) / f"exchange={name}").mkdir()
+    else:
+        root = url.removeprefix(f"s3://{RIG_BUCKET}/")
+        with closing(rig.server.client()) as client:
+            for name in odd:
+                client.put_object(Bucket=RIG_BUCKET, Key=f"{root}/{PAIR.prefix}{name}/x", Body=b"x")
+                client.put_object(Bucket=RIG_BUCKET, Key=f"{root}/exchange={name}/x/x", Body=b"x")
+    store = rig.store(url)
+    symbols, told = run(find_symbols_of(store, [PAIR], at_once=2))
+    assert symbols == {PAIR: ("b tc", "z", "éth")}
+    assert run(find_symbols(store, PAIR)) == ["b tc", "z", "éth"]
+    assert told == tuple(sorted(f"{PAIR.prefix}{name!r}" for name in odd))
+    pairs = run(find_pairs(store))
+    assert pairs.items == (PAIR,)
+    assert pairs.odd == tuple(sorted(repr(f"exchange={name}") for name in odd if name != "symbol="))
+    with pytest.raises(UnaddressableKey):
+        run(store.list_names("a\x7fb/"))
+
+
+def test_a_listing_that_fails_as_a_whole_is_no_odd_name(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    store = open_store(str(tmp_path / "lake"))
+    (tmp_path / "lake").rmdir()
+    for request in (find_pairs(store), find_symbols_of(store, [PAIR], at_once=2)):
+        with pytest.raises(StoreError, match="directory has gone"):
+            run(request)
 
 
 @ON_SERVERS
@@ -156,7 +195,7 @@ def test_a_failure_is_never_taken_for_emptiness(rig: Rig, monkeypatch: pytest.Mo
     put_all(rig.store(url), [BTC.key(part(1)), SymbolDay("okx", "bbo", "btc", DAY).key(part(1))])
     with FaultProxy(rig.server.endpoint_url) as proxy:
         store = open_store(url, replace(s3_options(rig.server, retries=1), endpoint_url=proxy.url))
-        assert len(run(find_pairs(store))) == 2
+        assert len(run(find_pairs(store)).items) == 2
         proxy.fail(503, path="/exchange=okx/$", times=None)  # the second exchange of two
         proxy.reset(path="/symbol=btc/", times=None)
         proxy.fail(500, path="/stream=bbo/$", times=None)

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
+from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.lake.store.objects import Names
+from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.late import scan_slice
 from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.plan import plan_days
 from quantlab_dagster.market.state import State, begin, settle_day
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.synthetic.market import generate_parts
+from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, spec, symbol_day
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from quantlab_dagster.lake.market import SymbolDay
-    from quantlab_dagster_tests.conftest import Rig
+    from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.lake.store.objects import ObjectInfo
 
 NOW = dt.datetime(2026, 1, 11, 12, tzinfo=dt.UTC)
 DAYS = [DAY, DAY + dt.timedelta(days=1), DAY + dt.timedelta(days=2)]
@@ -27,6 +39,15 @@ SYMBOLS = ["a", "b", "c"]
 
 @pytest.fixture
 def lakes(rig: Rig) -> Lakes:
+    return settled_lakes(rig)
+
+
+@pytest.fixture
+def local_lakes(tmp_path: Path) -> Lakes:
+    return settled_lakes(Rig("local", None, tmp_path))
+
+
+def settled_lakes(rig: Rig) -> Lakes:
     """Three symbols on three days, compacted and settled; the day before the beginning has raw parts as well."""
     lakes = Lakes.of(rig)
     for day in DAYS:
@@ -50,58 +71,180 @@ def put_late(lakes: Lakes, day: SymbolDay) -> None:
     lakes.put_raw(day, [replace(part, name="part-1999999999-000001.parquet")])
 
 
-def scan(lakes: Lakes, now: dt.datetime, *, cap: int = 4, look_back_days: int = 7) -> tuple[State, int]:
-    """One slice: the state after it, and the requests it made of the raw lake."""
+@dataclass
+class Faulty:
+    """A raw lake whose listings of some symbol-days never end, fail, or take their time; it remembers all of them."""
+
+    store: Store
+    stuck: Collection[str] = ()
+    failing: Collection[str] = ()
+    each_takes: float = 0.0
+    listed: list[str] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        self.listed.append(prefix)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(self.each_takes)
+            if prefix in self.stuck:
+                await asyncio.Event().wait()
+            if prefix in self.failing:
+                raise StoreUnavailable(prefix, "made up")
+            return await type(self.store).list_objects(self.store, prefix)
+        finally:
+            self.at_once -= 1
+
+
+def scan_faulty(
+    lakes: Lakes, now: dt.datetime, *, seconds: float | None = None, look_back_days: int = 7, **faults: Any
+) -> tuple[State, Faulty]:
+    """One slice, of which the state is read after it."""
     place = lakes.place(now=now)
+    place = replace(place, limits=replace(place.limits, request_concurrency=faults.pop("request_concurrency", 64)))
     store = StateStore(place.compact)
+    faulty = Faulty(place.raw, **faults)
 
     async def work() -> State:
         state = await store.read()
         assert state is not None
-        return await scan_slice(place, store, state, [PAIR], look_back_days=look_back_days, cap=cap)
+        return await scan_slice(place, store, state, [PAIR], look_back_days=look_back_days, seconds=seconds)
 
-    return asyncio.run(work()), place.raw.requests.total
+    with patch.object(place.raw, "list_objects", faulty.list_objects):
+        return asyncio.run(work()), faulty
 
 
-def test_slices_go_on_where_the_last_one_stopped_and_find_everything(lakes: Lakes) -> None:
-    late = [symbol_day("a", DAYS[0]), symbol_day("b", DAYS[1]), symbol_day("c", DAYS[2])]
+def scan(lakes: Lakes, now: dt.datetime, *, look_back_days: int = 7) -> tuple[State, int]:
+    """What is left of a round: the state after it, and the requests it made of the raw lake."""
+    state, faulty = scan_faulty(lakes, now, look_back_days=look_back_days)
+    return state, faulty.store.requests.total
+
+
+def state_of(lakes: Lakes) -> State:
+    state = asyncio.run(StateStore(lakes.compact).read())
+    assert state is not None
+    return state
+
+
+ROUND = [symbol_day(symbol, day).prefix for symbol in SYMBOLS for day in DAYS]
+
+
+def test_slices_go_on_after_what_was_looked_at_without_a_gap_and_find_everything(lakes: Lakes) -> None:
+    late = [symbol_day("a", DAYS[0]), symbol_day("b", DAYS[1]), symbol_day("b", DAYS[2]), symbol_day("c", DAYS[2])]
     for day in late:
         put_late(lakes, day)
-    cursors, found = [], []
-    for _ in range(3):
-        state, requests = scan(lakes, NOW)
-        assert requests <= 1 + 4, "the symbols, and one listing per symbol-day of the slice"
-        cursors.append(state.late_scan.cursor)
-        found.append(set(state.late_scan.stale))
-    assert cursors[0] is not None
-    assert cursors[1] is not None
-    assert cursors[0] < cursors[1]
-    assert cursors[2] is None, "nine symbol-days in slices of four"
-    assert found[0] <= found[1] <= found[2] == {day.state_key for day in late}
+    state, faulty = scan_faulty(lakes, NOW, seconds=1.0, stuck=[ROUND[4], ROUND[6]])
+    assert faulty.listed == ROUND, "all are begun in order, side by side"
+    assert state.late_scan.cursor == ROUND[3], "the fifth was not looked at: it must not be passed over"
+    assert set(state.late_scan.stale) == {day.state_key for day in late} - {late[1].state_key}
+    state, faulty = scan_faulty(lakes, NOW, seconds=1.0, stuck=[ROUND[6]])
+    assert faulty.listed == ROUND[4:]
+    assert state.late_scan.cursor == ROUND[5]
+    assert set(state.late_scan.stale) == {day.state_key for day in late}
+    state, faulty = scan_faulty(lakes, NOW, seconds=30.0)
+    assert faulty.listed == ROUND[6:]
+    assert state.late_scan.cursor is None
+    assert set(state.late_scan.stale) == {day.state_key for day in late}
     _, requests = scan(lakes, NOW + dt.timedelta(minutes=59))
     assert requests == 0, "the next round is not due"
+    _, faulty = scan_faulty(lakes, NOW + dt.timedelta(minutes=61))
+    assert faulty.listed == ROUND
+
+
+def test_a_slice_ends_at_its_deadline_and_says_if_it_got_nowhere(lakes: Lakes) -> None:
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"bbo/a/20260108, the next .* not looked at within 0.3 s"):
+        scan_faulty(lakes, NOW, seconds=0.3, stuck=ROUND)
+    assert time.monotonic() - began < 10
+    assert state_of(lakes).late_scan.cursor == "", "begun, and nothing passed over"
+    state, faulty = scan_faulty(lakes, NOW)
+    assert (faulty.listed, state.late_scan.cursor) == (ROUND, None)
+
+
+def test_a_store_error_ends_the_slice_and_what_was_looked_at_before_is_kept(lakes: Lakes) -> None:
+    put_late(lakes, symbol_day("a", DAYS[1]))
+    with pytest.raises(StoreUnavailable, match="made up"):
+        scan_faulty(lakes, NOW, failing=[ROUND[5]], request_concurrency=1)
+    state = state_of(lakes)
+    assert state.late_scan.cursor == ROUND[4]
+    assert set(state.late_scan.stale) == {symbol_day("a", DAYS[1]).state_key}
+
+
+@pytest.mark.parametrize("request_concurrency", [2, 64])
+def test_many_symbol_days_are_looked_at_at_once_but_no_more_than_is_allowed(
+    lakes: Lakes, request_concurrency: int
+) -> None:
+    _, faulty = scan_faulty(lakes, NOW, each_takes=0.2, request_concurrency=request_concurrency)
+    assert faulty.listed == ROUND
+    assert faulty.most_at_once == min(len(ROUND), request_concurrency)
+
+
+def test_the_symbols_of_all_pairs_are_listed_at_once(lakes: Lakes) -> None:
+    pairs = [Pair("binance", f"stream{number}") for number in range(8)]
+    place = lakes.place(now=NOW)
+    at_once, most = 0, 0
+
+    async def list_names(prefix: str) -> Names:  # noqa: ARG001
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.1)
+        at_once -= 1
+        return Names(("symbol=a",))
+
+    with patch.object(place.raw, "list_names", list_names):
+        store = StateStore(place.compact)
+        asyncio.run(scan_slice(place, store, state_of(lakes), pairs, look_back_days=0))
+        assert most == len(pairs)
+        most = 0
+        asyncio.run(plan_days(place, pairs, []))
+        assert most == len(pairs)
 
 
 def test_what_is_mended_is_forgotten_in_the_next_round(lakes: Lakes) -> None:
     put_late(lakes, symbol_day("a"))
-    state, _ = scan(lakes, NOW, cap=100)
+    state, _ = scan(lakes, NOW)
     assert set(state.late_scan.stale) == {symbol_day("a").state_key}
     lakes.run(place=lakes.place(now=NOW))
-    state, _ = scan(lakes, NOW + dt.timedelta(minutes=61), cap=100)
+    state, _ = scan(lakes, NOW + dt.timedelta(minutes=61))
     assert state.late_scan.stale == {}
 
 
 def test_only_the_look_back_is_looked_at(lakes: Lakes) -> None:
     put_late(lakes, symbol_day("a"))
-    state, requests = scan(lakes, NOW, cap=100, look_back_days=1)
+    state, requests = scan(lakes, NOW, look_back_days=1)
     assert state.late_scan.stale == {}
     assert requests == 1 + len(SYMBOLS)
 
 
-def test_an_unreadable_record_is_not_passed_over(lakes: Lakes) -> None:
+def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) -> None:
     asyncio.run(lakes.compact.put(symbol_day("b").key("meta.json"), b"{"))
-    state, _ = scan(lakes, NOW, cap=100)
-    assert set(state.late_scan.stale) == {symbol_day("b").state_key}
+    put_late(lakes, symbol_day("c", DAYS[2]))
+    state, _ = scan(lakes, NOW)
+    assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c", DAYS[2]).state_key}
+    assert set(state.late_scan.unreadable) == {symbol_day("b").state_key}
+    [_, not_stale, _] = findings(state, [], NOW)
+    assert not not_stale.passed
+    assert f"late parts: {symbol_day('c', DAYS[2])}; cannot be looked at: {symbol_day('b')} (" in not_stale.text
+    assert f"{symbol_day('b').key('meta.json')}: is not a valid DayMeta record" in not_stale.text
+
+
+def test_an_odd_name_stops_itself_only_and_is_reported(local_lakes: Lakes) -> None:
+    lakes = local_lakes
+    odd_part = Path(lakes.raw_url) / symbol_day("b").key("part-\x01.parquet")
+    odd_part.write_bytes(b"x")
+    (Path(lakes.raw_url) / PAIR.prefix / "symbol=x\x01y").mkdir()
+    put_late(lakes, symbol_day("c"))
+    state, faulty = scan_faulty(lakes, NOW)
+    assert faulty.listed == ROUND
+    assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c").state_key}
+    assert "cannot be addressed" in state.late_scan.unreadable[symbol_day("b").state_key]
+    [_, not_stale, unclaimed] = findings(state, [], NOW)
+    assert symbol_day("b").state_key in not_stale.text
+    assert not unclaimed.passed
+    assert f"cannot be addressed: {PAIR.prefix}'symbol=x\\x01y'" in unclaimed.text
 
 
 def test_late_parts_make_a_new_revision_and_the_same_bytes_again(lakes: Lakes) -> None:

@@ -17,7 +17,14 @@ from quantlab_dagster.errors import DayRefused, MalformedObject, QuantlabError, 
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
-from quantlab_dagster.market.catchup import decide_catch_up
+from quantlab_dagster.market.catchup import (
+    CatchUpRules,
+    Tries,
+    decide_catch_up,
+    decide_late_days,
+    decide_open_days,
+    wait_after,
+)
 from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.outcome import Outcome, Status
 from quantlab_dagster.market.plan import Action
@@ -27,6 +34,7 @@ from quantlab_dagster.market.state import (
     State,
     accept_day,
     begin,
+    leave_open,
     missing_pairs,
     record_outcomes,
     seed,
@@ -248,11 +256,12 @@ def test_a_rebuild_that_dies_never_leaves_no_state(rig: Rig, monkeypatch: pytest
 def decide(state: State, last: dt.date, **options: Any) -> Any:
     defaults: dict[str, Any] = {
         "busy": set(),
-        "attempts": lambda _: 0,
+        "tries": lambda _: Tries(),
+        "now": NOW,
         "most_runs": 3,
         "most_attempts": 3,
     }
-    return decide_catch_up(state, [BBO, TRADE], last, **{**defaults, **options})
+    return decide_catch_up(state, CatchUpRules([BBO, TRADE], last, **{**defaults, **options}))
 
 
 def test_catch_up_asks_for_open_days_oldest_first_and_not_for_all_at_once() -> None:
@@ -263,12 +272,93 @@ def test_catch_up_asks_for_open_days_oldest_first_and_not_for_all_at_once() -> N
 
 
 def test_catch_up_leaves_busy_days_alone_and_gives_up_loudly() -> None:
-    attempts = {"day:20260108": 3, "day:20260110": 1}
-    decided = decide(begun(), day(10), busy={day(9)}, attempts=lambda task: attempts.get(task, 0))
+    tries = {"day:20260108": Tries(3, 3), "day:20260110": Tries(1, 1)}
+    decided = decide(begun(), day(10), busy={day(9)}, tries=lambda task: tries.get(task, Tries()))
     assert [(request.day, request.attempt) for request in decided.requests] == [(day(10), 2)]
     assert decided.exhausted == (day(8),)
     assert any("quantlab state accept 2026-01-08" in text for text in decided.skipped)
     assert any("2026-01-09: a run is queued or running" in text for text in decided.skipped)
+
+
+def test_waits_grow_to_an_hour_so_that_an_outage_of_hours_does_not_use_up_five_attempts() -> None:
+    minutes = [wait_after(Tries(failed, failed)) / dt.timedelta(minutes=1) for failed in range(7)]
+    assert minutes == [0, 5, 30, 60, 60, 60, 60]
+    assert sum(minutes[:5]) >= 150, "from the first of five attempts to the last"
+    assert [wait_after(Tries(failed, failed), (7,)).seconds / 60 for failed in range(3)] == [0, 7, 7]
+
+
+def test_a_day_that_failed_is_not_asked_for_before_its_time_and_says_when_that_is() -> None:
+    tries = {"day:20260108": Tries(2, 2, NOW - dt.timedelta(minutes=29)), "day:20260109": Tries(1, 1, NOW)}
+
+    def at(minutes: float) -> Any:
+        now = NOW + dt.timedelta(minutes=minutes)
+        return decide(begun(), day(10), now=now, most_runs=2, tries=lambda task: tries.get(task, Tries()))
+
+    decided = at(0)
+    assert [request.day for request in decided.requests] == [day(10)], "days that wait take no slot of others"
+    assert decided.waiting == (day(8), day(9))
+    again = f"{NOW + dt.timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
+    assert f"2026-01-08: failed 2 times, tried again from {again} on" in decided.skipped
+    assert decided.exhausted == ()
+    assert [request.key for request in at(1).requests] == ["day:20260108:3", "day:20260110:1"]
+    assert [(request.day, request.attempt) for request in at(5).requests] == [(day(8), 3), (day(9), 2)]
+
+
+def test_late_days_wait_as_well() -> None:
+    state = settle_day(begun(), day(8), Status.SUCCESS, NOW)
+    stale = state.model_copy(update={"late_scan": LateScan(stale={"binance/trade/btcusdt/20260108": "abc"})})
+    assert decide(stale, day(8), tries=lambda _: Tries(1, 1, NOW)).waiting == (day(8),)
+
+
+def test_a_cancelled_attempt_uses_none_up_and_comes_back_after_a_while_under_a_new_key() -> None:
+    cancelled = Tries(made=5, failed=2, last_ended=NOW - dt.timedelta(hours=1), last_failed=False)
+    [request] = decide(begun(), day(8), tries=lambda _: cancelled).requests
+    assert (request.attempt, request.key) == (3, "day:20260108:6"), "an old key would be passed over in silence"
+    just_now = Tries(made=1, failed=0, last_ended=NOW, last_failed=False)
+    for minutes, asked in ((9, 0), (10, 1)):
+        decided = decide(begun(), day(8), now=NOW + dt.timedelta(minutes=minutes), tries=lambda _: just_now)
+        assert len(decided.requests) == asked, "who cancels a run does not want it back at once"
+
+
+def test_a_clock_that_was_wrong_does_not_stop_a_day_for_long() -> None:
+    assert decide(begun(), day(8), tries=lambda _: Tries(1, 1, NOW + dt.timedelta(days=300))).requests
+    assert not decide(begun(), day(8), tries=lambda _: Tries(1, 1, NOW + dt.timedelta(seconds=90))).requests
+
+
+def test_history_is_asked_only_for_days_that_are_due_and_have_a_slot() -> None:
+    asked = []
+
+    def tries(task: str) -> Tries:
+        asked.append(task)
+        return Tries()
+
+    state = settle_day(begun(), day(10), Status.SUCCESS, NOW)
+    decide(state, day(20), busy={day(9)}, most_runs=2, tries=tries)
+    assert asked == ["day:20260108", "day:20260111"]
+
+
+def test_open_days_are_decided_before_late_ones_and_a_day_is_not_asked_for_twice() -> None:
+    rules = CatchUpRules([BBO, TRADE], day(9), NOW, set(), lambda _: Tries(), most_runs=3, most_attempts=3)
+    first = decide_open_days(begun(), rules)
+    assert [request.day for request in first.requests] == [day(8), day(9)]
+    after = settle_day(begun(), day(8), Status.SUCCESS, NOW)  # meanwhile
+    stale = {"binance/trade/btcusdt/20260108": "abc"}
+    both = decide_late_days(after.model_copy(update={"late_scan": LateScan(stale=stale)}), rules, first)
+    assert both.requests == first.requests
+
+
+def test_a_day_that_the_roll_up_left_open_runs_the_pairs_that_were_open_again() -> None:
+    state = record_outcomes(begun(), BBO, day(8), [outcome(Status.SUCCESS)], NOW)
+    state = record_outcomes(state, TRADE, day(8), [outcome(Status.SUCCESS, TRADE)], NOW)
+    assert missing_pairs(state, day(8), [BBO, TRADE]) == []
+    after = leave_open(state, day(8), {TRADE}, "1 of 2 symbol-days …", NOW)
+    assert missing_pairs(after, day(8), [BBO, TRADE]) == [TRADE]
+    assert after.days["20260108"].status == "failed"
+    assert after.days["20260108"].reason == "1 of 2 symbol-days …"
+    settled = settle_day(state, day(8), Status.SUCCESS, NOW)
+    assert leave_open(settled, day(8), {TRADE}, "too late", NOW) == settled, "never unsettled"
+    ahead = settle_day(state, day(9), Status.SUCCESS, NOW)  # of the watermark
+    assert leave_open(ahead, day(9), {TRADE}, "too late", NOW) == ahead
 
 
 def test_catch_up_asks_only_for_what_is_missing() -> None:

@@ -17,7 +17,7 @@ from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
     from contextvars import ContextVar
 
     from quantlab_dagster.settings import Settings
@@ -88,14 +88,19 @@ class InProcess:
             raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
 
 
-def step_failures(result: dg.ExecuteInProcessResult, known: set[str]) -> list[str]:
-    """Why steps failed, where none of the known reasons says so."""
+def step_failures(result: dg.ExecuteInProcessResult, known: Mapping[str, Collection[str]]) -> list[str]:
+    """Why steps failed, where that is not known.
+
+    Args:
+        result: of the run.
+        known: by step, reasons of which one stands in its failure. Another step that repeats them failed by itself.
+    """
     failures = []
     for event in result.all_events:
         if event.is_step_failure:
             details = event.step_failure_data.user_failure_data
             text = details.description if details else None
             text = text or (event.step_failure_data.error_display_string.strip().splitlines() or ["failed"])[0]
-            if not any(reason in text for reason in known if reason):
+            if not any(reason in text for reason in known.get(event.step_key or "", ()) if reason):
                 failures.append(f"{event.step_key}: {text}")
     return failures

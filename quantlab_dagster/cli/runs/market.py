@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from quantlab_dagster.access import open_market
 from quantlab_dagster.cli.runs.in_process import InProcess, step_failures
-from quantlab_dagster.defs.history import CATCH_UP_TAG, attempts_of, busy_days
+from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs
 from quantlab_dagster.defs.progress import extra_listener
-from quantlab_dagster.market.catchup import CatchUp, decide_catch_up, prepare_catch_up
+from quantlab_dagster.market.catchup import (
+    CatchUp,
+    CatchUpRules,
+    decide_catch_up,
+    decide_open_days,
+    look_around,
+    read_or_begin,
+)
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.outcome import Status, Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Requested
@@ -21,8 +28,6 @@ from quantlab_dagster.work.stopping import run_interruptible
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterable, Sequence
-
-    import dagster as dg
 
     from quantlab_dagster.lake.market import Pair, SymbolDay
     from quantlab_dagster.market.outcome import Listener, Outcome
@@ -110,6 +115,8 @@ def catch_up(
 ) -> tuple[RunReport, CatchUp]:
     """Run what the sensor would request now, one day after the other, until nothing is left; then say what was not.
 
+    Open days first; then all late parts are looked for, however long it takes, and their days run.
+
     Args:
         settings: of the project.
         listener: told of progress from this thread.
@@ -120,29 +127,42 @@ def catch_up(
         What the runs did; and what was left, with the reasons.
     """
     pairs = list(configured_pairs(settings).values())
-    place = open_market(settings)
+    place = open_market(settings, clock)
     tried: set[dt.date] = set()
+    looked = False
     with _Runner(settings, listener, tell) as runner:
         while True:
-            state, _ = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
+            state = run_interruptible(read_or_begin(place))
             runner.end_dead_runs()
             busy = busy_days(runner.instance)
-            decided = decide_catch_up(
-                state,
+            rules = CatchUpRules(
                 pairs,
                 last_eligible_day(clock()),
-                busy=busy | tried,
-                attempts=lambda task: attempts_of(runner.instance, task),
+                clock(),
+                busy | tried,
+                lambda task: tries_of(runner.instance, task),
                 most_runs=1,
                 most_attempts=settings.catch_up_attempts,
+                waits=settings.catch_up_waits,
             )
-            if not decided.requests:
-                ours = tuple(f"{day}:" for day in tried - busy)
-                left = tuple(text for text in decided.skipped if not text.startswith(ours))
-                return runner.report, replace(decided, skipped=left)
-            [request] = decided.requests
-            tried.add(request.day)
-            runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})
+            decided = decide_catch_up(state, rules) if looked else decide_open_days(state, rules)
+            if decided.requests:
+                [request] = decided.requests
+                tried.add(request.day)
+                runner.run(request.day, request.pairs, {}, roll_up=True, tags={CATCH_UP_TAG: request.task})
+            elif not looked:
+                looked = True
+                seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days, seconds=None))
+                if seen.error is not None:
+                    runner.report.failures.append(f"late parts could not be looked for: {seen.error}")
+            else:
+                return runner.report, _left(decided, tried - busy)
+
+
+def _left(decided: CatchUp, ours: set[dt.date]) -> CatchUp:
+    """What was left: not the days that we have just run ourselves."""
+    starts = tuple(f"{day}:" for day in ours)
+    return replace(decided, skipped=tuple(text for text in decided.skipped if not text.startswith(starts)))
 
 
 _REPAIRED = {Verdict.WRONG: True, Verdict.NOT_PUBLISHED: False, Verdict.QUARANTINED: False}
@@ -214,6 +234,7 @@ class _Runner(InProcess):
         tags: dict[str, str] | None = None,
     ) -> None:
         keys = [compact_key(pair) for pair in pairs]
+        before = len(self.report.outcomes)
         result = self.execute(
             {"__".join(key.path): options for key in keys},
             partition_key=f"{day:%Y-%m-%d}",
@@ -221,9 +242,14 @@ class _Runner(InProcess):
             tags=tags,
         )
         self.report.run_ids.append(result.run_id)
-        self.report.failures += _failures(result, self.report.outcomes)
+        self.report.failures += step_failures(result, _reasons(self.report.outcomes[before:]))
 
 
-def _failures(result: dg.ExecuteInProcessResult, outcomes: list[Outcome]) -> list[str]:
-    """Failures of steps that no symbol-day explains."""
-    return step_failures(result, {outcome.reason for outcome in outcomes})
+def _reasons(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
+    """By step, what its failure says of the symbol-days of a run that failed."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status is Status.FAILED:
+            step = "__".join(compact_key(outcome.symbol_day.pair).path)
+            found.setdefault(step, []).append(f"{outcome.symbol_day}: {outcome.reason}")
+    return found

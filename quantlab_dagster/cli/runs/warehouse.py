@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from quantlab_dagster.cli.runs.in_process import InProcess, step_failures
 from quantlab_dagster.defs.names import WAREHOUSE_JOB
 from quantlab_dagster.defs.progress import HourListeners, extra_hour_listener
-from quantlab_dagster.defs.warehouse.job import SWEEP_OP
+from quantlab_dagster.defs.warehouse.job import SWEEP_OP, check_schedule
 from quantlab_dagster.lake.warehouse import hour_text
 from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
 
@@ -63,7 +63,11 @@ def compact_warehouse(
         requested: what is asked for, beyond the usual.
         listener: told of progress from this thread.
         tell: shows people which runs were found dead, and were ended.
+
+    Raises:
+        SettingsError: the event lake's settings are wrong.
     """
+    check_schedule(settings)
     report = SweepReport()
     config = {
         "apps": list(scope.apps),
@@ -79,5 +83,5 @@ def compact_warehouse(
         result = runner.execute({SWEEP_OP: {name: value for name, value in config.items() if value is not None}})
     report.run_id = result.run_id
     known = {item.reason for item in report.outcomes if item.status is HourStatus.FAILED}
-    report.failures = step_failures(result, known)
+    report.failures = step_failures(result, {SWEEP_OP: known})
     return report

@@ -10,13 +10,21 @@ from typing import Any
 import dagster as dg
 
 from quantlab_dagster.defs.checks import check_evaluations
-from quantlab_dagster.defs.history import CATCH_UP_TAG, attempts_of, busy_days
+from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.liveness import end_dead_runs
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.lake.market import Pair
-from quantlab_dagster.market.catchup import CatchUp, decide_catch_up, prepare_catch_up
+from quantlab_dagster.market.catchup import (
+    CatchUp,
+    CatchUpRules,
+    decide_late_days,
+    decide_open_days,
+    look_around,
+    read_or_begin,
+)
 from quantlab_dagster.market.eligibility import last_eligible_day, yesterday
+from quantlab_dagster.market.late import SCAN_SECONDS
 from quantlab_dagster.market.state import State
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.work.clock import Clock
@@ -60,22 +68,31 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         for run in end_dead_runs(context.instance, clock(), log=context.log):
             context.log.warning(run.text)
         place = market_place(raw_lake, compact_lake, limits, clock)
-        state, found = run_interruptible(prepare_catch_up(place, pairs, settings.late_look_back_days))
-        decided = decide_catch_up(
-            state,
+        state = run_interruptible(read_or_begin(place))
+        rules = CatchUpRules(
             pairs,
             last_eligible_day(clock()),
-            busy=busy_days(context.instance),
-            attempts=lambda task: attempts_of(context.instance, task),
+            clock(),
+            busy_days(context.instance),
+            lambda task: tries_of(context.instance, task),
             most_runs=settings.catch_up_runs,
             most_attempts=settings.catch_up_attempts,
+            waits=settings.catch_up_waits,
         )
+        # Before anything is looked for: that may take its time, or fail, and open days must not wait for it.
+        open_days = decide_open_days(state, rules)
+        seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days, seconds=SCAN_SECONDS))
+        decided = decide_late_days(seen.state, rules, open_days)
         for day in decided.exhausted:
             context.log.error("%s failed %d times and is not tried again by itself", day, settings.catch_up_attempts)
         for text in decided.skipped:
             context.log.info(text)
-        shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in found])
-        events: list[Any] = check_evaluations(STATE_ASSET, found) if shown != context.cursor else []
+        if seen.error is not None:
+            if not decided.requests:
+                raise seen.error  # nothing else worked
+            context.log.warning("late parts could not be looked for: %s", seen.error)
+        shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in seen.findings])
+        events: list[Any] = check_evaluations(STATE_ASSET, seen.findings) if shown != context.cursor else []
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
@@ -86,7 +103,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
                 )
                 for request in decided.requests
             ],
-            skip_reason=None if decided.requests else _skip_text(state, decided),
+            skip_reason=None if decided.requests else _skip_text(seen.state, decided),
             asset_events=events,
             cursor=shown,
         )

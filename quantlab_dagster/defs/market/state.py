@@ -28,8 +28,6 @@ CHECKS = {
     NO_UNCLAIMED_RAW_PREFIX: "Every exchange and stream of the raw lake has an asset.",
 }
 
-_MOST_NAMED = 10
-
 
 def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     """The roll-up of a day, downstream of all its pairs."""
@@ -60,26 +58,20 @@ def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
         except QuantlabError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         if not rolled.settled:
-            raise dg.Failure(description=_open_text(rolled), allow_retries=False)
+            raise dg.Failure(description=rolled.open_text, allow_retries=False)
         yield dg.MaterializeResult(metadata=_metadata(rolled, after))
         yield from (check_result(STATE_ASSET, finding) for finding in found)
 
     return state
 
 
-def _open_text(rolled: DayRollUp) -> str:
-    named = "; ".join(f"{plan.symbol_day}: {plan.reason}" for plan in rolled.open[:_MOST_NAMED])
-    more = f"; and {len(rolled.open) - _MOST_NAMED} more" if len(rolled.open) > _MOST_NAMED else ""
-    return f"{len(rolled.open)} of {len(rolled.plans)} symbol-days are neither published nor quarantined: {named}{more}"
-
-
-def _metadata(rolled: DayRollUp, state: State | None) -> dict[str, Any]:
+def _metadata(rolled: DayRollUp, state: State) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for plan in rolled.plans:
         counts[plan.action.value] = counts.get(plan.action.value, 0) + 1
     return {
         "status": rolled.status.value,
-        "last_compacted_date": (state.last_compacted_date if state else None) or "none",
+        "last_compacted_date": state.last_compacted_date or "none",
         "symbol-days": len(rolled.plans),
         "stale symbol-days": len(rolled.stale),
         "symbol-days by what is to be done": dg.MetadataValue.json(counts),

@@ -4,7 +4,7 @@ No `from __future__ import annotations` here: Dagster reads the annotations of t
 """
 
 import datetime as dt
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import dagster as dg
@@ -27,7 +27,7 @@ from quantlab_dagster.warehouse.place import Requested
 from quantlab_dagster.warehouse.sweep import Sweep, recover, sweep
 from quantlab_dagster.work.clock import Clock, utc_now
 
-__all__ = ["SWEEP_OP", "SweepConfig", "warehouse_job", "warehouse_schedule"]
+__all__ = ["SWEEP_OP", "SweepConfig", "check_schedule", "warehouse_job", "warehouse_schedule"]
 
 SWEEP_OP = "compact_cold_hours"
 
@@ -103,13 +103,10 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
 
 
 def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Every hour, unless configured otherwise.
-
-    Raises:
-        SettingsError: Dagster does not take the cron string.
-    """
+    """Every hour, unless configured otherwise. While the event lake's settings are wrong, its ticks fail and say so."""
 
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        check_schedule(settings)
         if not settings.compaction_enabled:
             return dg.SkipReason("COMPACTION_ENABLED is false")
         for run in end_dead_runs(context.instance, utc_now(), log=context.log):
@@ -122,6 +119,25 @@ def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
             return dg.SkipReason("the run before this one has not ended; it or the next one does what there is to do")
         return dg.RunRequest()
 
+    try:
+        return _schedule(settings, tick)
+    except SettingsError:  # the ticks say what is wrong, and the other lake goes on
+        return _schedule(Settings(COMPACTION_SCHEDULE="1h"), tick)
+
+
+def check_schedule(settings: Settings) -> None:
+    """Refuse work on the event lake while its settings are wrong, its schedule among them.
+
+    Raises:
+        SettingsError: saying what is wrong.
+    """
+    settings.check_event_lake()
+    _schedule(settings, lambda _: dg.SkipReason("only to see whether Dagster takes it"))
+
+
+def _schedule(
+    settings: Settings, tick: Callable[[dg.ScheduleEvaluationContext], dg.RunRequest | dg.SkipReason]
+) -> dg.ScheduleDefinition:
     crons = settings.compaction_schedule.crons
     try:
         return dg.ScheduleDefinition(

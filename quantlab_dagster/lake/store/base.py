@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 
-from quantlab_dagster.errors import ObjectNotFound, StoreError
+from quantlab_dagster.errors import ObjectNotFound, StoreError, UnaddressableKey
 from quantlab_dagster.lake.store import limits
-from quantlab_dagster.lake.store.objects import Directory, ObjectInfo, Staged, first_error
+from quantlab_dagster.lake.store.objects import Directory, Names, ObjectInfo, Staged, first_error
 from quantlab_dagster.lake.store.requesting import Requesting
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ LOCK_DIRECTORY = ".quantlab-locks"
 STAGED_DIRECTORY = ".quantlab-staged"
 PROBE_DIRECTORY = ".quantlab-probe"
 _HIDDEN = {LOCK_DIRECTORY, STAGED_DIRECTORY, PROBE_DIRECTORY}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Control characters, and what stands for the bytes of a file's name that are no UTF-8.
+_UNSOUND = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Store(Requesting):
@@ -91,6 +92,23 @@ class Store(Requesting):
         names = {path.rstrip("/").rpartition("/")[2] for path in result["common_prefixes"]} - _HIDDEN
         self.requests.add("LIST", _pages(len(found) + len(names)))
         return Directory(tuple(sorted(names, key=str.encode)), tuple(_sorted_below(prefix, found)))
+
+    async def list_names(self, prefix: str) -> Names:
+        """The directories of one level, like `list_directory`; but one odd name does not fail it, and is told apart.
+
+        Raises:
+            StoreError: the listing failed; or the prefix itself cannot be addressed.
+        """
+        try:
+            return Names((await self.list_directory(prefix)).directories)
+        except UnaddressableKey:
+            # The engine refuses the whole listing for one name, so it is made again without the engine.
+            if prefix:
+                self._check_key(prefix.removesuffix("/"))
+            names = set(await self._asked(prefix, self._find_names, prefix)) - _HIDDEN
+        self.requests.add("LIST", _pages(len(names)))
+        sound = sorted((name for name in names if _is_sound(name)), key=str.encode)
+        return Names(tuple(sound), tuple(sorted(repr(name) for name in names if not _is_sound(name))))
 
     async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
         """The whole object in one request, and which version of it this is.
@@ -297,6 +315,10 @@ class Store(Requesting):
     def _find_staged(self, prefix: str) -> list[Staged]:
         """`staged_below`, in any order. Blocks, and raises what the system raises."""
 
+    @abstractmethod
+    def _find_names(self, prefix: str) -> list[str]:
+        """Names of the directories just below a prefix, odd ones too, in any order. Blocks, and raises anything."""
+
     # ---- what they share ---------------------------------------------------------------------------------------
 
     async def _etag_after_put(self, key: str, etag: str | None) -> str:
@@ -310,7 +332,7 @@ class Store(Requesting):
     def _check_key(self, key: str) -> None:
         """Refuse what the engine refuses, too."""
         with self._errors(key):
-            if _CONTROL.search(key) or any(part in ("", ".", "..") for part in key.split("/")):
+            if not all(_is_sound(part) for part in key.split("/")):
                 raise ValueError("a segment is empty, a dot, two dots or has control characters")
 
 
@@ -319,6 +341,11 @@ def _abandon(abort: Callable[[], None], running: list[Future[Any]]) -> None:
     concurrent.futures.wait(running)
     with suppress(Exception):
         abort()
+
+
+def _is_sound(segment: str) -> bool:
+    """Whether the engine takes it for a segment of a key."""
+    return segment not in ("", ".", "..") and not _UNSOUND.search(segment)
 
 
 def _pages(objects: int) -> int:

@@ -6,7 +6,14 @@ import re
 
 from obstore import exceptions as obs
 
-from quantlab_dagster.errors import AccessDenied, ObjectNotFound, ScratchUnusable, StoreError, StoreUnavailable
+from quantlab_dagster.errors import (
+    AccessDenied,
+    ObjectNotFound,
+    ScratchUnusable,
+    StoreError,
+    StoreUnavailable,
+    UnaddressableKey,
+)
 
 __all__ = ["DomainErrors", "broke_off", "first_line", "map_error"]
 
@@ -73,7 +80,7 @@ def map_error(where: str, error: BaseException) -> StoreError | None:
     bad_key |= isinstance(error, TypeError) and "Expected string path" in str(error)
     if bad_key or str(error).startswith(_BAD_FILE_NAME):
         cause = f"holds a key that cannot be addressed ({first_line(error)})"
-        return StoreError(where, cause, "Rename or remove that object")
+        return UnaddressableKey(where, cause, "Rename or remove that object")
     if isinstance(error, obs.BaseError | OSError):
         return _map_generic(where, error)
     return None

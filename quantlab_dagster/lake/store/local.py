@@ -126,6 +126,12 @@ class LocalStore(Store):
     def _find_staged(self, prefix: str) -> list[Staged]:
         return self._area.below(prefix)
 
+    def _find_names(self, prefix: str) -> list[str]:
+        try:
+            return [entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
 
 class _StagingArea:
     """Hidden files of a directory, each below a path that mirrors its key. Raises OSErrors.

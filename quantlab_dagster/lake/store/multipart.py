@@ -1,4 +1,4 @@
-"""The S3 requests that obstore has no words for: multipart uploads with their ids, and deletes on condition.
+"""The S3 requests that obstore has no words for: multipart uploads, deletes on condition, listings with odd names.
 
 Through boto3, which blocks: `S3Store` runs them in threads, tries again, and words the errors.
 """
@@ -32,7 +32,7 @@ _PARTS_DIFFER = ("InvalidPart", "EntityTooSmall")
 
 
 class BlockingS3:
-    """Multipart uploads and conditional deletes below a prefix of a bucket. Raises what botocore raises.
+    """Multipart uploads, conditional deletes and listings with odd names, below a prefix. Raises what botocore raises.
 
     Args:
         bucket: its name.
@@ -116,6 +116,18 @@ class BlockingS3:
             for page in pages
             for upload in page.get("Uploads", [])
             if upload["Key"].startswith(start)
+        ]
+
+    # ---- listings ----------------------------------------------------------------------------------------------
+
+    def names_below(self, prefix: str) -> list[str]:
+        """Names of the common prefixes just below a prefix, whatever they hold; boto3 asks for them encoded."""
+        start = self._prefix + prefix
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start, Delimiter="/")
+        return [
+            found["Prefix"].removeprefix(start).removesuffix("/")
+            for page in pages
+            for found in page.get("CommonPrefixes", [])
         ]
 
     # ---- deletes -----------------------------------------------------------------------------------------------

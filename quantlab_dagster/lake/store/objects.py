@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import boto3
 
-__all__ = ["Completion", "Directory", "ObjectInfo", "RequestKind", "Requests", "S3Options", "Staged", "first_error"]
+__all__ = [
+    "Completion",
+    "Directory",
+    "Names",
+    "ObjectInfo",
+    "RequestKind",
+    "Requests",
+    "S3Options",
+    "Staged",
+    "first_error",
+]
 
 RequestKind = Literal["LIST", "GET", "HEAD", "PUT", "DELETE"]
 Completion = Literal["done", "gone", "parts differ"]
@@ -46,6 +56,19 @@ class Directory:
 
     directories: tuple[str, ...]
     objects: tuple[ObjectInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The directories of one level.
+
+    Attributes:
+        directories: names of the common prefixes just below, without slashes, sorted.
+        odd: those that no request can name, for people: what stands in no text is escaped; sorted.
+    """
+
+    directories: tuple[str, ...]
+    odd: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,9 @@ class S3Store(Store):
     def _find_staged(self, prefix: str) -> list[Staged]:
         return self._blocking.below(prefix)
 
+    def _find_names(self, prefix: str) -> list[str]:
+        return self._blocking.names_below(prefix)
+
 
 def _send_part(blocking: BlockingS3, key: str, upload_id: str, number: int, path: Path) -> str:
     """Read a part of a file and upload it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -12,7 +14,13 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.history import CATCH_UP_TAG
+from quantlab_dagster.defs.history import CATCH_UP_TAG, tries_of
+from quantlab_dagster.defs.market import automation
+from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.lake.store.base import Store
+from quantlab_dagster.market import catchup
+from quantlab_dagster.market.catchup import LookedAround, Tries
+from quantlab_dagster.market.late import SCAN_SECONDS
 from quantlab_dagster.market.state import STATE_KEY, State, begin, seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
@@ -272,6 +280,151 @@ def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.Dagst
     assert run(instance, request, later)
     assert state_of(lakes).late_scan.stale == {}
     assert requested(tick(instance, later)) == []
+
+
+def no_listing_below(monkeypatch: pytest.MonkeyPatch, prefix: str, *, stuck: bool = False) -> None:
+    """No store lists this any more: it fails, or never answers."""
+    for name in ("list_objects", "list_directory"):
+        original = getattr(Store, name)
+
+        async def listing(store: Store, below: str, original: Any = original) -> Any:
+            if below.startswith(prefix):
+                if stuck:
+                    await asyncio.Event().wait()
+                raise StoreUnavailable(below, "the raw lake is out")
+            return await original(store, below)
+
+        monkeypatch.setattr(Store, name, listing)
+
+
+def settle_two_days(lakes: Lakes) -> None:
+    """The 11th is settled, the 12th open; a search for late parts is due."""
+    for number in (11, 12):
+        put(lakes, number)
+    set_state(lakes, lambda before: seed(begin(before, day(11), NOW), day(11), NOW))
+
+
+def test_open_days_are_asked_for_although_late_parts_cannot_be_looked_for(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_two_days(lakes)
+    no_listing_below(monkeypatch, "exchange=")
+    result = tick(instance)
+    assert requested(result) == ["2026-01-12"]
+    stale = {event.check_name: event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
+    assert not stale["not_stale"].passed
+    assert "could not be looked for: exchange=binance/stream=" in str(stale["not_stale"].description)
+    assert not stale["no_unclaimed_raw_prefix"].passed, "nobody knows"
+    create_run_for_test(
+        instance, job_name="compact_day", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "2026-01-12"}
+    )
+    with pytest.raises(StoreUnavailable, match="the raw lake is out"):  # nothing else worked
+        tick(instance)
+
+
+def test_open_days_are_asked_for_although_the_raw_lake_does_not_answer(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_two_days(lakes)
+    monkeypatch.setattr(automation, "SCAN_SECONDS", 0.5)
+    monkeypatch.setattr(catchup, "_GRACE_SECONDS", 0.5)
+    no_listing_below(monkeypatch, "", stuck=True)
+    began = time.monotonic()
+    assert requested(tick(instance)) == ["2026-01-12"]
+    assert time.monotonic() - began < 10
+    assert SCAN_SECONDS <= 25, "Dagster ends a tick after a minute"
+
+
+def test_open_days_are_decided_before_anything_is_looked_for(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_two_days(lakes)
+    order = []
+
+    async def looked(place: Any, pairs: Any, state: State, *_: object, **__: object) -> LookedAround:  # noqa: ARG001
+        order.append("looked around")
+        return LookedAround(state, [])
+
+    def asked(_: object, task: str) -> Tries:
+        order.append(task)
+        return Tries()
+
+    monkeypatch.setattr(automation, "look_around", looked)
+    monkeypatch.setattr(automation, "tries_of", asked)
+    assert requested(tick(instance)) == ["2026-01-12"]
+    assert order == ["day:20260112", "looked around"]
+
+
+def test_a_failed_day_waits_for_its_next_attempt_and_says_until_when(
+    lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    now = dt.datetime.now(dt.UTC)  # Dagster's clock says when runs end
+    yesterday = now.date() - dt.timedelta(days=1 if now.time() > dt.time(2, 30) else 2)
+    set_state(lakes, lambda before: seed(before, yesterday - dt.timedelta(days=1), now))
+    lakes.put_spec(DaySpec("binance", "bbo", "adausdt", yesterday, parts=2, rows=20))
+    asyncio.run(lakes.compact.put(symbol_day(day=yesterday).key("meta.json"), b"no json"))
+    [request] = tick(instance, now).run_requests or ()
+    assert not run(instance, request, now)
+    silent = tick(instance, dt.datetime.now(dt.UTC))
+    assert requested(silent) == []
+    assert re.search(rf"{yesterday}: failed 1 time, tried again from [-0-9T:]+Z on", str(silent.skip_reason))
+    [again] = tick(instance, dt.datetime.now(dt.UTC) + dt.timedelta(minutes=5)).run_requests or ()
+    assert again.run_key == f"day:{yesterday:%Y%m%d}:2"
+
+
+def test_only_attempts_that_failed_are_counted_and_only_since_the_last_success(instance: dg.DagsterInstance) -> None:
+    assert tries_of(instance, "day:1") == Tries()
+    for status in ("FAILURE", "SUCCESS", "FAILURE", "CANCELED", "FAILURE"):
+        create_run_for_test(
+            instance, job_name="compact_day", status=dg.DagsterRunStatus[status], tags={CATCH_UP_TAG: "day:1"}
+        )
+    create_run_for_test(
+        instance, job_name="compact_day", status=dg.DagsterRunStatus.FAILURE, tags={CATCH_UP_TAG: "day:2"}
+    )
+    tries = tries_of(instance, "day:1")
+    assert (tries.made, tries.failed, tries.last_failed) == (5, 2, True)
+    assert tries.last_ended is not None
+    assert abs(tries.last_ended - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
+
+
+def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    """A directory that cannot be addressed, and a symbol-day that holds a key that cannot be: the others go on."""
+    for number in (11, 12):
+        put(lakes, number)
+        put(lakes, number, symbol="btcusdt")
+    set_state(lakes, lambda before: seed(before, day(10), NOW))
+    (Path(lakes.raw_url) / "exchange=binance/stream=bbo/symbol=a\x01b/date=20260111").mkdir(parents=True)
+    (Path(lakes.raw_url) / symbol_day("btcusdt", day(11)).key("part-\x7f.parquet")).write_bytes(b"x")
+    requests = tick(instance).run_requests or ()
+    assert [request.partition_key for request in requests] == ["2026-01-11", "2026-01-12"]
+    assert [run(instance, request) for request in requests] == [False, True]
+    published = [key for key in lakes.compact_keys() if key.endswith("data.parquet")]
+    assert len(published) == 3, "all but that symbol-day"
+    state = state_of(lakes)
+    assert state.last_compacted_date == "20260110", "a day with a symbol-day that cannot be read is not settled"
+    assert state.days["20260112"].status == "success"
+    seen = tick(instance, NOW + dt.timedelta(minutes=61))
+    events = {event.check_name: event for event in seen.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
+    assert "'symbol=a\\x01b'" in str(events["no_unclaimed_raw_prefix"].description)
+
+
+def test_a_symbol_that_came_after_its_pair_had_ended_well_is_run_again(
+    lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    put(lakes, 12)
+    tick(instance)
+    assets = [dg.AssetKey(["compact", "binance", stream]) for stream in ("bbo", "trade")]
+    job = definitions().resolve_job_def("compact_day")
+    assert job.execute_in_process(instance=instance, partition_key="2026-01-12", asset_selection=assets).success
+    put(lakes, 12, symbol="btcusdt")
+    [request] = tick(instance).run_requests or ()
+    assert keys(request) == {"compact/state"}
+    assert not run(instance, request)
+    assert "binance/bbo/btcusdt/20260112: not published" in str(state_of(lakes).days["20260112"].reason)
+    [request] = tick(instance).run_requests or ()
+    assert keys(request) == {"compact/binance/bbo", "compact/state"}
+    assert run(instance, request)
+    assert state_of(lakes).last_compacted_date == "20260112"
 
 
 def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.DagsterInstance) -> None:

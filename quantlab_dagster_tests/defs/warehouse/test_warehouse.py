@@ -388,9 +388,17 @@ def test_the_schedule_follows_its_setting(text: str, crons: str | None) -> None:
     assert schedule.cron_schedule == crons if crons else len(schedule.cron_schedule) == 2
 
 
-def test_a_cron_string_that_dagster_does_not_take_is_a_settings_error() -> None:
-    with pytest.raises(SettingsError, match=r"COMPACTION_SCHEDULE: '99 \* \* \* \*' is not a cron string"):
-        build_definitions(Settings(COMPACTION_SCHEDULE="99 * * * *"))
+def test_a_cron_string_that_dagster_does_not_take_stops_the_event_lake_only(tmp_path: Path) -> None:
+    wrong = Settings(COMPACTION_SCHEDULE="99 * * * *")
+    definitions = build_definitions(wrong)
+    assert definitions.resolve_job_def("compact_day"), "the other lake goes on"
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        pytest.raises(
+            (SettingsError, dg.DagsterError), match=r"COMPACTION_SCHEDULE: '99 \* \* \* \*' is not a cron string"
+        ),
+    ):
+        tick(instance, wrong)
 
 
 def test_disabled_stops_the_schedule_and_not_the_job(local: EventLake, instance: dg.DagsterInstance) -> None:

@@ -1,0 +1,80 @@
+"""The roll-up of a day: what is wrong with one symbol-day is told, and is nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.plan import Action, plan_days
+from quantlab_dagster.market.rollup import roll_up_and_settle
+from quantlab_dagster.market.state import record_outcomes
+from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.lakes import DAY, NOON_AFTER, PAIR, Lakes, spec, symbol_day
+
+
+@pytest.fixture
+def lakes(tmp_path: Path) -> Lakes:
+    """Three symbols, compacted."""
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    for symbol in ("a", "b", "c"):
+        lakes.put_spec(spec(symbol, parts=2, rows=20))
+    lakes.run()
+    return lakes
+
+
+def break_two(lakes: Lakes) -> None:
+    asyncio.run(lakes.compact.put(symbol_day("a").key("meta.json"), b"{"))
+    (Path(lakes.raw_url) / symbol_day("b").key("part-\x01.parquet")).write_bytes(b"x")
+
+
+def test_an_unreadable_record_and_an_odd_key_name_themselves_and_stop_nothing_else(lakes: Lakes) -> None:
+    break_two(lakes)
+    plans = asyncio.run(plan_days(lakes.place(), [PAIR], [DAY]))
+    assert [plan.action for plan in plans] == [Action.BROKEN, Action.BROKEN, Action.UP_TO_DATE]
+    assert symbol_day("a").key("meta.json") in plans[0].reason
+    assert "Rename or remove that object" in plans[1].reason
+
+
+def test_a_day_with_a_symbol_day_that_cannot_be_read_is_open_and_says_why(lakes: Lakes) -> None:
+    break_two(lakes)
+    rolled, state, findings = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    assert [plan.symbol_day.symbol for plan in rolled.open] == ["a", "b"]
+    assert (rolled.settled, findings) == (False, [])
+    assert not state.is_settled(DAY)
+    record = state.day(DAY)
+    assert record is not None
+    assert record.status == Status.FAILED
+    assert record.reason == rolled.open_text
+    assert rolled.open_text.startswith("2 of 3 symbol-days are neither published nor quarantined: binance/bbo/a/")
+    assert state.open_days == {"20260108": {"binance/bbo": "failed"}}
+    assert state == asyncio.run(StateStore(lakes.compact).read())
+
+
+def test_a_day_that_was_left_open_settles_once_it_is_mended(lakes: Lakes) -> None:
+    lakes.put_spec(spec("d", parts=2, rows=20))
+    _, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    assert "binance/bbo/d/20260108: not published" in str(state.days["20260108"].reason)
+    done = lakes.run()
+    state = record_outcomes(state, PAIR, DAY, done.outcomes, NOON_AFTER)
+    asyncio.run(StateStore(lakes.compact).update(lambda _: state))
+    rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    assert rolled.settled
+    assert state.last_compacted_date == "20260108"
+    assert state.days["20260108"].reason is None
+    assert state.open_days == {}
+
+
+def test_an_outage_is_no_fault_of_one_symbol_day(lakes: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = lakes.place()
+
+    async def out(prefix: str) -> None:
+        raise StoreUnavailable(prefix, "made up")
+
+    monkeypatch.setattr(place.compact, "list_objects", out)
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(plan_days(place, [PAIR], [DAY]))
