@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from quantlab_dagster.settings import Settings
 
 __all__ = [
+    "CATCH_UP_PRIORITY",
+    "DAILY_PRIORITY",
     "EVENTS_ASSET",
     "GROUP",
+    "HOURLY_PRIORITY",
     "JOB",
+    "PRIORITY_TAG",
     "STATE_ASSET",
     "WAREHOUSE_GROUP",
     "WAREHOUSE_JOB",
@@ -40,6 +44,11 @@ STATE_ASSET = dg.AssetKey(["compact", "state"])
 WAREHOUSE_GROUP = "warehouse"
 WAREHOUSE_JOB = "compact_warehouse"
 EVENTS_ASSET = dg.AssetKey(["warehouse", "events"])
+
+PRIORITY_TAG = "dagster/priority"
+DAILY_PRIORITY, HOURLY_PRIORITY, CATCH_UP_PRIORITY = "30", "20", "10"
+"""Of runs that wait in the queue. Backfills and runs by hand have none, which counts as 0: what runs by itself
+overtakes them, yesterday first."""
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_]")
 

@@ -34,6 +34,7 @@ class DayRollUp:
         plans: one per symbol-day that has raw parts or a published file.
         open: those that are neither published nor quarantined.
         stale: those that are published, but have raw parts that the published file does not hold.
+        nowhere: why the raw lake cannot be the right one; empty if it can.
     """
 
     day: dt.date
@@ -41,15 +42,18 @@ class DayRollUp:
     plans: tuple[Plan, ...]
     open: tuple[Plan, ...]
     stale: tuple[Plan, ...]
+    nowhere: str = ""
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is open."""
-        return not self.open
+        """Whether nothing is open, and the raw lake is the one that was meant."""
+        return not self.open and not self.nowhere
 
     @property
     def open_text(self) -> str:
         """Which symbol-days are open, and why."""
+        if self.nowhere:
+            return self.nowhere
         named = [f"{plan.symbol_day}: {plan.reason}" for plan in self.open]
         return (
             f"{len(named)} of {len(self.plans)} symbol-days are neither published nor quarantined: "
@@ -76,7 +80,7 @@ async def roll_up_and_settle(
     check_eligible(day, now)
     rolled = await roll_up_day(place, pairs, day)
     if not rolled.settled:
-        pairs_open = {plan.symbol_day.pair for plan in rolled.open}
+        pairs_open = {plan.symbol_day.pair for plan in rolled.open} or set(pairs)
         return rolled, await _left_open(place, rolled, pairs_open, now), []
     stale = {plan.symbol_day.state_key: plan.raw_fingerprint for plan in rolled.stale}
 
@@ -96,7 +100,18 @@ async def _left_open(place: MarketPlace, rolled: DayRollUp, pairs: set[Pair], no
     return await StateStore(place.compact).update(change)
 
 
-async def roll_up_day(place: MarketPlace, pairs: Iterable[Pair], day: dt.date) -> DayRollUp:
+async def _nowhere(place: MarketPlace, pairs: Iterable[Pair]) -> str:
+    """Why a day without any raw part says nothing: no configured pair has a prefix at all, as behind a wrong URL."""
+    found = await find_pairs(place.raw)
+    if set(pairs) & set(found.items):
+        return ""
+    return (
+        f"none of the configured exchanges and streams has a prefix in {place.raw.url}, so nothing is settled: is that "
+        "the raw lake?"
+    )
+
+
+async def roll_up_day(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -> DayRollUp:
     """Look at every symbol-day of a day.
 
     Raises:
@@ -107,7 +122,9 @@ async def roll_up_day(place: MarketPlace, pairs: Iterable[Pair], day: dt.date) -
     settled = [outcome for _, outcome in stands if outcome is not None and outcome.status is not Status.FAILED]
     open_ = tuple(plan for plan, outcome in stands if outcome is None or outcome.status is Status.FAILED)
     stale = tuple(plan for plan in plans if plan.stale)
-    return DayRollUp(day, worst(settled), tuple(plans), open_, stale)
+    return DayRollUp(
+        day, worst(settled), tuple(plans), open_, stale, nowhere="" if plans else await _nowhere(place, pairs)
+    )
 
 
 async def unclaimed_prefixes(place: MarketPlace, pairs: Iterable[Pair]) -> list[str]:

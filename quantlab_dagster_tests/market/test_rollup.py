@@ -10,8 +10,9 @@ import pytest
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import Action, plan_days
+from quantlab_dagster.market.rebuild import rebuild_state
 from quantlab_dagster.market.rollup import roll_up_and_settle
-from quantlab_dagster.market.state import record_outcomes
+from quantlab_dagster.market.state import record_outcomes, unsettled_days
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, NOON_AFTER, PAIR, Lakes, spec, symbol_day
@@ -78,3 +79,26 @@ def test_an_outage_is_no_fault_of_one_symbol_day(lakes: Lakes, monkeypatch: pyte
     monkeypatch.setattr(place.compact, "list_objects", out)
     with pytest.raises(StoreUnavailable):
         asyncio.run(plan_days(place, [PAIR], [DAY]))
+
+
+def test_a_raw_lake_without_any_configured_prefix_settles_nothing(tmp_path: Path) -> None:
+    """Behind a wrong URL every day has no files; that was once settled, and green."""
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    (Path(lakes.raw_url) / "exchange=kraken" / "stream=bbo").mkdir(parents=True)
+    rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    assert not rolled.settled
+    assert lakes.raw_url in rolled.open_text
+    record = state.day(DAY)
+    assert record is not None
+    assert (record.settled, record.reason) == (False, rolled.open_text)
+    assert state.watermark is None
+    rebuilt = asyncio.run(rebuild_state(lakes.place(), [PAIR]))
+    assert (rebuilt.watermark, unsettled_days(rebuilt, DAY)) == (None, [DAY])
+
+
+def test_a_day_without_files_of_a_pair_that_is_there_is_settled(tmp_path: Path) -> None:
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    (Path(lakes.raw_url) / PAIR.prefix).mkdir(parents=True)
+    rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    assert (rolled.settled, rolled.status) == (True, Status.NO_FILES)
+    assert state.watermark == DAY

@@ -12,7 +12,7 @@ import dagster as dg
 from quantlab_dagster.defs.checks import check_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.liveness import end_dead_runs
-from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key
+from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, JOB, PRIORITY_TAG, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.catchup import (
@@ -44,7 +44,8 @@ def daily_schedule() -> dg.ScheduleDefinition:
         description="Compacts yesterday (UTC), as soon as collectors have surely flushed.",
     )
     def daily_compaction(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        return dg.RunRequest(partition_key=f"{yesterday(context.scheduled_execution_time):%Y-%m-%d}")
+        day = yesterday(context.scheduled_execution_time)
+        return dg.RunRequest(partition_key=f"{day:%Y-%m-%d}", tags={PRIORITY_TAG: DAILY_PRIORITY})
 
     return daily_compaction
 
@@ -99,7 +100,11 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
                     run_key=request.key,
                     partition_key=f"{request.day:%Y-%m-%d}",
                     asset_selection=[*(compact_key(pair) for pair in request.pairs), STATE_ASSET],
-                    tags={CATCH_UP_TAG: request.task, "quantlab/attempt": str(request.attempt)},
+                    tags={
+                        CATCH_UP_TAG: request.task,
+                        "quantlab/attempt": str(request.attempt),
+                        PRIORITY_TAG: CATCH_UP_PRIORITY,
+                    },
                 )
                 for request in decided.requests
             ],

@@ -14,7 +14,7 @@ from quantlab_dagster.defs.checks import check_evaluation
 from quantlab_dagster.defs.history import UNFINISHED
 from quantlab_dagster.defs.liveness import end_dead_runs
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import WAREHOUSE_JOB
+from quantlab_dagster.defs.names import HOURLY_PRIORITY, PRIORITY_TAG, WAREHOUSE_JOB
 from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
 from quantlab_dagster.defs.warehouse.asset import HoursConfig
@@ -117,7 +117,7 @@ def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
         unfinished = dg.RunsFilter(job_name=WAREHOUSE_JOB, statuses=UNFINISHED, created_after=recent)
         if context.instance.get_runs(unfinished, limit=1):
             return dg.SkipReason("the run before this one has not ended; it or the next one does what there is to do")
-        return dg.RunRequest()
+        return dg.RunRequest(tags={PRIORITY_TAG: HOURLY_PRIORITY})
 
     try:
         return _schedule(settings, tick)

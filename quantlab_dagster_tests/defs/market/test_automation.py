@@ -16,6 +16,7 @@ from dagster._core.test_utils import create_run_for_test
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.history import CATCH_UP_TAG, tries_of
 from quantlab_dagster.defs.market import automation
+from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
@@ -128,6 +129,7 @@ def test_the_schedule_asks_for_yesterday() -> None:
         )
         [request] = schedule.evaluate_tick(context).run_requests or ()
         assert request.partition_key == "2026-01-08"
+        assert request.tags[PRIORITY_TAG] == DAILY_PRIORITY
 
 
 def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, instance: dg.DagsterInstance) -> None:
@@ -179,6 +181,7 @@ def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
         request = (result.run_requests or [])[0]
         assert request.partition_key == "2026-01-11"
         attempts.append((request.run_key, request.tags["quantlab/attempt"], keys(request)))
+        assert request.tags[PRIORITY_TAG] == CATCH_UP_PRIORITY
         assert not run(instance, request)
         assert state_of(lakes).days["20260111"].status == "failed"
         assert state_of(lakes).last_compacted_date == "20260110"
@@ -481,3 +484,8 @@ def test_a_tick_stays_cheap_with_years_of_history(
     assert requested(tick(instance)) == []
     done = seconds()
     assert max(backlog, done) < 5 * new + 0.5, f"{backlog:.3f} s and {done:.3f} s against {new:.3f} s"
+
+
+def test_what_runs_by_itself_overtakes_backfills_and_yesterday_overtakes_all() -> None:
+    """The queue is first come, first served, but for priorities; a backfill of years would hold yesterday up."""
+    assert int(DAILY_PRIORITY) > int(HOURLY_PRIORITY) > int(CATCH_UP_PRIORITY) > 0

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.defs.names import HOURLY_PRIORITY
 from quantlab_dagster.errors import AuditFailed, SettingsError
 from quantlab_dagster.kernel import merge as merge_module
 from quantlab_dagster.settings import Settings, load_settings
@@ -351,7 +352,9 @@ def test_the_schedule_asks_for_one_run_unless_disabled_or_still_running(tmp_path
 
 
 def check_the_schedule(instance: dg.DagsterInstance, settings: Settings) -> None:
-    assert isinstance(tick(instance, settings), dg.RunRequest)
+    requested = tick(instance, settings)
+    assert isinstance(requested, dg.RunRequest)
+    assert requested.tags["dagster/priority"] == HOURLY_PRIORITY
     disabled = tick(instance, settings.model_copy(update={"compaction_enabled": False}))
     assert disabled == dg.SkipReason("COMPACTION_ENABLED is false")
     job = build_definitions(settings).resolve_job_def("compact_warehouse")
