@@ -8,9 +8,11 @@ import dagster as dg
 
 from quantlab_dagster.market.catchup import Tries
 
-__all__ = ["CATCH_UP_TAG", "PARTITION_TAG", "UNFINISHED", "busy_days", "tries_of"]
+__all__ = ["CATCH_UP_TAG", "DIED_TAG", "PARTITION_TAG", "UNFINISHED", "busy_days", "tries_of"]
 
 CATCH_UP_TAG = "quantlab/catch_up"
+DIED_TAG = "quantlab/died"
+"""Of a run whose process died: a failed attempt, which says nothing of the store, so the next one need not wait."""
 PARTITION_TAG = "dagster/partition"
 _MOST_RECORDS = 200
 _SUCCESS = dg.DagsterRunStatus.SUCCESS
@@ -45,6 +47,7 @@ def tries_of(instance: dg.DagsterInstance, task: str) -> Tries:
         failed=series.count(dg.DagsterRunStatus.FAILURE),
         last_ended=max(_ended(record) for record in records),
         last_failed=statuses[0] is dg.DagsterRunStatus.FAILURE,
+        last_died=DIED_TAG in records[0].dagster_run.tags,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from quantlab_dagster.defs.history import PARTITION_TAG, UNFINISHED
+from quantlab_dagster.defs.history import DIED_TAG, PARTITION_TAG, UNFINISHED
 from quantlab_dagster.work.processes import Machine, Process, has_ended, process_of, this_machine
 
 if TYPE_CHECKING:
@@ -159,4 +159,5 @@ def _end(instance: dg.DagsterInstance, run_id: str, why: str) -> bool:
         instance.report_run_canceled(run, message)
     else:
         instance.report_run_failed(run, message)
+    instance.add_run_tags(run_id, {DIED_TAG: "yes"})
     return True

@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import QuantlabError, StoreUnavailable
+from quantlab_dagster.errors import PathError, QuantlabError, StoreUnavailable
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import yesterday
@@ -44,6 +44,7 @@ DEFAULT_WAITS = (5, 30, 60)
 WAIT_AFTER_OTHER_ENDS = dt.timedelta(minutes=10)
 """How long to wait after an attempt that did not fail, and yet the day is due."""
 
+_LATE = "late:"
 _WRONG_CLOCK = dt.timedelta(hours=1)
 _GRACE_SECONDS = 10.0
 
@@ -57,12 +58,14 @@ class Tries:
         failed: those that failed, since the last one that succeeded. One that somebody cancelled is none of them.
         last_ended: when the last of all ended; None if none has.
         last_failed: whether that one failed.
+        last_died: whether its process died, by a signal or with its machine.
     """
 
     made: int = 0
     failed: int = 0
     last_ended: dt.datetime | None = None
     last_failed: bool = True
+    last_died: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class CatchUpRules:
         most_runs: at most so many requests.
         most_attempts: after so many failed ones a day is not requested any more.
         waits: minutes to wait after the first, second, … failed attempt; the last also after more.
+        first: the first day that there is a partition for.
     """
 
     pairs: Sequence[Pair]
@@ -88,6 +92,7 @@ class CatchUpRules:
     most_runs: int
     most_attempts: int
     waits: Sequence[int] = DEFAULT_WAITS
+    first: dt.date = dt.date.min
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,13 @@ class _Due:
 def wait_after(tries: Tries, waits: Sequence[int] = DEFAULT_WAITS) -> dt.timedelta:
     """How long nothing is done after the last attempt at a task has ended; pure.
 
+    One that died uses up an attempt, but no outage explains it: whoever comes next finishes the day.
+
     An attempt that was cancelled, or succeeded and yet left the task due, uses none up, but must not come back at once:
     who cancelled it needs the time to switch catch-up off, and what success does not mend a hurry does not mend either.
     """
+    if tries.last_died:
+        return dt.timedelta(0)
     minutes = waits[min(tries.failed, len(waits)) - 1] if tries.failed else 0
     return max(dt.timedelta(minutes=minutes), dt.timedelta(0) if tries.last_failed else WAIT_AFTER_OTHER_ENDS)
 
@@ -181,20 +190,25 @@ def decide_late_days(state: State, rules: CatchUpRules, before: CatchUp) -> Catc
     stale = _stale_days(state)
     asked = {request.day for request in before.requests}  # settled since they were found open
     days = [day for day in sorted(stale.keys() - asked) if day <= rules.last_eligible and state.is_settled(day)]
-    return _decide((_late(day, stale[day], rules.pairs) for day in days), rules, before)
+    late = (_late(day, stale[day], rules.pairs) for day in days)
+    return _decide((item for item in late if item.pairs), rules, before)
 
 
 def _late(day: dt.date, found: dict[str, str], pairs: Sequence[Pair]) -> _Due:
     concerned = {SymbolDay.of_state_key(key).pair for key in found}
     selected = tuple(pair for pair in pairs if pair in concerned)
     why = f"{len(found)} symbol-days have late parts or cannot be read"
-    return _Due(day, selected, f"late:{day:%Y%m%d}:{_digest(found)}", why)
+    return _Due(day, selected, f"{_LATE}{day:%Y%m%d}:{_digest(found)}", why)
 
 
 def _decide(due: Iterable[_Due], rules: CatchUpRules, before: CatchUp) -> CatchUp:
     requests, skipped = list(before.requests), list(before.skipped)
     exhausted, waiting = list(before.exhausted), list(before.waiting)
     for item in due:
+        if item.day < rules.first:
+            text = f"lies before QUANTLAB_START_DATE {rules.first}; set that earlier, or `quantlab state accept`"
+            skipped.append(f"{item.day}: {text}")
+            continue
         if item.day in rules.busy:
             skipped.append(f"{item.day}: a run is queued or running")
             continue
@@ -204,7 +218,8 @@ def _decide(due: Iterable[_Due], rules: CatchUpRules, before: CatchUp) -> CatchU
         tries = rules.tries(item.task)
         if tries.failed >= rules.most_attempts:
             exhausted.append(item.day)
-            text = f"failed {tries.failed} times; see its runs, then `quantlab state accept {item.day}`"
+            remedy = "" if item.task.startswith(_LATE) else f", then `quantlab state accept {item.day}`"
+            text = f"failed {tries.failed} times; see its runs{remedy}"
             skipped.append(f"{item.day}: {text}")
         elif again := _again_from(tries, rules):
             waiting.append(item.day)
@@ -222,7 +237,10 @@ def _so_far(tries: Tries) -> str:
 def _stale_days(state: State) -> dict[dt.date, dict[str, str]]:
     days: dict[dt.date, dict[str, str]] = {}
     for key, raw_fingerprint in state.late_scan.stale.items():
-        days.setdefault(SymbolDay.of_state_key(key).day, {})[key] = raw_fingerprint
+        try:
+            days.setdefault(SymbolDay.of_state_key(key).day, {})[key] = raw_fingerprint
+        except PathError:
+            continue  # no symbol-day: somebody else wrote it; the end of a round drops it
     return days
 
 

@@ -28,7 +28,7 @@ from quantlab_dagster.market.outcome import (
     standing,
 )
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.market.publish import publish_day, publish_quarantine, publish_sources
+from quantlab_dagster.market.publish import publish_day, publish_quarantine, publish_refusal, publish_sources
 from quantlab_dagster.market.state import State, begin, record_outcomes
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.market.timeunit import minute_width
@@ -164,6 +164,9 @@ class _Step:
                 await publish_quarantine(self._place.compact, plan, error)
                 return quarantined(plan, error)
             except ShrinkRefused as error:
+                if plan.published.committed and not self._requested.overwrite:
+                    # It was due by itself, and would be built and refused again and again.
+                    await publish_refusal(self._place.compact, plan, error)
                 return refused(plan, error)
             except (ObjectChanged, Conflict) as error:
                 if attempt == _ATTEMPTS:
@@ -182,6 +185,12 @@ class _Step:
         directory = self._scratch / f"{abs(hash(plan.symbol_day)):x}-{time.monotonic_ns():x}"
         directory.mkdir()
         self._listener.building(plan)
+        try:
+            return await self._build_in(directory, plan)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    async def _build_in(self, directory: Path, plan: Plan) -> Outcome:
         built = await self._merging.build(
             self._place.raw,
             plan.parts,
@@ -191,7 +200,6 @@ class _Step:
         )
         started = time.monotonic()
         meta = await publish_day(self._place.compact, plan, directory / DATA, built)
-        shutil.rmtree(directory)
         return published(plan, meta, built.merged, built.seconds + time.monotonic() - started)
 
 

@@ -12,7 +12,7 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import StoreError, StoreUnavailable
+from quantlab_dagster.errors import PathError, StoreError, StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text, find_symbols_of
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.eligibility import last_eligible_day
@@ -108,7 +108,8 @@ async def scan_slice(
     def change(before: State | None) -> State:
         base = before or state
         fine = looked.fine()
-        stale = {key: value for key, value in base.late_scan.stale.items() if key not in fine} | looked.found()
+        before_it = {key: value for key, value in base.late_scan.stale.items() if key not in fine}
+        stale = {key: value for key, value in before_it.items() if _is_listed(key, symbols)} | looked.found()
         late_scan = LateScan(started_at=started, cursor=cursor, stale=stale, odd=odd or None)
         return base.model_copy(update={"late_scan": late_scan, "updated_at": utc_text(now)})
 
@@ -118,6 +119,15 @@ async def scan_slice(
     if remaining and not looked.through:
         raise _too_slow(place, f"{remaining[0]}, the next to be searched for late parts, was not looked at", seconds)
     return after
+
+
+def _is_listed(state_key: str, symbols: dict[Pair, tuple[str, ...]]) -> bool:
+    """Whether a symbol-day still has a place in the raw lake: else no round would ever look at it again."""
+    try:
+        symbol_day = SymbolDay.of_state_key(state_key)
+    except PathError:
+        return False
+    return symbol_day.symbol in symbols.get(symbol_day.pair, ())
 
 
 def _days(state: State, now: dt.datetime, look_back_days: int) -> list[dt.date]:
@@ -181,6 +191,8 @@ async def _stale(place: MarketPlace, symbol_day: SymbolDay) -> str | None:
         plan = await plan_symbol_day(place.raw, place.compact, symbol_day, Requested())
     except ITS_OWN_FAULT as error:
         return f"{error.where}: {error.cause}"  # its run fails, and says what is wrong
+    if plan.action is Action.BROKEN:
+        return f"{symbol_day}: {plan.reason}"
     return plan.raw_fingerprint if plan.action is Action.BUILD else None
 
 
@@ -191,4 +203,9 @@ def _too_slow(place: MarketPlace, what: str, seconds: float | None) -> StoreUnav
 
 
 def _age(moment: str, now: dt.datetime) -> dt.timedelta:
-    return now - dt.datetime.fromisoformat(moment)
+    """How long ago a round began. A moment that makes no sense, or is yet to come, must not put the next one off."""
+    try:
+        age = now - dt.datetime.fromisoformat(moment)
+    except (ValueError, TypeError):  # no moment, or one without a zone
+        return dt.timedelta.max
+    return age if age >= dt.timedelta(0) else dt.timedelta.max

@@ -147,12 +147,13 @@ def quarantined(plan: Plan, error: BadPart) -> Outcome:
 
 
 def refused(plan: Plan, error: ShrinkRefused) -> Outcome:
-    """The outcome of a build that would have lost rows: a committed day is kept, anything else has failed."""
+    """The outcome of a build that would have lost rows: a committed day stays, quarantined; any other has failed."""
     meta, data = plan.published.meta, plan.published.data
     reason = f"{plan.reason}; {error}"
     if meta is None or data is None or not plan.published.committed:
         return failed(plan.symbol_day, error, reason)
-    return replace(_as_published(plan, meta, data.size_bytes), action=Action.KEEP, reason=reason)
+    stays = _as_published(plan, meta, data.size_bytes)
+    return replace(stays, status=Status.QUARANTINE, action=Action.KEEP, reason=reason)
 
 
 def published(plan: Plan, meta: DayMeta, merged: Merged, seconds: float) -> Outcome:

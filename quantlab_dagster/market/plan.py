@@ -157,9 +157,17 @@ def decide(
     if not sources:
         return _stays(published, "there are no raw parts to build it from")
     quarantine = published.quarantine
-    if quarantine is not None and quarantine.raw_fingerprint == raw_fingerprint and not requested.overwrite:
-        return Action.QUARANTINED, quarantine.reason
+    asked = requested.overwrite or requested.allow_shrink
+    if quarantine is not None and quarantine.raw_fingerprint == raw_fingerprint and not asked:
+        return _quarantined(quarantine, published)
     return Action.BUILD, _why_built(published, requested)
+
+
+def _quarantined(quarantine: Quarantine, published: Published) -> tuple[Action, str]:
+    # One without a part says that rows would be lost: that is settled only while the day that has them stands.
+    if quarantine.part is None and not published.committed:
+        return Action.BUILD, _why_built(published, Requested())
+    return Action.QUARANTINED, quarantine.reason
 
 
 _WRITTEN_OVER = "meta.json is of other software, beside sources.json of this one"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.plan import Plan
     from quantlab_dagster.work.merging import Built
 
-__all__ = ["publish_day", "publish_quarantine", "publish_sources"]
+__all__ = ["publish_day", "publish_quarantine", "publish_refusal", "publish_sources"]
 
 
 async def publish_day(compact: Store, plan: Plan, file: Path, built: Built) -> DayMeta:
@@ -94,10 +94,19 @@ def _next_revision(before: DayMeta | None, sha256: str) -> int:
 
 async def publish_quarantine(compact: Store, plan: Plan, error: BadPart) -> Quarantine:
     """Say in the lake why a symbol-day is not published. What is published already stays untouched."""
+    return await _quarantine(compact, plan, error.part, error.cause)
+
+
+async def publish_refusal(compact: Store, plan: Plan, error: ShrinkRefused) -> Quarantine:
+    """Say beside a published day why it is not replaced, until its raw parts change."""
+    return await _quarantine(compact, plan, None, error.cause)
+
+
+async def _quarantine(compact: Store, plan: Plan, part: str | None, reason: str) -> Quarantine:
     quarantine = Quarantine(
         raw_fingerprint=plan.raw_fingerprint,
-        part=error.part,
-        reason=error.cause,
+        part=part,
+        reason=reason,
         writer_version=WRITER_VERSION,
         source_files=len(plan.parts),
     )

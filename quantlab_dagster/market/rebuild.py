@@ -26,7 +26,7 @@ async def rebuild_state(place: MarketPlace, pairs: Sequence[Pair]) -> State:
     """Look at every day of the look-back, and write what was found.
 
     The watermark and the beginning are kept where the present state can be read. Where it cannot, catch-up begins with
-    the oldest day of the look-back that has something published or quarantined, so that no open day is passed over.
+    the oldest day of the look-back that has raw parts or something published, so that no open day is passed over.
 
     Raises:
         StoreError: the lake cannot be read.
@@ -38,10 +38,10 @@ async def rebuild_state(place: MarketPlace, pairs: Sequence[Pair]) -> State:
     store = StateStore(place.compact)
 
     def change(before: State | None) -> State:
-        touched = [item.day for item in rolled if _recorded(item)]
+        touched = [item.day for item in rolled if item.plans]  # open ones, too
         state = begin(before, min(touched, default=last), now)
         kept = {day: record for day, record in state.days.items() if record.reason}  # an operator's decisions
-        state = state.model_copy(update={"days": kept, "partitions": {}, "open_days": {}})
+        state = state.model_copy(update={"days": kept, "open_days": {}})
         for item in rolled:
             state = _fold(state, item, now)
         return advance(state, now)

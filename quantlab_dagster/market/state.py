@@ -235,11 +235,13 @@ def record_outcomes(
     stale = dict(state.late_scan.stale)
     for outcome in outcomes:
         key = outcome.symbol_day.state_key
+        # What could not be built anew is still what was published before.
+        stays = partitions.get(key) if outcome.status in (Status.FAILED, Status.QUARANTINE) else None
         partitions[key] = PartitionRecord(
             status=outcome.status.value,
-            rows=outcome.rows,
-            total_size_bytes=outcome.bytes_out,
-            day_quality_post=outcome.day_quality,
+            rows=stays.rows if stays else outcome.rows,
+            total_size_bytes=outcome.bytes_in or (stays.total_size_bytes if stays else 0),
+            day_quality_post=stays.day_quality_post if stays else outcome.day_quality,
             updated_at=moment,
             error=outcome.reason if outcome.status in (Status.FAILED, Status.QUARANTINE) else None,
         )

@@ -25,12 +25,13 @@ class Shares:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._held = 0
+        self._turn = asyncio.Lock()  # those who wait for it get it in their order
         self._freed = asyncio.Condition()
 
     @asynccontextmanager
     async def taken(self, amount: int) -> AsyncIterator[None]:
         """Wait until `amount` is free, and hold it while the body runs."""
-        async with self._freed:
+        async with self._turn, self._freed:
             await self._freed.wait_for(lambda: self._held + amount <= self.capacity or not self._held)
             self._held += amount
         try:

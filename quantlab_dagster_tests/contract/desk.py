@@ -155,6 +155,7 @@ def _catch_up(desk: Desk) -> None:
 
 def rebuilt_state(desk: Desk, other: Desk) -> None:
     """A state that is made again: one with a watermark, and one without."""
+    (desk.raw / "exchange=binance" / "stream=bbo").mkdir(parents=True, exist_ok=True)  # days without files
     desk("state rebuild --json", exits=0, document="state-rebuild")
     # The oldest day that has something published has another symbol that is not.
     day = _last_eligible_day()

@@ -135,7 +135,7 @@ def test_replaced_parts_are_never_taken_for_those_that_were_read(published: Publ
 @pytest.mark.parametrize("stands", [Published(), OURS, FOREIGN])
 def test_a_quarantine_holds_while_its_raw_parts_do(stands: Published) -> None:
     late = parts("abcd")
-    published = replace(stands, quarantine=Quarantine(raw_fingerprint=fingerprint(late), reason="bad"))
+    published = replace(stands, quarantine=Quarantine(raw_fingerprint=fingerprint(late), part="x", reason="bad"))
     assert decide(late, fingerprint(late), published, PLAIN) == (Action.QUARANTINED, "bad")
     assert decide(late, fingerprint(late), published, OVERWRITE)[0] is Action.BUILD
     more = parts("abcde")

@@ -78,7 +78,7 @@ def test_publishing_as_many_rows_as_the_meta_says_is_not_refused(lakes: Lakes) -
 def test_a_refused_day_is_kept_if_it_is_committed_and_has_failed_otherwise(lakes: Lakes) -> None:
     plan, error = planned(lakes), ShrinkRefused("meta.json", 1, 600)
     kept = refused(plan, error)
-    assert (kept.status, kept.action, kept.rows) == (Status.SUCCESS, Action.KEEP, 600)
+    assert (kept.status, kept.action, kept.rows) == (Status.QUARANTINE, Action.KEEP, 600)
     half = replace(plan, published=replace(plan.published, committed=False))
     failed = refused(half, error)
     assert (failed.status, failed.error) == (Status.FAILED, "ShrinkRefused")
@@ -91,7 +91,7 @@ def test_a_refusal_changes_nothing_and_fails_where_the_day_is_not_committed(lake
     lakes.put_beside(DAY, META, lakes.meta(DAY) | {"rows": 700})
     before = lakes.compact_keys()
     [kept] = lakes.run(overwrite=True).outcomes
-    assert (kept.status, kept.action, kept.rows) == (Status.SUCCESS, Action.KEEP, 700)
+    assert (kept.status, kept.action, kept.rows) == (Status.QUARANTINE, Action.KEEP, 700)
     assert lakes.compact_keys() == before
     lakes.put_beside(DAY, "data.parquet", b"something else")
     before = lakes.compact_keys()

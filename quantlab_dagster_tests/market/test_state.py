@@ -58,7 +58,7 @@ def day(number: int) -> dt.date:
 def outcome(status: Status, pair: Pair = BBO, number: int = 8, symbol: str = "adausdt") -> Outcome:
     symbol_day = SymbolDay(pair.exchange, pair.stream, symbol, day(number))
     label = "DEGRADED" if status is Status.SUCCESS else None
-    return Outcome(symbol_day, status, Action.BUILD, "because", rows=5, bytes_out=100, day_quality=label)
+    return Outcome(symbol_day, status, Action.BUILD, "because", rows=5, bytes_in=100, bytes_out=40, day_quality=label)
 
 
 def begun(number: int = 8) -> State:

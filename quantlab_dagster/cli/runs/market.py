@@ -144,6 +144,7 @@ def catch_up(
                 most_runs=1,
                 most_attempts=settings.catch_up_attempts,
                 waits=settings.catch_up_waits,
+                first=settings.start_date,
             )
             decided = decide_catch_up(state, rules) if looked else decide_open_days(state, rules)
             if decided.requests:

@@ -79,6 +79,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
             most_runs=settings.catch_up_runs,
             most_attempts=settings.catch_up_attempts,
             waits=settings.catch_up_waits,
+            first=settings.start_date,
         )
         # Before anything is looked for: that may take its time, or fail, and open days must not wait for it.
         open_days = decide_open_days(state, rules)
