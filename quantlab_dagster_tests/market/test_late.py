@@ -255,3 +255,45 @@ def test_late_parts_make_a_new_revision_and_the_same_bytes_again(lakes: Lakes) -
     [again] = lakes.run(symbols=["a"], overwrite=True, place=lakes.place(now=NOW)).outcomes
     assert again.revision == 2
     assert lakes.get(symbol_day("a").key("data.parquet")) == content
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "2026-01-11T11:59:59", "9999-01-01T00:00:00Z"])
+def test_a_moment_that_makes_no_sense_does_not_stop_the_search(local_lakes: Lakes, moment: str) -> None:
+    late = symbol_day("b", DAYS[1])
+    put_late(local_lakes, late)
+    store = StateStore(local_lakes.compact)
+
+    def confused(before: State | None) -> State:
+        assert before is not None
+        return before.model_copy(update={"late_scan": before.late_scan.model_copy(update={"started_at": moment})})
+
+    state = asyncio.run(store.update(confused))
+    after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
+    assert list(after.late_scan.stale) == [late.state_key]
+
+
+def test_entries_that_no_round_would_look_at_again_are_dropped(local_lakes: Lakes) -> None:
+    """A pair that is not configured any more, a symbol that retention removed, and what is no symbol-day."""
+    store = StateStore(local_lakes.compact)
+    gone = {"kraken/bbo/a/20260108": "x", "binance/bbo/gone/20260108": "x", "nonsense": "x"}
+
+    def littered(before: State | None) -> State:
+        assert before is not None
+        return before.model_copy(update={"late_scan": before.late_scan.model_copy(update={"stale": gone})})
+
+    state = asyncio.run(store.update(littered))
+    after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
+    assert after.late_scan.stale == {}
+
+
+def test_a_settled_day_that_breaks_is_found(local_lakes: Lakes) -> None:
+    """Its data is overwritten, and a part of it has expired: it cannot be rebuilt, and must not look fine."""
+    broken = symbol_day("b", DAYS[1])
+    asyncio.run(local_lakes.compact.put(broken.key("data.parquet"), b"junk"))
+    [first, *_] = asyncio.run(local_lakes.raw.list_objects(broken.prefix))
+    asyncio.run(local_lakes.raw.delete(first.key))
+    store = StateStore(local_lakes.compact)
+    state = asyncio.run(store.read())
+    assert state is not None
+    after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
+    assert "data.parquet is not what meta.json says" in after.late_scan.unreadable[broken.state_key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import Action, plan_days
 from quantlab_dagster.market.rebuild import rebuild_state
 from quantlab_dagster.market.rollup import roll_up_and_settle
-from quantlab_dagster.market.state import record_outcomes, unsettled_days
+from quantlab_dagster.market.state import PartitionRecord, State, record_outcomes, unsettled_days
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, NOON_AFTER, PAIR, Lakes, spec, symbol_day
@@ -102,3 +103,27 @@ def test_a_day_without_files_of_a_pair_that_is_there_is_settled(tmp_path: Path) 
     rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert (rolled.settled, rolled.status) == (True, Status.NO_FILES)
     assert state.watermark == DAY
+
+
+def test_a_rebuild_of_no_state_begins_at_the_oldest_day_that_has_anything(tmp_path: Path) -> None:
+    """It once began at the oldest published day, and passed over open ones before it."""
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    open_day, published = DAY - dt.timedelta(days=1), DAY
+    for day in (open_day, published):
+        lakes.put_spec(spec("a", parts=2, rows=20, day=day))
+    lakes.run(day=published)
+    rebuilt = asyncio.run(rebuild_state(lakes.place(), [PAIR]))
+    assert rebuilt.watermark is None
+    assert unsettled_days(rebuilt, published) == [open_day]
+    assert [key[-8:] for key in rebuilt.partitions] == ["20260108"]
+
+
+def test_a_rebuild_keeps_the_inventory(lakes: Lakes) -> None:
+    old = PartitionRecord(status="success", rows=7, day_quality_post="GOOD", updated_at="2020-01-01T00:00:00Z")
+
+    def adopted(_: State | None) -> State:
+        return State(last_compacted_date="20260107", partitions={"binance/bbo/a/20260101": old})
+
+    asyncio.run(StateStore(lakes.compact).update(adopted))
+    rebuilt = asyncio.run(rebuild_state(lakes.place(), [PAIR]))
+    assert rebuilt.partitions["binance/bbo/a/20260101"].day_quality_post == "GOOD"

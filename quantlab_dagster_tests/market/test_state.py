@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -457,3 +458,34 @@ def test_the_local_zone_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
         assert begun().updated_at == "2026-01-12T12:00:00Z"
     monkeypatch.delitem(os.environ, "TZ")
     time.tzset()
+
+
+def test_days_before_the_first_partition_are_named_and_stop_nothing_else() -> None:
+    """An adopted watermark before QUANTLAB_START_DATE once made every tick raise."""
+    decided = decide(begun(), day(10), first=day(10))
+    assert [request.day for request in decided.requests] == [day(10)]
+    assert [text for text in decided.skipped if "QUANTLAB_START_DATE 2026-01-10" in text] == list(decided.skipped)
+    assert [text[:10] for text in decided.skipped] == ["2026-01-08", "2026-01-09"]
+
+
+def test_stale_entries_that_name_no_configured_pair_ask_for_nothing() -> None:
+    state = settle_day(begun(), day(8), Status.SUCCESS, NOW)
+    odd = {"kraken/bbo/a/20260108": "x", "no symbol-day": "x"}
+    state = state.model_copy(update={"late_scan": LateScan(stale=odd)})
+    assert decide(state, day(8)).requests == ()
+
+
+def test_a_run_that_died_comes_back_at_once_and_yet_counts() -> None:
+    died = Tries(2, 2, NOW, last_died=True)
+    [request] = decide(begun(), day(8), tries=lambda _: died).requests
+    assert request.attempt == 3
+    assert decide(begun(), day(8), tries=lambda _: replace(died, failed=3)).exhausted == (day(8),)
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.QUARANTINE])
+def test_the_inventory_keeps_what_could_not_be_built_anew(status: Status) -> None:
+    before = record_outcomes(begun(), BBO, day(8), [outcome(Status.SUCCESS)], NOW)
+    worse = replace(outcome(status), rows=0, bytes_in=0, bytes_out=0)
+    [record] = record_outcomes(before, BBO, day(8), [worse], NOW).partitions.values()
+    assert (record.status, record.rows, record.total_size_bytes) == (status.value, 5, 100)
+    assert record.day_quality_post == "DEGRADED"
