@@ -380,7 +380,7 @@ def test_repair_rebuilds_exactly_what_is_wrong_and_has_its_raw_parts(quantlab: S
     done = quantlab("compact", "--date", "2026-01-08", "--repair")
     assert "4 symbol-days were wrong or missing" in done.stdout
     assert done.returncode == 1, "two of them could not be rebuilt"
-    assert "more-than-is-left/20260108: kept, 3,000 rows" in done.stderr
+    assert "more-than-is-left/20260108: QUARANTINED: " in done.stderr
     assert "says 3,000 rows, and the raw parts now have 60: nothing was replaced" in done.stderr
     after = lakes.compact_keys()
     changed = {key.split("symbol=")[1].split("/")[0] for key in after if after[key] != before.get(key)}
