@@ -53,7 +53,7 @@ def test_partitions_of_events_are_utc_hours() -> None:
 def test_jobs_checks_and_resources() -> None:
     definitions = build_definitions(load_settings())
     jobs = {job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs == {"compact_day", "compact_warehouse"}
+    assert jobs == {"compact_day", "compact_symbols", "compact_warehouse"}
     job = definitions.resolve_job_def("compact_day")
     steps = {f"compact__{exchange}__{stream}" for exchange in EXCHANGES for stream in STREAMS} | {"compact__state"}
     assert {node.name for node in job.nodes} == steps

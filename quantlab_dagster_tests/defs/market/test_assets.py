@@ -161,19 +161,6 @@ def test_a_second_materialisation_rewrites_nothing(lakes: Lakes, instance: dg.Da
     assert "raw GET" not in metadata["requests by kind"]
 
 
-def test_a_restricted_run_does_not_mark_the_day_as_done(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
-    local_lakes.put_spec(spec("adausdt"))
-    local_lakes.put_spec(spec("btcusdt"))
-    result = materialise(instance, symbols=["btcusdt"])
-    assert result.success
-    assert result.get_asset_materialization_events() == []
-    assert [event.asset_key for event in result.get_asset_observation_events()] == [BBO]
-    assert instance.get_materialized_partitions(BBO) == set()
-    assert all("btcusdt" in key for key in local_lakes.compact_keys())
-    materialise(instance)
-    assert instance.get_materialized_partitions(BBO) == {"2026-01-08"}
-
-
 def test_overwrite_is_passed_on(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
     local_lakes.put_spec(spec())
     materialise(instance)

@@ -19,6 +19,7 @@ from quantlab_dagster.kernel import merge as merge_module
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.warehouse import corrupt_event_file
 from quantlab_dagster.warehouse import compact as compact_module
+from quantlab_dagster.warehouse.slot import Slot
 from quantlab_dagster.work import merging
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
@@ -290,7 +291,7 @@ def test_an_hour_is_materialised(lake: EventLake, instance: dg.DagsterInstance) 
     assert metadata_of(instance)["summary"] == "nothing to merge"
 
 
-def test_a_backfill_over_hours_is_one_run(local: EventLake, instance: dg.DagsterInstance) -> None:
+def test_a_range_of_hours_is_one_run(local: EventLake, instance: dg.DagsterInstance) -> None:
     for hours in (0, 1, 3):
         local.put_spec(spec(hour=HOUR - hours * LATER))
     result = materialise(instance, "2026-01-15-06:00", KEY)
@@ -322,13 +323,18 @@ def test_the_current_hour_is_refused_without_retries(local: EventLake, instance:
     assert len(local.names()) == 4
 
 
-def test_some_apps_of_an_hour_are_an_observation(local: EventLake, instance: dg.DagsterInstance) -> None:
-    local.put_spec(spec())
-    local.put_spec(spec(app="shop"))
-    assert materialise(instance, KEY, config={"apps": ["shop"]}).success
-    assert materialised(instance) == []
-    assert len(local.objects()) == 5
-    assert len(local.names()) == 4
+def test_an_hour_that_another_compactor_has_is_not_done(local: EventLake, instance: dg.DagsterInstance) -> None:
+    """A run for that hour which succeeds without it would end its backfill as failed, and not say why."""
+    for hours in (0, 1):
+        local.put_spec(spec(hour=HOUR - hours * LATER))
+    claim = Slot(state="claimed", holder="another", since=SOON)
+    asyncio.run(local.store.put(PARTITION.slot_key, claim.dump()))
+    result = materialise(instance, "2026-01-15-09:00", KEY)
+    assert not result.success
+    assert "1 of 2 hours are not done: " in failure_of(result)
+    assert "another" in failure_of(result)
+    assert materialised(instance) == ["2026-01-15-09:00"]
+    assert run_job(instance).success, "the schedule's run is for whatever it finds"
 
 
 # ---- the schedule ----------------------------------------------------------------------------------------------------
