@@ -7,6 +7,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml  # type: ignore[import-untyped]
@@ -38,10 +39,14 @@ defs = build_definitions(load_settings(), clock=lambda: dt.datetime.fromisoforma
 
 
 @contextmanager
-def configured_instance(**instead: dict[str, str]) -> Iterator[dg.DagsterInstance]:
+def configured_instance(**instead: dict[str, Any]) -> Iterator[dg.DagsterInstance]:
     """A new instance, configured by the dagster.yaml that is shipped, but for these."""
-    with instance_for_test(overrides={**yaml.safe_load(CONFIGURATION.read_text()), **instead}) as instance:
-        yield instance
+    configuration = {**yaml.safe_load(CONFIGURATION.read_text()), **instead}
+    with TemporaryDirectory() as home:
+        if "event_log_storage" in instead:
+            configuration["event_log_storage"] = {**instead["event_log_storage"], "config": {"base_dir": home}}
+        with instance_for_test(overrides=configuration, temp_dir=home) as instance:
+            yield instance
 
 
 @contextmanager
