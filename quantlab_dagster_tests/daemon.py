@@ -14,11 +14,13 @@ import yaml  # type: ignore[import-untyped]
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance_for_test import instance_for_test
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import freeze_time
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -101,6 +103,20 @@ def backfill_ended(context: WorkspaceProcessContext, backfill_id: str) -> BulkAc
         if backfill.status is not BulkActionStatus.REQUESTED:
             return backfill.status
     raise AssertionError("the backfill does not end")
+
+
+def tick_sensor(context: WorkspaceProcessContext, name: str, at: dt.datetime) -> None:
+    """What the daemon does with a sensor that is on and due, once; what it asks for is in the queue then."""
+    [location] = context.create_request_context().code_locations
+    [repository] = location.get_repositories().values()
+    sensor = repository.get_sensor(name)
+    if context.instance.get_instigator_state(sensor.get_remote_origin_id(), sensor.selector_id) is None:
+        context.instance.start_sensor(sensor)
+    with freeze_time(at):
+        errors = list(execute_sensor_iteration(context, logging.getLogger("sensors"), None, None))
+    assert not any(errors), errors
+    [tick] = context.instance.get_ticks(sensor.get_remote_origin_id(), sensor.selector_id, limit=1)
+    assert tick.error is None, tick.error
 
 
 def dequeue(context: WorkspaceProcessContext) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "JOB",
     "MARKET_POOL",
     "PRIORITY_TAG",
+    "SENSOR",
     "STATE_ASSET",
     "SYMBOLS_JOB",
     "SYMBOLS_OP",
@@ -43,6 +44,7 @@ __all__ = [
 
 GROUP = "quantlab"
 JOB = "compact_day"
+SENSOR = "catch_up"
 SYMBOLS_JOB, SYMBOLS_OP = "compact_symbols", "compact_some_symbols"
 STATE_ASSET = dg.AssetKey(["compact", "state"])
 

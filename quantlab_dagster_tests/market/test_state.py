@@ -312,10 +312,10 @@ def test_late_days_wait_as_well() -> None:
 
 
 def test_a_cancelled_attempt_uses_none_up_and_comes_back_after_a_while_under_a_new_key() -> None:
-    cancelled = Tries(made=5, failed=2, last_ended=NOW - dt.timedelta(hours=1), last_failed=False)
+    cancelled = Tries(last_number=5, failed=2, last_ended=NOW - dt.timedelta(hours=1), last_failed=False)
     [request] = decide(begun(), day(8), tries=lambda _: cancelled).requests
     assert (request.attempt, request.key) == (3, "day:20260108:6"), "an old key would be passed over in silence"
-    just_now = Tries(made=1, failed=0, last_ended=NOW, last_failed=False)
+    just_now = Tries(last_number=1, failed=0, last_ended=NOW, last_failed=False)
     for minutes, asked in ((9, 0), (10, 1)):
         decided = decide(begun(), day(8), now=NOW + dt.timedelta(minutes=minutes), tries=lambda _: just_now)
         assert len(decided.requests) == asked, "who cancels a run does not want it back at once"

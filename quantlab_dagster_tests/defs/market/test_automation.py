@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import re
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.history import CATCH_UP_TAG, tries_of
+from quantlab_dagster.defs import history
+from quantlab_dagster.defs.history import CATCH_UP_TAG, RUN_KEY_TAG, SENSOR_TAG, tries_of
 from quantlab_dagster.defs.market import automation
 from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG
 from quantlab_dagster.errors import StoreUnavailable
@@ -27,6 +29,7 @@ from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.daemon import configured_instance, dequeue, tick_sensor, workspace_of
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
 from quantlab_dagster_tests.lakes import Lakes, symbol_day
 
@@ -96,6 +99,11 @@ def tick(instance: dg.DagsterInstance, now: dt.datetime = NOW, cursor: str | Non
     return result
 
 
+def tags_by_daemon(request: dg.RunRequest) -> dict[str, str]:
+    """As the daemon tags the run."""
+    return {**request.tags, RUN_KEY_TAG: str(request.run_key), SENSOR_TAG: "catch_up"}
+
+
 def run(instance: dg.DagsterInstance, request: dg.RunRequest, now: dt.datetime = NOW) -> bool:
     result = (
         definitions(now)
@@ -104,7 +112,7 @@ def run(instance: dg.DagsterInstance, request: dg.RunRequest, now: dt.datetime =
             instance=instance,
             partition_key=request.partition_key,
             asset_selection=request.asset_selection,
-            tags=request.tags,
+            tags=tags_by_daemon(request),
             raise_on_error=False,
         )
     )
@@ -250,7 +258,7 @@ def test_a_day_whose_run_was_killed_is_tried_again_until_that_is_too_often(
 ) -> None:
     monkeypatch.setenv("QUANTLAB_CATCH_UP_ATTEMPTS", "2")
     put(lakes, 12)
-    tags = {"dagster/partition": "2026-01-12", CATCH_UP_TAG: "day:20260112"}
+    tags = {"dagster/partition": "2026-01-12", CATCH_UP_TAG: "day:20260112", RUN_KEY_TAG: "day:20260112:1"}
     alive = put_run(instance, LIVING, tags=tags)
     assert "2026-01-12: a run is queued or running" in str(tick(instance).skip_reason)
     instance.delete_run(alive)
@@ -385,9 +393,59 @@ def test_only_attempts_that_failed_are_counted_and_only_since_the_last_success(i
         instance, job_name="compact_day", status=dg.DagsterRunStatus.FAILURE, tags={CATCH_UP_TAG: "day:2"}
     )
     tries = tries_of(instance, "day:1")
-    assert (tries.made, tries.failed, tries.last_failed) == (5, 2, True)
+    assert (tries.last_number, tries.failed, tries.last_failed) == (0, 2, True)
     assert tries.last_ended is not None
     assert abs(tries.last_ended - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
+
+
+def test_the_number_of_a_run_is_larger_than_any_that_is_known(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_tried(number: str | None) -> None:
+        tags = {CATCH_UP_TAG: "late:20260101:abc"}
+        if number:
+            tags |= {RUN_KEY_TAG: f"late:20260101:abc:{number}", SENSOR_TAG: "catch_up"}
+        create_run_for_test(instance, status=dg.DagsterRunStatus.FAILURE, tags=tags)
+
+    def last_number() -> int:
+        return tries_of(instance, "late:20260101:abc").last_number
+
+    for number in ("1", None, "2", "odd", "3"):
+        put_tried(number)
+    assert last_number() == 3
+    for run in instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: "late:20260101:abc:1"})):
+        instance.delete_run(run.run_id)
+    assert last_number() == 3, "however many there are"
+    monkeypatch.setattr(history, "_MOST_RECORDS", 2)
+    for _ in range(3):
+        put_tried(None)
+    assert last_number() == 3, "runs of the command line do not hide it"
+    assert tries_of(instance, "late:20260101:ab").last_number == 0
+
+
+def test_deleting_old_runs_does_not_stop_a_day(lakes: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Dagster's daemon: it passes over a key that a run has, and a day that asks for it again would be stuck."""
+    monkeypatch.setenv("QUANTLAB_CATCH_UP_WAITS", "0")
+    monkeypatch.setenv("QUANTLAB_CATCH_UP_ATTEMPTS", "9")
+    put(lakes, 12)
+    tick(dg.DagsterInstance.ephemeral())
+    asyncio.run(lakes.compact.put(symbol_day(day=day(12)).key("meta.json"), b"no json"))
+    launcher = {"module": "dagster._core.launcher.sync_in_memory_run_launcher", "class": "SyncInMemoryRunLauncher"}
+    with configured_instance(run_launcher=launcher) as instance, workspace_of(instance, tmp_path, NOW) as context:
+        minutes = itertools.count()
+
+        def known() -> list[str]:
+            """Keys of the known runs, after one more tick."""
+            tick_sensor(context, "catch_up", dt.datetime.now(dt.UTC) + dt.timedelta(minutes=next(minutes)))
+            dequeue(context)
+            return sorted(run.tags[RUN_KEY_TAG] for run in instance.get_runs())
+
+        assert [len(known()) for _ in range(3)] == [1, 2, 3]
+        for run_ in instance.get_runs():
+            if run_.tags[RUN_KEY_TAG] != "day:20260112:3":
+                instance.delete_run(run_.run_id)
+        assert known() == ["day:20260112:3", "day:20260112:4"]
+        assert known() == ["day:20260112:3", "day:20260112:4", "day:20260112:5"]
 
 
 def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInstance) -> None:
