@@ -75,13 +75,22 @@ def test_an_app_that_matches_nothing_is_a_usage_error(
 
 
 def test_commands_name_the_lakes_they_look_at(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("plan --date 2026-01-08", "verify --date 2026-01-08", "status"):
+    for command in ("plan --date 2026-01-08", "verify --date 2026-01-08", "status", "catch-up"):
         _, out, err = quantlab(capsys, command)
         assert lakes.raw_url in out + err, command
         assert lakes.compact_url in out + err, command
     _, out, err = quantlab(capsys, "plan --date 2026-01-08 --json")
     assert json.loads(out)
     assert err == ""
+
+
+@pytest.mark.parametrize("command", ["compact", "recover"])
+def test_what_works_on_the_event_lake_names_it(lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    _, _, err = quantlab(capsys, f"warehouse {command}")
+    assert f"event lake {lakes.rig.directory / 'warehouse'}" in err
+    _, out, err = quantlab(capsys, f"warehouse {command} --json")
+    assert json.loads(out)
+    assert "event lake" not in err
 
 
 def test_a_mistaken_seed_can_be_taken_back(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
