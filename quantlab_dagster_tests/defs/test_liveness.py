@@ -74,6 +74,7 @@ def judged(
     return why
 
 
+@pytest.mark.guards("living-run-ended")
 def test_on_this_machine_the_process_decides_however_long_it_is_silent() -> None:
     assert judged(HERE, ended=True) == "its process 7 on box is gone"
     assert judged(HERE, ended=False, silent=100 * SILENT_FOR) is None
@@ -81,6 +82,7 @@ def test_on_this_machine_the_process_decides_however_long_it_is_silent() -> None
     assert judged(replace(HERE, name="renamed"), ended=False, silent=100 * SILENT_FOR) is None
 
 
+@pytest.mark.guards("dead-run")
 def test_a_reboot_ends_every_process() -> None:
     assert judged(replace(HERE, boot="boot-0"), ended=False) == "box was started again since"
     assert judged(replace(HERE, boot="boot-0", pids="1"), ended=False) == "box was started again since"
@@ -136,6 +138,7 @@ def test_tags_say_which_process_it_is() -> None:
 # ---- the history -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("living-run-ended")
 def test_only_what_is_dead_is_ended(instance: dg.DagsterInstance) -> None:
     alive = put_run(instance, LIVING, tags=DAY)
     finished = put_run(instance, killed(), status=dg.DagsterRunStatus.SUCCESS)
@@ -159,6 +162,7 @@ def test_only_what_is_dead_is_ended(instance: dg.DagsterInstance) -> None:
 
 
 # What is queued was launched by Dagster.
+@pytest.mark.guards("dead-run")
 @pytest.mark.parametrize("status", [status for status in UNFINISHED if status is not dg.DagsterRunStatus.QUEUED])
 def test_whatever_it_was_doing(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> None:
     run_id = put_run(instance, killed(), status=status)
@@ -167,6 +171,7 @@ def test_whatever_it_was_doing(instance: dg.DagsterInstance, status: dg.DagsterR
     assert status_of(instance, run_id) is (dg.DagsterRunStatus.CANCELED if canceling else dg.DagsterRunStatus.FAILURE)
 
 
+@pytest.mark.guards("dead-run")
 def test_another_hosts_run_is_ended_six_hours_after_its_last_event(instance: dg.DagsterInstance) -> None:
     old_version = create_run_for_test(
         instance, status=dg.DagsterRunStatus.STARTED, tags={"quantlab/started_by": "command line"}
@@ -190,6 +195,7 @@ def _say(instance: dg.DagsterInstance, run_id: str, at: dt.datetime) -> None:
     instance.report_dagster_event(event, run_id, timestamp=at.timestamp())
 
 
+@pytest.mark.guards("living-run-ended")
 def test_runs_that_dagster_launched_are_left_to_it(instance: dg.DagsterInstance) -> None:
     """From the daemon or the UI, even if re-executed there: Dagster copies the tags of the first run."""
     plain = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED)
@@ -205,6 +211,7 @@ def test_runs_that_dagster_launched_are_left_to_it(instance: dg.DagsterInstance)
         assert status_of(instance, run.run_id) is dg.DagsterRunStatus.STARTED
 
 
+@pytest.mark.guards("living-run-ended")
 def test_one_that_ends_well_while_it_is_looked_at_stays_well(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +287,7 @@ def test_a_history_that_cannot_be_read_is_said(
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("dead-run")
 def test_every_command_that_runs_something_ends_them_first_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +319,7 @@ def test_a_run_of_the_command_line_says_which_process_it_is(tmp_path: Path, monk
     assert run.tags["more"] == "of them"
 
 
+@pytest.mark.guards("dead-run")
 def test_one_that_dies_while_catch_up_is_at_work_does_not_hold_its_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
