@@ -67,6 +67,7 @@ def state_of(lakes: Lakes) -> State:
     return state
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_a_day_that_failed_waits_for_cron_as_well(lakes: Lakes, day: dt.date) -> None:
     broken = symbol_day(day=day).key("meta.json")
     asyncio.run(lakes.compact.put(broken, b"no json"))
@@ -99,6 +100,7 @@ class Collector(Recorder):
             (late / part.name).write_bytes(part.read_bytes())
 
 
+@pytest.mark.guards("roll-up-swallowed")
 def test_the_failure_of_a_roll_up_is_not_swallowed_and_its_pairs_run_again(lakes: Lakes, day: dt.date) -> None:
     report, _ = caught_up(Collector(lakes, day))
     assert [item.reason for item in report.outcomes] == ["not published"], "as the roll-up says of the other"
@@ -112,6 +114,7 @@ def test_the_failure_of_a_roll_up_is_not_swallowed_and_its_pairs_run_again(lakes
     assert state_of(lakes).is_settled(day)
 
 
+@pytest.mark.guards("scan-gap")
 def test_the_search_for_late_parts_goes_all_the_way(lakes: Lakes, day: dt.date) -> None:
     for number in range(310):
         directory = Path(lakes.raw_url) / symbol_day(f"symbol{number}", day).prefix
@@ -124,6 +127,7 @@ def test_the_search_for_late_parts_goes_all_the_way(lakes: Lakes, day: dt.date) 
     assert scan.cursor is None
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_run_although_late_parts_cannot_be_looked_for(
     lakes: Lakes, day: dt.date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +163,7 @@ def two_steps() -> None:
     other_step()
 
 
+@pytest.mark.guards("roll-up-swallowed")
 def test_a_reason_explains_the_failure_of_its_own_step_only() -> None:
     result = two_steps.execute_in_process(raise_on_error=False)
     known = {"one_step": ["binance/bbo/a/20260108: not published", "not published"]}

@@ -83,6 +83,7 @@ def judged(
     return why
 
 
+@pytest.mark.guards("living-run-ended")
 def test_on_this_machine_the_process_decides_however_long_it_is_silent() -> None:
     assert judged(HERE, ended=True) == "its process 7 on box is gone"
     assert judged(HERE, ended=False, silent=100 * SILENT_FOR) is None
@@ -90,6 +91,7 @@ def test_on_this_machine_the_process_decides_however_long_it_is_silent() -> None
     assert judged(replace(HERE, name="renamed"), ended=False, silent=100 * SILENT_FOR) is None
 
 
+@pytest.mark.guards("dead-run")
 def test_a_reboot_ends_every_process() -> None:
     assert judged(replace(HERE, boot="boot-0"), ended=False) == "box was started again since"
     assert judged(replace(HERE, boot="boot-0", pids="1"), ended=False) == "box was started again since"
@@ -145,6 +147,7 @@ def test_tags_say_which_process_it_is() -> None:
 # ---- the history -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("living-run-ended")
 def test_only_what_is_dead_is_ended(instance: dg.DagsterInstance) -> None:
     alive = put_run(instance, LIVING, tags=DAY)
     finished = put_run(instance, killed(), status=dg.DagsterRunStatus.SUCCESS)
@@ -168,6 +171,7 @@ def test_only_what_is_dead_is_ended(instance: dg.DagsterInstance) -> None:
 
 
 # What is queued was launched by Dagster.
+@pytest.mark.guards("dead-run")
 @pytest.mark.parametrize("status", [status for status in UNFINISHED if status is not dg.DagsterRunStatus.QUEUED])
 def test_whatever_it_was_doing(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> None:
     run_id = put_run(instance, killed(), status=status)
@@ -176,6 +180,7 @@ def test_whatever_it_was_doing(instance: dg.DagsterInstance, status: dg.DagsterR
     assert status_of(instance, run_id) is (dg.DagsterRunStatus.CANCELED if canceling else dg.DagsterRunStatus.FAILURE)
 
 
+@pytest.mark.guards("dead-run")
 def test_another_hosts_run_is_ended_six_hours_after_its_last_event(instance: dg.DagsterInstance) -> None:
     old_version = create_run_for_test(
         instance, status=dg.DagsterRunStatus.STARTED, tags={"quantlab/started_by": "command line"}
@@ -225,6 +230,7 @@ def test_a_run_that_dagster_launched_is_ended_if_the_process_that_it_names_is_de
     assert status_of(instance, alive) is dg.DagsterRunStatus.STARTED
 
 
+@pytest.mark.guards("living-run-ended")
 def test_other_runs_that_dagster_launched_are_left_to_it(instance: dg.DagsterInstance) -> None:
     """Those that name no process; and one that is executed again, because Dagster copies the first one's tags."""
     plain = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, remote_job_origin=ORIGIN)
@@ -268,6 +274,7 @@ def test_every_job_runs_in_one_process() -> None:
     assert len(list(jobs)) >= 4
 
 
+@pytest.mark.guards("living-run-ended")
 def test_one_that_ends_well_while_it_is_looked_at_stays_well(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +350,7 @@ def test_a_history_that_cannot_be_read_is_said(
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("dead-run")
 def test_every_command_that_runs_something_ends_them_first_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +382,7 @@ def test_a_run_of_the_command_line_says_which_process_it_is(tmp_path: Path, monk
     assert run.tags["more"] == "of them"
 
 
+@pytest.mark.guards("dead-run")
 def test_one_that_dies_while_catch_up_is_at_work_does_not_hold_its_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

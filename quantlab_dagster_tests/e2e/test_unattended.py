@@ -98,6 +98,7 @@ def runs_of(dev: DagsterDev, day: dt.date) -> list[dict[str, Any]]:
     return runs
 
 
+@pytest.mark.guards("watermark-past-failure")
 def test_the_sensor_works_off_five_missed_days_one_of_which_fails_twice(
     dev: DagsterDev, lakes: Lakes, page: Page
 ) -> None:

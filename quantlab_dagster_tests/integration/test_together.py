@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ONE_DAY = dt.timedelta(days=1)
 
 
+@pytest.mark.guards("two-runs-at-once")
 @pytest.mark.slow
 def test_nobody_undoes_or_doubles_anybodys_work(rig: Rig, tmp_path: Path) -> None:
     lakes = Lakes.of(rig)

@@ -35,6 +35,7 @@ def local_lakes(tmp_path: Any) -> Lakes:
     return Lakes.of(Rig("local", None, tmp_path))
 
 
+@pytest.mark.guards("unsorted-called-sorted")
 def test_a_day_is_published_whole_sorted_and_described(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     odd = [empty_part(spec()), *(RawPart(name, b"not a part") for name in FOREIGN_FILES)]
@@ -76,6 +77,7 @@ def test_a_part_costs_one_get_and_a_day_few_requests(lakes: Lakes) -> None:
     assert requests["compact PUT"] == 3
 
 
+@pytest.mark.guards("consolidated-twice")
 def test_a_second_run_reads_no_part_and_changes_no_byte(lakes: Lakes) -> None:
     lakes.put_spec(spec())
     lakes.run()
@@ -88,6 +90,7 @@ def test_a_second_run_reads_no_part_and_changes_no_byte(lakes: Lakes) -> None:
     assert lakes.compact_keys() == before
 
 
+@pytest.mark.guards("bytes-vary")
 def test_overwrite_builds_the_identical_file_again(lakes: Lakes) -> None:
     lakes.put_spec(spec())
     lakes.run()
@@ -111,6 +114,7 @@ def test_late_parts_make_a_new_revision(lakes: Lakes) -> None:
     assert same_rows(lakes.published(symbol_day()), oracle([*parts, *late]))
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_vanished_parts_never_shrink_a_published_day(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -127,6 +131,7 @@ def test_vanished_parts_never_shrink_a_published_day(lakes: Lakes) -> None:
     assert same_rows(lakes.published(symbol_day()), oracle(parts[1:]))
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_changed_parts_count_as_vanished(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -137,6 +142,7 @@ def test_changed_parts_count_as_vanished(lakes: Lakes) -> None:
     assert lakes.compact_keys() == before
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_all_parts_vanished_keeps_the_day(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -146,6 +152,7 @@ def test_all_parts_vanished_keeps_the_day(lakes: Lakes) -> None:
     assert (item.action, item.rows) == (Action.KEEP, 600)
 
 
+@pytest.mark.guards("damage-unnamed")
 def test_a_bad_symbol_day_is_quarantined_while_the_others_go_on(lakes: Lakes) -> None:
     good = lakes.put_spec(spec("btcusdt"))
     lakes.put_spec(spec("xrpusdt"))
@@ -176,6 +183,7 @@ def test_a_bad_symbol_day_is_quarantined_while_the_others_go_on(lakes: Lakes) ->
     assert not [key for key in lakes.compact_keys() if key.endswith("quarantine.json")]
 
 
+@pytest.mark.guards("quarantine-over-published")
 def test_a_published_day_is_not_replaced_by_a_quarantine(lakes: Lakes) -> None:
     lakes.put_spec(spec())
     lakes.run()
@@ -187,6 +195,7 @@ def test_a_published_day_is_not_replaced_by_a_quarantine(lakes: Lakes) -> None:
     assert {key: etag for key, etag in after.items() if not key.endswith("quarantine.json")} == published
 
 
+@pytest.mark.guards("half-published")
 def test_data_without_its_meta_is_rebuilt(lakes: Lakes) -> None:
     """The writer died between data and meta, at a first publication and at a second one."""
     parts = lakes.put_spec(spec())
@@ -201,6 +210,7 @@ def test_data_without_its_meta_is_rebuilt(lakes: Lakes) -> None:
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("half-published")
 def test_data_without_its_meta_and_vanished_parts_is_an_error(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -249,6 +259,7 @@ def test_similar_symbols_do_not_mix(lakes: Lakes) -> None:
     assert lakes.published(symbol_day(hostile)).num_rows == 600
 
 
+@pytest.mark.guards("memory-grows")
 def test_beyond_the_memory_budget_parts_are_spooled(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec(parts=8, rows=20_000))
     place = lakes.place(memory_budget=1 << 20)  # a quarter of it is less than the day
@@ -269,6 +280,7 @@ def test_today_and_yesterday_before_half_past_two_are_refused(local_lakes: Lakes
     assert lakes.compact_keys()
 
 
+@pytest.mark.guards("part-lost")
 def test_a_part_that_cannot_be_fetched_fails_its_symbol_day_only(
     local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +303,7 @@ def test_a_part_that_cannot_be_fetched_fails_its_symbol_day_only(
     assert not [key for key in lakes.compact_keys() if "xrpusdt" in key]
 
 
+@pytest.mark.guards("part-lost")
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_part_replaced_during_the_run_is_planned_anew(
     local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch, times: int
@@ -318,6 +331,7 @@ def test_a_part_replaced_during_the_run_is_planned_anew(
         assert (item.status, item.error) == (Status.FAILED, "ObjectChanged")
 
 
+@pytest.mark.guards("damage-in-transit")
 def test_damage_on_the_way_is_no_bad_part(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where ETags are MD5 sums, a damaged download is a failure to be tried again, never a quarantine."""
     if rig.server is None:
@@ -338,6 +352,7 @@ def test_damage_on_the_way_is_no_bad_part(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert lakes.compact_keys() == {}
 
 
+@pytest.mark.guards("two-runs-at-once")
 def test_two_runs_at_once_end_in_one_consistent_day(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec(parts=20, rows=2_000))
     from quantlab_dagster.market.compact import compact_pair  # noqa: PLC0415
@@ -352,6 +367,7 @@ def test_two_runs_at_once_end_in_one_consistent_day(lakes: Lakes) -> None:
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("older-listing-wins")
 def test_an_older_listing_does_not_stay_over_a_newer_one(lakes: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that listed before late parts came publishes while another publishes with them: the next run repairs."""
     parts = lakes.put_spec(spec())
@@ -377,6 +393,7 @@ def test_an_older_listing_does_not_stay_over_a_newer_one(lakes: Lakes, monkeypat
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("meta-malformed-absent")
 def test_a_malformed_meta_is_an_error_and_not_an_absent_one(local_lakes: Lakes) -> None:
     lakes = local_lakes
     lakes.put_spec(spec())

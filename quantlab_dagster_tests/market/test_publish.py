@@ -60,6 +60,7 @@ def publish(lakes: Lakes, plan: Plan, table: pa.Table) -> DayMeta:
     return asyncio.run(publish_day(lakes.compact, plan, file, built))
 
 
+@pytest.mark.guards("shrink-unknown-sources", "mutant-shrink")
 def test_publishing_fewer_rows_than_the_meta_is_refused(lakes: Lakes) -> None:
     """Whatever the plan says; and before anything is put."""
     before, fewer = lakes.compact_keys(), lakes.published(DAY).slice(0, 599)
@@ -102,6 +103,7 @@ def test_a_refusal_changes_nothing_and_fails_where_the_day_is_not_committed(lake
     assert (built.action, built.rows) == (Action.BUILD, 600)
 
 
+@pytest.mark.guards("mutant-cas")
 def test_a_meta_that_changed_since_the_plan_is_not_written_over(lakes: Lakes) -> None:
     plan = planned(lakes)
     others = lakes.meta(DAY) | {"day_quality": "GOOD"}
@@ -111,6 +113,7 @@ def test_a_meta_that_changed_since_the_plan_is_not_written_over(lakes: Lakes) ->
     assert lakes.meta(DAY) == others
 
 
+@pytest.mark.guards("mutant-cas")
 def test_a_meta_that_appeared_since_the_plan_is_not_written_over(lakes: Lakes) -> None:
     others = lakes.meta(DAY)
     lakes.delete_beside(DAY, META)
@@ -121,6 +124,7 @@ def test_a_meta_that_appeared_since_the_plan_is_not_written_over(lakes: Lakes) -
     assert lakes.meta(DAY) == others
 
 
+@pytest.mark.guards("mutant-head")
 @pytest.mark.parametrize("others", [b"of another writer", None])
 def test_data_replaced_while_it_was_published_is_noticed(
     lakes: Lakes, monkeypatch: pytest.MonkeyPatch, others: bytes | None
@@ -140,6 +144,7 @@ def test_data_replaced_while_it_was_published_is_noticed(
         publish(lakes, planned(lakes), lakes.published(DAY))
 
 
+@pytest.mark.guards("writer-lost-sources")
 def test_a_writer_that_lost_puts_back_the_sources_of_the_one_that_won(
     lakes: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +196,7 @@ def dying_before(monkeypatch: pytest.MonkeyPatch, kind: type[Store], write: int)
     return monkeypatch.undo
 
 
+@pytest.mark.guards("adopted-believed", "half-published")
 @pytest.mark.parametrize("write", [1, 2, 3])
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("source_files", [12, None])

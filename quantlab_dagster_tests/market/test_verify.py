@@ -48,6 +48,7 @@ def damage(monkeypatch: pytest.MonkeyPatch, kind: type[Store], name: str) -> Non
     monkeypatch.setattr(kind, "get", damaging)
 
 
+@pytest.mark.guards("verify-blames-the-day")
 @ON_SEAWEEDFS
 def test_a_part_damaged_in_transit_is_no_wrong_day(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

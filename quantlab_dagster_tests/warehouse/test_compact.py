@@ -92,6 +92,7 @@ def test_small_files_become_one_sorted_file(lake: EventLake) -> None:
     assert times == sorted(times, key=lambda value: (value is not None, value or 0))
 
 
+@pytest.mark.guards("consolidated-twice")
 def test_a_second_run_does_nothing(lake: EventLake) -> None:
     lake.put_spec(spec())
     lake.sweep()
@@ -219,6 +220,7 @@ def test_files_without_rows_and_columns_of_nulls(lake: EventLake) -> None:
     assert len(lake.names()) == 1
 
 
+@pytest.mark.guards("drifted-retired")
 def test_files_that_are_no_events_stay(lake: EventLake) -> None:
     lake.put_spec(spec())
     strange = ["_SUCCESS", ".events_x.parquet", "_events_y.parquet", "notes.txt", "deeper/events_z.parquet"]
@@ -232,6 +234,7 @@ def test_files_that_are_no_events_stay(lake: EventLake) -> None:
 # ---- what cannot be merged -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("corrupt-then-deleted")
 def test_a_corrupt_file_stays_and_is_reported_and_the_others_are_merged(lake: EventLake) -> None:
     original = lake.put_spec(spec())
     bad = corrupt_event_file(spec())
@@ -272,6 +275,7 @@ def test_a_corrupt_file_that_goes_is_forgotten(lake: EventLake) -> None:
     assert lake.sweep().outcomes == ()
 
 
+@pytest.mark.guards("drifted-retired")
 def test_files_that_do_not_unite_or_lack_the_time_stay(lake: EventLake) -> None:
     original = lake.put_spec(spec())
     strange = {
@@ -290,6 +294,7 @@ def test_files_that_do_not_unite_or_lack_the_time_stay(lake: EventLake) -> None:
     assert rows_of([asyncio.run(lake.store.get(key))[0] for key in merged]) == rows_of(original)
 
 
+@pytest.mark.guards("one-odd-condemns")
 def test_one_odd_file_does_not_condemn_the_many(lake: EventLake) -> None:
     odd = EventFile("events_00.parquet", parquet(timestamp_ms=[1], v=[7]))
     many = [EventFile(f"events_{n:02d}.parquet", parquet(timestamp_ms=[n], v=[f"x{n}"])) for n in range(1, 31)]
@@ -314,6 +319,7 @@ def test_what_is_known_to_be_corrupt_can_be_tried_again(lake: EventLake) -> None
     assert lake.rows() == rows_of(original)
 
 
+@pytest.mark.guards("corrupt-then-deleted")
 def test_a_corrupt_file_is_found_in_whatever_bin_it_is(lake: EventLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first output is smaller than wanted, so other files join it: among them the bad one, of another bin."""
     files = sorted(generate_event_files(spec(files=12, rows=6_000)), key=lambda file: file.name)
@@ -333,6 +339,7 @@ def test_a_corrupt_file_is_found_in_whatever_bin_it_is(lake: EventLake, monkeypa
     assert not [name for name in lake.names() if name.startswith("events_") and name != bad.name]
 
 
+@pytest.mark.guards("drifted-retired")
 def test_what_arrives_while_a_run_is_at_work_waits_for_the_next_one(lake: EventLake) -> None:
     """Else a replay of old events, a file each time the hour is listed, would keep the run there."""
     original = lake.put_spec(spec())
@@ -381,6 +388,7 @@ def write_slot(lake: EventLake, content: bytes) -> None:
     asyncio.run(lake.store.put(PARTITION.slot_key, content))
 
 
+@pytest.mark.guards("unreadable-record-stops-all")
 def test_a_slot_that_cannot_be_read_stops_only_its_partition_and_stays(lake: EventLake) -> None:
     lake.put_spec(spec())
     lake.put_spec(spec(hour=HOUR - LATER))
@@ -395,6 +403,7 @@ def test_a_slot_that_cannot_be_read_stops_only_its_partition_and_stays(lake: Eve
     assert len(lake.names()) == 4
 
 
+@pytest.mark.guards("claim-for-ever")
 def test_another_ones_claim_is_respected_until_it_is_silent(lake: EventLake) -> None:
     original = lake.put_spec(spec())
     write_slot(lake, Slot(state="claimed", holder="somebody", since=SOON).dump())
@@ -408,6 +417,7 @@ def test_another_ones_claim_is_respected_until_it_is_silent(lake: EventLake) -> 
     assert lake.rows() == rows_of(original)
 
 
+@pytest.mark.guards("claim-for-ever")
 @pytest.mark.parametrize("since", [SOON - LATER, SOON + LATER])
 def test_a_claim_of_another_time_holds_its_hour_not_for_long(lake: EventLake, since: dt.datetime) -> None:
     """One from the future was written by a machine whose clock is wrong."""

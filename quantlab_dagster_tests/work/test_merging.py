@@ -77,11 +77,13 @@ def test_parts_become_one_proved_file(parts: Fixture, budget: int) -> None:
     assert [path.name for path in parts.scratch.iterdir()] == ["out.parquet"], "spooled parts do not stay"
 
 
+@pytest.mark.guards("bytes-vary")
 def test_the_bytes_depend_on_no_limit(parts: Fixture) -> None:
     digests = {parts.build(Limits(budget), cores=cores).sha256 for budget in (64 << 20, 1 << 14) for cores in (1, None)}
     assert len(digests) == 1
 
 
+@pytest.mark.guards("damage-in-transit")
 @pytest.mark.parametrize("budget", [64 << 20, 1 << 14], ids=["in memory", "through the disk"])
 def test_damage_on_the_way_is_the_stores_fault(parts: Fixture, budget: int) -> None:
     name = sorted(parts.contents)[3]
@@ -90,6 +92,7 @@ def test_damage_on_the_way_is_the_stores_fault(parts: Fixture, budget: int) -> N
         parts.build(Limits(budget))
 
 
+@pytest.mark.guards("damage-unnamed")
 def test_damage_in_the_store_is_a_bad_part(parts: Fixture) -> None:
     name = sorted(parts.contents)[3]
     parts.contents[name] = parts.sent[name] = parts.contents[name][:-20] + bytes(20)
@@ -98,6 +101,7 @@ def test_damage_in_the_store_is_a_bad_part(parts: Fixture) -> None:
     assert caught.value.part == name
 
 
+@pytest.mark.guards("part-lost")
 def test_a_part_that_is_not_what_was_listed_is_said(parts: Fixture) -> None:
     changed = replace(parts.listed[2], etag="0" * 32)
     listed = [*parts.listed[:2], changed, *parts.listed[3:]]

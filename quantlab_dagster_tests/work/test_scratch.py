@@ -21,6 +21,7 @@ def _hold(base: Path, started: object) -> None:
         time.sleep(60)
 
 
+@pytest.mark.guards("scratch-left")
 def test_scratch_is_removed_also_after_an_error(tmp_path: Path) -> None:
     def work() -> None:
         with scratch_directory(tmp_path) as directory:
@@ -32,6 +33,7 @@ def test_scratch_is_removed_also_after_an_error(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.guards("scratch-left")
 def test_the_next_start_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     started = context.Event()

@@ -132,6 +132,7 @@ def test_checks_tell_of_quarantine_and_audit(local_lakes: Lakes, instance: dg.Da
     assert checks == {"order_and_losslessness_audited": True, "nothing_quarantined": False}
 
 
+@pytest.mark.guards("check-for-proof")
 def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
     local_lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_partitions_end_with_yesterday() -> None:
     assert last_eligible_day(utc_now()) < utc_now().date()
 
 
+@pytest.mark.guards("secrets-told")
 def test_no_secret_is_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-visible")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show-me")

@@ -127,6 +127,7 @@ def keys(request: dg.RunRequest) -> set[str]:
     return {key.to_user_string() for key in request.asset_selection or ()}
 
 
+@pytest.mark.guards("local-time", "daily-behind-backfill")
 def test_the_schedule_asks_for_yesterday() -> None:
     schedule = definitions().resolve_schedule_def("daily_compaction")
     assert isinstance(schedule, dg.ScheduleDefinition)
@@ -140,6 +141,7 @@ def test_the_schedule_asks_for_yesterday() -> None:
         assert request.tags[PRIORITY_TAG] == DAILY_PRIORITY
 
 
+@pytest.mark.guards("cold-start-forgotten")
 def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     for number in range(3, 13):
         put(lakes, number)
@@ -173,6 +175,7 @@ def test_a_backlog_is_worked_off_oldest_first(lakes: Lakes, instance: dg.Dagster
     assert state_of(lakes).days["20260110"].status == "no_files"
 
 
+@pytest.mark.guards("watermark-past-failure", "run-key-used-up")
 def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +216,7 @@ def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
     assert state_of(lakes).last_compacted_date == "20260112"
 
 
+@pytest.mark.guards("crash-before-roll-up")
 def test_only_the_roll_up_is_asked_for_where_only_that_is_missing(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     put(lakes, 12)
     tick(instance)
@@ -226,6 +230,7 @@ def test_only_the_roll_up_is_asked_for_where_only_that_is_missing(lakes: Lakes, 
     assert state_of(lakes).last_compacted_date == "20260112"
 
 
+@pytest.mark.guards("events-believed")
 def test_the_roll_up_believes_the_lake_and_not_events(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     put(lakes, 12)
     tick(instance)
@@ -253,6 +258,7 @@ def test_a_day_that_runs_is_left_alone(lakes: Lakes, instance: dg.DagsterInstanc
     assert "2026-01-12: a run is queued or running" in str(result.skip_reason)
 
 
+@pytest.mark.guards("dead-run")
 def test_a_day_whose_run_was_killed_is_tried_again_until_that_is_too_often(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +321,7 @@ def settle_two_days(lakes: Lakes) -> None:
     set_state(lakes, lambda before: seed(begin(before, day(11), NOW), day(11), NOW))
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_asked_for_although_late_parts_cannot_be_looked_for(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +340,7 @@ def test_open_days_are_asked_for_although_late_parts_cannot_be_looked_for(
         tick(instance)
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_asked_for_although_the_raw_lake_does_not_answer(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +354,7 @@ def test_open_days_are_asked_for_although_the_raw_lake_does_not_answer(
     assert SCAN_SECONDS <= 25, "Dagster ends a tick after a minute"
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_decided_before_anything_is_looked_for(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +375,7 @@ def test_open_days_are_decided_before_anything_is_looked_for(
     assert order == ["day:20260112", "looked around"]
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_a_failed_day_waits_for_its_next_attempt_and_says_until_when(
     lakes: Lakes, instance: dg.DagsterInstance
 ) -> None:
@@ -383,6 +393,7 @@ def test_a_failed_day_waits_for_its_next_attempt_and_says_until_when(
     assert again.run_key == f"day:{yesterday:%Y%m%d}:2"
 
 
+@pytest.mark.guards("attempts-counted-wrong")
 def test_only_attempts_that_failed_are_counted_and_only_since_the_last_success(instance: dg.DagsterInstance) -> None:
     assert tries_of(instance, "day:1") == Tries()
     for status in ("FAILURE", "SUCCESS", "FAILURE", "CANCELED", "FAILURE"):
@@ -448,6 +459,7 @@ def test_deleting_old_runs_does_not_stop_a_day(lakes: Lakes, tmp_path: Path, mon
         assert known() == ["day:20260112:3", "day:20260112:4", "day:20260112:5"]
 
 
+@pytest.mark.guards("odd-name-stops-all")
 def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     """A directory that cannot be addressed, and a symbol-day that holds a key that cannot be: the others go on."""
     for number in (11, 12):
@@ -469,6 +481,7 @@ def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInst
     assert "'symbol=a\\x01b'" in str(events["no_unclaimed_raw_prefix"].description)
 
 
+@pytest.mark.guards("pair-never-again")
 def test_a_symbol_that_came_after_its_pair_had_ended_well_is_run_again(
     lakes: Lakes, instance: dg.DagsterInstance
 ) -> None:
@@ -488,6 +501,7 @@ def test_a_symbol_that_came_after_its_pair_had_ended_well_is_run_again(
     assert state_of(lakes).last_compacted_date == "20260112"
 
 
+@pytest.mark.guards("unclaimed-prefix")
 def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     put(lakes, 12)
     put(lakes, 12, stream="trade")
@@ -504,6 +518,7 @@ def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.Dagster
     assert "2026-01-12 should have been done by 04:00 UTC" in str(events["freshness"].description)
 
 
+@pytest.mark.guards("unreadable-state-empty")
 def test_a_malformed_state_fails_the_tick_and_is_named(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     asyncio.run(lakes.compact.put(STATE_KEY, b"{"))
     with pytest.raises(Exception, match=r"_state\.json"):
@@ -544,6 +559,7 @@ def test_a_tick_stays_cheap_with_years_of_history(
     assert max(backlog, done) < 5 * new + 0.5, f"{backlog:.3f} s and {done:.3f} s against {new:.3f} s"
 
 
+@pytest.mark.guards("daily-behind-backfill")
 def test_what_runs_by_itself_overtakes_backfills_and_yesterday_overtakes_all() -> None:
     """The queue is first come, first served, but for priorities; a backfill of years would hold yesterday up."""
     assert int(DAILY_PRIORITY) > int(HOURLY_PRIORITY) > int(CATCH_UP_PRIORITY) > 0

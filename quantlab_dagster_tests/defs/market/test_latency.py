@@ -95,6 +95,7 @@ def slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, name, slow)
 
 
+@pytest.mark.guards("scan-one-by-one")
 @pytest.mark.slow
 def test_every_tick_succeeds_in_time_and_every_late_symbol_day_is_found(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch

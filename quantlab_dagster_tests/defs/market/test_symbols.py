@@ -69,6 +69,7 @@ def put_trade(lakes: Lakes, symbol: str) -> None:
     lakes.put_spec(DaySpec("binance", "trade", symbol, DAY, parts=2, rows=20))
 
 
+@pytest.mark.guards("restricted-run-done")
 def test_only_these_symbols_are_compacted_and_the_day_is_not_done(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     raw = lakes.put_spec(spec("adausdt"))
     lakes.put_spec(spec("btcusdt"))

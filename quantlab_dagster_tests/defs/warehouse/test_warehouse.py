@@ -206,6 +206,7 @@ def test_corrupt_files_are_shown_and_the_hour_is_done(local: EventLake, instance
     assert checks_of(instance) == {**ALL_WELL, "no_corrupt_files": False}, "it is still there"
 
 
+@pytest.mark.guards("check-for-proof")
 def test_a_file_that_is_not_proved_replaces_nothing(
     local: EventLake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +375,7 @@ def check_the_schedule(instance: dg.DagsterInstance, settings: Settings) -> None
     assert isinstance(tick(instance, settings), dg.RunRequest)
 
 
+@pytest.mark.guards("dead-run")
 def test_the_schedule_waits_for_a_command_that_lives_and_not_for_one_that_was_killed(
     tmp_path: Path,
 ) -> None:
@@ -397,6 +399,7 @@ def test_the_schedule_follows_its_setting(text: str, crons: str | None) -> None:
     assert schedule.cron_schedule == crons if crons else len(schedule.cron_schedule) == 2
 
 
+@pytest.mark.guards("event-setting-stops-all")
 def test_a_cron_string_that_dagster_does_not_take_stops_the_event_lake_only(tmp_path: Path) -> None:
     wrong = Settings(COMPACTION_SCHEDULE="99 * * * *")
     definitions = build_definitions(wrong)
