@@ -15,7 +15,8 @@ from quantlab_dagster.cli.runs.market import RunReport, catch_up
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.state import State, begin, seed
+from quantlab_dagster.market.settling import begin, seed
+from quantlab_dagster.market.state import State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.work.clock import utc_now

@@ -23,7 +23,7 @@ from quantlab_dagster.defs.history import UNFINISHED, busy_days
 from quantlab_dagster.defs.liveness import SILENT_FOR, command_line_tags, end_dead_runs, process_in, why_dead
 from quantlab_dagster.defs.warehouse.job import SWEEP_OP
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.state import seed
+from quantlab_dagster.market.settling import seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.work.clock import utc_now

@@ -13,7 +13,8 @@ from playwright.sync_api import expect
 
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.state import State, seed
+from quantlab_dagster.market.settling import seed
+from quantlab_dagster.market.state import State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster.work.clock import utc_now

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.state import seed
+from quantlab_dagster.market.settling import seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_day

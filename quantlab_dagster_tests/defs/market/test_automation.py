@@ -22,7 +22,8 @@ from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
 from quantlab_dagster.market.catchup import LookedAround, Tries
 from quantlab_dagster.market.late import SCAN_SECONDS
-from quantlab_dagster.market.state import STATE_KEY, State, begin, seed
+from quantlab_dagster.market.settling import begin, seed
+from quantlab_dagster.market.state import STATE_KEY, State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts

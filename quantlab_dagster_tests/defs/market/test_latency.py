@@ -14,7 +14,7 @@ import pytest
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.lake.store.local import LocalStore
-from quantlab_dagster.market.state import begin, seed
+from quantlab_dagster.market.settling import begin, seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.defs.market.test_automation import NOW, day, tick
