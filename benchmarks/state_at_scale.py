@@ -71,7 +71,11 @@ async def main(a_day: int, days: int) -> None:
 
             state = await states.fold(lambda before: before or State(), day=day, then=settle)
             rolled = time.monotonic() - started
-            place = MarketPlace(raw, compact, clock=lambda moment=moment: moment)
+
+            def clock(moment: dt.datetime = moment) -> dt.datetime:
+                return moment
+
+            place = MarketPlace(raw, compact, clock=clock)
             started = time.monotonic()
             await read_or_begin(place, PAIRS)
             look = time.monotonic() - started

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
@@ -26,6 +25,9 @@ from quantlab_dagster.market.state import ADOPTED_KEY, STATE_KEY, DayRecord, Par
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, NOON_AFTER, PAIR, Lakes, Recorder, spec, symbol_day
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OTHER = Pair("binance", "trade")
 BEFORE = DAY - dt.timedelta(days=1)
@@ -196,7 +198,7 @@ def test_the_oldest_successes_move_to_their_months_and_nothing_is_lost(
     assert len(after.partitions) == 12
     assert sum(record.status == "failed" for record in after.partitions.values()) == 3, "what is no success stays"
     assert after.inventory_months == ("202512", "202601")
-    months = {}
+    months: dict[str, Any] = {}
     for month in after.inventory_months:
         content, _ = asyncio.run(store.get(inventory_key(month)))
         months |= MonthInventory.read(content, month).partitions
@@ -232,7 +234,7 @@ def test_an_adopted_file_is_kept_aside_as_it_was(rig: Rig) -> None:
     states = StateStore(store)
     asyncio.run(states.update(lambda before: begin(before, DAY, NOON_AFTER)))
     assert asyncio.run(store.get(ADOPTED_KEY))[0] == content
-    asyncio.run(states.update(lambda before: settle_day(before or State(), DAY, Status.SUCCESS, NOON_AFTER)))
+    asyncio.run(states.update(lambda before: settle_day(before or State(), DAY, Status.SUCCESS, NOON_AFTER, [PAIR])))
     assert asyncio.run(store.get(ADOPTED_KEY))[0] == content
 
 

@@ -93,7 +93,7 @@ def test_the_watermark_never_moves_back_nor_over_an_open_day(steps: list[tuple[i
     for number, step in steps:
         if step == "accept":
             if not state.is_settled(day(number)):
-                state = accept_day(state, day(number), "an operator said so", NOW)
+                state = accept_day(state, day(number), "an operator said so", NOW, PAIRS)
                 settled.add(day(number))
         elif step in (Status.FAILED, "fail"):
             state = record_outcomes(state, BBO, day(number), [outcome(Status.FAILED, number=number)], NOW)
@@ -112,7 +112,11 @@ def test_the_watermark_never_moves_back_nor_over_an_open_day(steps: list[tuple[i
 def test_a_backfill_below_the_beginning_moves_neither_value() -> None:
     state = begun(8)
     after = settle_day(
-        record_outcomes(state, BBO, day(2), [outcome(Status.SUCCESS, number=2)], NOW), day(2), Status.SUCCESS, NOW
+        record_outcomes(state, BBO, day(2), [outcome(Status.SUCCESS, number=2)], NOW),
+        day(2),
+        Status.SUCCESS,
+        NOW,
+        PAIRS,
     )
     assert (after.catch_up_from, after.last_compacted_date) == ("20260108", None)
     assert "20260102" not in after.open_days
@@ -169,16 +173,16 @@ def test_an_adopted_state_goes_on_after_its_watermark_and_keeps_what_it_does_not
 def test_a_seed_in_the_future_is_refused() -> None:
     """A slip of the finger once settled everything up to 2062."""
     with pytest.raises(DayRefused):
-        seed(None, dt.date(2062, 1, 1), NOW)
+        seed(None, dt.date(2062, 1, 1), NOW, PAIRS)
     with pytest.raises(DayRefused):
-        seed(begun(), day(12), NOW)  # today
-    assert seed(None, day(11), NOW).last_compacted_date == "20260111"
+        seed(begun(), day(12), NOW, PAIRS)  # today
+    assert seed(None, day(11), NOW, PAIRS).last_compacted_date == "20260111"
 
 
 def test_a_mistaken_seed_is_undone_and_the_reason_kept() -> None:
-    mistaken = settle_day(seed(begun(3), day(10), NOW), day(11), Status.SUCCESS, NOW, PAIRS)
+    mistaken = settle_day(seed(begun(3), day(10), NOW, PAIRS), day(11), Status.SUCCESS, NOW, PAIRS)
     assert mistaken.last_compacted_date == "20260111"
-    mended = seed(mistaken, day(4), NOW, move_back="typed 10 instead of 4")
+    mended = seed(mistaken, day(4), NOW, PAIRS, move_back="typed 10 instead of 4")
     assert (mended.last_compacted_date, mended.catch_up_from) == ("20260104", "20260103")
     assert unsettled_days(mended, day(11)) == [day(number) for number in range(5, 11)], "the 11th has its own record"
     [kept] = json.loads(mended.dump())["seeds"]
@@ -187,15 +191,15 @@ def test_a_mistaken_seed_is_undone_and_the_reason_kept() -> None:
 
 
 def test_moving_back_before_the_beginning_begins_there() -> None:
-    mended = seed(seed(None, day(10), NOW), day(4), NOW, move_back="older days are wanted after all")
+    mended = seed(seed(None, day(10), NOW, PAIRS), day(4), NOW, PAIRS, move_back="older days are wanted after all")
     assert mended.catch_up_from == "20260105"
 
 
 def test_seeding_never_moves_back() -> None:
-    state = seed(None, day(9), NOW)
+    state = seed(None, day(9), NOW, PAIRS)
     assert unsettled_days(state, day(11)) == [day(10), day(11)]
     with pytest.raises(QuantlabError, match="never moves back"):
-        seed(state, day(8), NOW)
+        seed(state, day(8), NOW, PAIRS)
 
 
 @pytest.mark.parametrize(
