@@ -16,7 +16,6 @@ from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Plan, Requested
-from quantlab_dagster.market.state import STATE_KEY
 from quantlab_dagster.synthetic.market import DaySpec, RawPart, generate_parts
 from quantlab_dagster.work.limits import Limits
 
@@ -124,9 +123,9 @@ class Lakes:
         return asyncio.run(self.compact.get(key))[0]
 
     def compact_keys(self) -> dict[str, str]:
-        """Every object of the compact lake with its ETag, the state aside."""
+        """Every object of the compact lake with its ETag, the state and the journal aside."""
         listed = asyncio.run(self.compact.list_objects(""))
-        return {info.key: info.etag for info in listed if info.key != STATE_KEY}
+        return {info.key: info.etag for info in listed if not info.key.startswith("compacted/")}
 
     def put_beside(self, day: SymbolDay, name: str, content: bytes | dict[str, Any]) -> None:
         """Write an object of a published day, whatever stood there."""

@@ -16,6 +16,7 @@ from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabEr
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
+from quantlab_dagster.market.journal import Journal, entry_of
 from quantlab_dagster.market.outcome import (
     Listener,
     Outcome,
@@ -29,7 +30,7 @@ from quantlab_dagster.market.outcome import (
 )
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.market.publish import publish_day, publish_quarantine, publish_refusal, publish_sources
-from quantlab_dagster.market.state import State, begin, record_outcomes
+from quantlab_dagster.market.settling import begin
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.market.timeunit import minute_width
 from quantlab_dagster.work.merging import Merging, Recipe
@@ -63,7 +64,7 @@ async def compact_and_record(
     symbols: Collection[str] = (),
     requested: Requested | None = None,
 ) -> PairOutcome:
-    """Compact, and record the outcome in the state: before the step can raise, so that a failure hides nothing.
+    """Compact, and record the outcome in the journal: before the step can raise, so that a failure hides nothing.
 
     Raises:
         DayRefused: the day is not eligible yet.
@@ -71,15 +72,12 @@ async def compact_and_record(
     """
     now = place.clock()
     check_eligible(day, now)
-    state = StateStore(place.compact)
-    await state.update(lambda before: begin(before, yesterday(now), now))
+    states = StateStore(place.compact)
+    if not await states.exists():
+        await states.update(lambda before: begin(before, yesterday(now), now))
     outcome = await compact_pair(place, pair, day, listener=listener, symbols=symbols, requested=requested)
-
-    def record(before: State | None) -> State:
-        begun = begin(before, yesterday(now), now)
-        return record_outcomes(begun, pair, day, outcome.outcomes, place.clock(), whole=not symbols)
-
-    await state.update(record)
+    entry = entry_of(pair, day, outcome.outcomes, place.clock(), whole=not symbols)
+    await Journal(place.compact).append(entry)
     return outcome
 
 

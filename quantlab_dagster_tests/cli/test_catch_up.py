@@ -15,16 +15,17 @@ from quantlab_dagster.cli.runs.market import RunReport, catch_up
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.state import State, begin, seed
+from quantlab_dagster.market.settling import begin, seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.lakes import Lakes, Recorder, spec, symbol_day
+from quantlab_dagster_tests.lakes import PAIR, Lakes, Recorder, spec, symbol_day
 
 if TYPE_CHECKING:
     from quantlab_dagster.market.catchup import CatchUp
     from quantlab_dagster.market.outcome import Outcome
+    from quantlab_dagster.market.state import State
 
 
 @pytest.fixture
@@ -48,7 +49,9 @@ def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, day: dt.date) -> Lake
         monkeypatch.setenv(name, value)
     lakes.put_spec(spec(day=day, parts=2, rows=20))
     before = day - dt.timedelta(days=1)
-    asyncio.run(StateStore(lakes.compact).update(lambda _: seed(begin(None, before, utc_now()), before, utc_now())))
+    asyncio.run(
+        StateStore(lakes.compact).update(lambda _: seed(begin(None, before, utc_now()), before, utc_now(), [PAIR]))
+    )
     return lakes
 
 
@@ -122,7 +125,7 @@ def test_the_search_for_late_parts_goes_all_the_way(lakes: Lakes, day: dt.date) 
         (directory / "no.part").write_bytes(b"")
     caught_up()
     caught_up(minutes=61)
-    scan = state_of(lakes).late_scan
+    [scan] = state_of(lakes).late_scan.rounds.values()
     assert scan.started_at is not None
     assert scan.cursor is None
 

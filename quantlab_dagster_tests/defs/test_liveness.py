@@ -32,14 +32,14 @@ from quantlab_dagster.defs.liveness import (
 )
 from quantlab_dagster.defs.warehouse.job import SWEEP_OP
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.state import seed
+from quantlab_dagster.market.settling import seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster.work.processes import Machine, Process
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run, tags_of
-from quantlab_dagster_tests.lakes import Lakes, Recorder, spec
+from quantlab_dagster_tests.lakes import PAIR, Lakes, Recorder, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -400,7 +400,7 @@ def test_one_that_dies_while_catch_up_is_at_work_does_not_hold_its_day(
     for day in (first, last):
         lakes.put_spec(spec(day=day, parts=2, rows=20))
     before = first - dt.timedelta(days=1)
-    asyncio.run(StateStore(lakes.compact).update(lambda state: seed(state, before, utc_now())))
+    asyncio.run(StateStore(lakes.compact).update(lambda state: seed(state, before, utc_now(), [PAIR])))
 
     class DiesMeanwhile(Recorder):
         def finished(self, outcome: Outcome) -> None:

@@ -16,10 +16,11 @@ from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.objects import Names
 from quantlab_dagster.market.checks import findings
-from quantlab_dagster.market.late import scan_slice
+from quantlab_dagster.market.late import round_name, scan_slice
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import plan_days
-from quantlab_dagster.market.state import State, begin, settle_day
+from quantlab_dagster.market.settling import begin, settle_day
+from quantlab_dagster.market.state import Round, State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.synthetic.market import generate_parts
 from quantlab_dagster_tests.conftest import Rig
@@ -59,7 +60,7 @@ def settled_lakes(rig: Rig) -> Lakes:
     def settled(before: State | None) -> State:
         state = begin(before, DAYS[0], NOW)
         for day in DAYS:
-            state = settle_day(state, day, Status.SUCCESS, NOW)
+            state = settle_day(state, day, Status.SUCCESS, NOW, [PAIR])
         return state
 
     asyncio.run(StateStore(lakes.compact).update(settled))
@@ -128,6 +129,10 @@ def state_of(lakes: Lakes) -> State:
     return state
 
 
+def cursor_of(state: State) -> str | None:
+    return state.late_scan.rounds[round_name([PAIR])].cursor
+
+
 ROUND = [symbol_day(symbol, day).prefix for symbol in SYMBOLS for day in DAYS]
 
 
@@ -138,15 +143,15 @@ def test_slices_go_on_after_what_was_looked_at_without_a_gap_and_find_everything
         put_late(lakes, day)
     state, faulty = scan_faulty(lakes, NOW, seconds=1.0, stuck=[ROUND[4], ROUND[6]])
     assert faulty.listed == ROUND, "all are begun in order, side by side"
-    assert state.late_scan.cursor == ROUND[3], "the fifth was not looked at: it must not be passed over"
+    assert cursor_of(state) == ROUND[3], "the fifth was not looked at: it must not be passed over"
     assert set(state.late_scan.stale) == {day.state_key for day in late} - {late[1].state_key}
     state, faulty = scan_faulty(lakes, NOW, seconds=1.0, stuck=[ROUND[6]])
     assert faulty.listed == ROUND[4:]
-    assert state.late_scan.cursor == ROUND[5]
+    assert cursor_of(state) == ROUND[5]
     assert set(state.late_scan.stale) == {day.state_key for day in late}
     state, faulty = scan_faulty(lakes, NOW, seconds=30.0)
     assert faulty.listed == ROUND[6:]
-    assert state.late_scan.cursor is None
+    assert cursor_of(state) is None
     assert set(state.late_scan.stale) == {day.state_key for day in late}
     _, requests = scan(lakes, NOW + dt.timedelta(minutes=59))
     assert requests == 0, "the next round is not due"
@@ -160,9 +165,9 @@ def test_a_slice_ends_at_its_deadline_and_says_if_it_got_nowhere(lakes: Lakes) -
     with pytest.raises(StoreUnavailable, match=r"bbo/a/20260108, the next .* not looked at within 0.3 s"):
         scan_faulty(lakes, NOW, seconds=0.3, stuck=ROUND)
     assert time.monotonic() - began < 10
-    assert state_of(lakes).late_scan.cursor == "", "begun, and nothing passed over"
+    assert cursor_of(state_of(lakes)) == "", "begun, and nothing passed over"
     state, faulty = scan_faulty(lakes, NOW)
-    assert (faulty.listed, state.late_scan.cursor) == (ROUND, None)
+    assert (faulty.listed, cursor_of(state)) == (ROUND, None)
 
 
 @pytest.mark.guards("scan-gap")
@@ -171,7 +176,7 @@ def test_a_store_error_ends_the_slice_and_what_was_looked_at_before_is_kept(lake
     with pytest.raises(StoreUnavailable, match="made up"):
         scan_faulty(lakes, NOW, failing=[ROUND[5]], request_concurrency=1)
     state = state_of(lakes)
-    assert state.late_scan.cursor == ROUND[4]
+    assert cursor_of(state) == ROUND[4]
     assert set(state.late_scan.stale) == {symbol_day("a", DAYS[1]).state_key}
 
 
@@ -231,8 +236,8 @@ def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) 
     put_late(lakes, symbol_day("c", DAYS[2]))
     state, _ = scan(lakes, NOW)
     assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c", DAYS[2]).state_key}
-    assert set(state.late_scan.unreadable) == {symbol_day("b").state_key}
-    [_, not_stale, _] = findings(state, [], NOW)
+    assert set(state.unreadable) == {symbol_day("b").state_key}
+    [_, not_stale, _] = findings(state, [], [PAIR], NOW)
     assert not not_stale.passed
     assert f"late parts: {symbol_day('c', DAYS[2])}; cannot be looked at: {symbol_day('b')} (" in not_stale.text
     assert f"{symbol_day('b').key('meta.json')}: is not a valid DayMeta record" in not_stale.text
@@ -248,8 +253,8 @@ def test_an_odd_name_stops_itself_only_and_is_reported(local_lakes: Lakes) -> No
     state, faulty = scan_faulty(lakes, NOW)
     assert faulty.listed == ROUND
     assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c").state_key}
-    assert "cannot be addressed" in state.late_scan.unreadable[symbol_day("b").state_key]
-    [_, not_stale, unclaimed] = findings(state, [], NOW)
+    assert "cannot be addressed" in state.unreadable[symbol_day("b").state_key]
+    [_, not_stale, unclaimed] = findings(state, [], [PAIR], NOW)
     assert symbol_day("b").state_key in not_stale.text
     assert not unclaimed.passed
     assert f"cannot be addressed: {PAIR.prefix}'symbol=x\\x01y'" in unclaimed.text
@@ -274,7 +279,13 @@ def test_a_moment_that_makes_no_sense_does_not_stop_the_search(local_lakes: Lake
 
     def confused(before: State | None) -> State:
         assert before is not None
-        return before.model_copy(update={"late_scan": before.late_scan.model_copy(update={"started_at": moment})})
+        return before.model_copy(
+            update={
+                "late_scan": before.late_scan.model_copy(
+                    update={"rounds": {round_name([PAIR]): Round(started_at=moment)}}
+                )
+            }
+        )
 
     state = asyncio.run(store.update(confused))
     after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
@@ -307,4 +318,4 @@ def test_a_settled_day_that_breaks_is_found(local_lakes: Lakes) -> None:
     state = asyncio.run(store.read())
     assert state is not None
     after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
-    assert "data.parquet is not what meta.json says" in after.late_scan.unreadable[broken.state_key]
+    assert "data.parquet is not what meta.json says" in after.unreadable[broken.state_key]

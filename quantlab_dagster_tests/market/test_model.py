@@ -31,13 +31,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from quantlab_dagster.errors import QuantlabError, StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.lake.store.opening import open_store
-from quantlab_dagster.market import state as states
 from quantlab_dagster.market.compact import compact_and_record
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Requested
 from quantlab_dagster.market.rebuild import rebuild_state
 from quantlab_dagster.market.rollup import roll_up_and_settle
-from quantlab_dagster.market.state import STATE_KEY, State, unsettled_days
+from quantlab_dagster.market.settling import accept_day, begin, seed, unsettled_days
+from quantlab_dagster.market.state import STATE_KEY, State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.limits import Limits
 from quantlab_dagster_tests.lakes import Recorder
@@ -122,16 +122,16 @@ class Deployed:
         self._run(rebuild_state(self.place(), self.pairs))
 
     def begin(self) -> None:
-        self._update(lambda before: states.begin(before, FIRST, NOW))
+        self._update(lambda before: begin(before, FIRST, NOW, self.pairs))
 
     def seed(self, day: dt.date) -> None:
-        self._update(lambda before: states.seed(before, day, NOW))
+        self._update(lambda before: seed(before, day, NOW, self.pairs))
 
     def accept(self, day: dt.date) -> None:
-        self._update(lambda before: states.accept_day(before or states.begin(None, FIRST, NOW), day, "because", NOW))
+        self._update(lambda before: accept_day(before or begin(None, FIRST, NOW), day, "because", NOW, self.pairs))
 
     def open_days(self, state: State) -> list[dt.date]:
-        return unsettled_days(state, DAYS[-1])
+        return unsettled_days(state, DAYS[-1], self.pairs)
 
     def _update(self, change: Any) -> None:
         with suppress(QuantlabError):
@@ -145,16 +145,6 @@ class Deployed:
         except QuantlabError:
             raise
         return None
-
-
-REBUILDS_EVERYTHING = hasattr(State, "covers")
-"""Whether a state that is made anew has all that the compact lake holds, or only the pairs of whoever makes it."""
-
-
-def claimed(state: State, pair: Pair, day: dt.date) -> bool | None:
-    """Whether the state says that a day is settled for a pair; None if it only says so for whoever settled it."""
-    covers = getattr(state, "covers", None)
-    return None if covers is None else bool(covers(pair, day))
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -317,7 +307,7 @@ class Lake(RuleBasedStateMachine):
         self._look_at_all(by)
         # Who remembered the watermark and what is gone from the lake is no more; decisions go with the file.
         self.watermark, self.decided = None, set()
-        pairs = (BBO, TRADE) if REBUILDS_EVERYTHING else DEPLOYMENTS[by]
+        pairs = (BBO, TRADE)
         there = [self._of(key) for key in self.inventory]
         self.inventory = {where.state_key for where in there if where.pair in pairs and self._committed(where)}
         self.deployed[by].rebuild()
@@ -328,7 +318,9 @@ class Lake(RuleBasedStateMachine):
     # -- what the files say --
 
     def _state(self) -> State:
-        return State.read((self.root / "compact" / STATE_KEY).read_bytes(), "state")
+        state = asyncio.run(StateStore(open_store(str(self.root / "compact"))).view())
+        assert state is not None
+        return state
 
     def _known(self) -> list[SymbolDay]:
         return [
@@ -401,7 +393,7 @@ class Lake(RuleBasedStateMachine):
             someone = any(all((pair, day) in self.true for pair in pairs) for pairs in DEPLOYMENTS.values())
             assert someone, f"{day} is called settled, and nobody found it so"
             for pair in (BBO, TRADE, FUNDING):
-                assert not claimed(state, pair, day) or (pair, day) in self.true, f"{day} for {pair}"
+                assert not state.covers(pair, day) or (pair, day) in self.true, f"{day} for {pair}"
 
     @invariant()
     def the_inventory_loses_nothing(self) -> None:

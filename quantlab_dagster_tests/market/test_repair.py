@@ -13,7 +13,7 @@ from quantlab_dagster.market.late import scan_slice
 from quantlab_dagster.market.outcome import Status, Verdict
 from quantlab_dagster.market.plan import Action, Requested, plan_symbol_day
 from quantlab_dagster.market.rollup import roll_up_day
-from quantlab_dagster.market.state import begin, settle_day
+from quantlab_dagster.market.settling import begin, settle_day
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster.synthetic.market import RawPart, corrupt_part, generate_parts
@@ -153,7 +153,7 @@ def test_an_adopted_day_with_fewer_sources_than_parts_is_stale_and_rebuilt(lakes
     assert planned(lakes).stale
 
     def settled(before: State | None) -> State:
-        return settle_day(begin(before, DAY, NOON_AFTER), DAY, Status.SUCCESS, NOON_AFTER)
+        return settle_day(begin(before, DAY, NOON_AFTER), DAY, Status.SUCCESS, NOON_AFTER, [PAIR])
 
     place, store = lakes.place(), StateStore(lakes.compact)
     state = asyncio.run(store.update(settled))

@@ -13,7 +13,8 @@ from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import Action, plan_days
 from quantlab_dagster.market.rebuild import rebuild_state
 from quantlab_dagster.market.rollup import roll_up_and_settle
-from quantlab_dagster.market.state import PartitionRecord, State, record_outcomes, unsettled_days
+from quantlab_dagster.market.settling import record_outcomes, unsettled_days
+from quantlab_dagster.market.state import PartitionRecord, State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, NOON_AFTER, PAIR, Lakes, spec, symbol_day

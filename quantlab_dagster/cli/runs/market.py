@@ -108,6 +108,9 @@ def compact_days(
                 runner.run_symbols(day, pairs, options | {"symbols": list(symbols)})
             else:
                 runner.run(day, pairs, options, roll_up=roll_up)
+        if not roll_up:  # which would have folded what the steps did
+            configured = list(configured_pairs(settings).values())
+            run_interruptible(read_or_begin(open_market(settings), configured, busy=busy_days(runner.instance)))
     return runner.report
 
 
@@ -133,9 +136,9 @@ def catch_up(
     looked = False
     with _Runner(settings, listener, tell) as runner:
         while True:
-            state = run_interruptible(read_or_begin(place))
             runner.end_dead_runs()
             busy = busy_days(runner.instance)
+            state = run_interruptible(read_or_begin(place, pairs, busy=busy))
             rules = CatchUpRules(
                 pairs,
                 last_eligible_day(clock()),

@@ -77,12 +77,13 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         for run in end_dead_runs(context.instance, clock(), log=context.log):
             context.log.warning(run.text)
         place = market_place(raw_lake, compact_lake, limits, clock)
-        state = run_interruptible(read_or_begin(place))
+        busy = busy_days(context.instance)
+        state = run_interruptible(read_or_begin(place, pairs, busy=busy))
         rules = CatchUpRules(
             pairs,
             last_eligible_day(clock()),
             clock(),
-            busy_days(context.instance),
+            busy,
             lambda task: tries_of(context.instance, task),
             most_runs=settings.catch_up_runs,
             most_attempts=settings.catch_up_attempts,

@@ -69,13 +69,11 @@ def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
 
 
 def _metadata(rolled: DayRollUp, state: State) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    for plan in rolled.plans:
-        counts[plan.action.value] = counts.get(plan.action.value, 0) + 1
+    counts = {action.value: number for action, number in rolled.actions.items()}
     return {
         "status": rolled.status.value,
         "last_compacted_date": state.last_compacted_date or "none",
-        "symbol-days": len(rolled.plans),
+        "symbol-days": len(rolled.looks),
         "stale symbol-days": len(rolled.stale),
         "symbol-days by what is to be done": dg.MetadataValue.json(counts),
     }

@@ -20,23 +20,26 @@ from quantlab_dagster.defs.history import CATCH_UP_TAG, RUN_KEY_TAG, SENSOR_TAG,
 from quantlab_dagster.defs.market import automation
 from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG
 from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
 from quantlab_dagster.market.catchup import LookedAround, Tries
 from quantlab_dagster.market.late import SCAN_SECONDS
-from quantlab_dagster.market.state import STATE_KEY, State, begin, seed
+from quantlab_dagster.market.settling import begin, seed
+from quantlab_dagster.market.state import STATE_KEY, State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.daemon import configured_instance, dequeue, tick_sensor, workspace_of
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
-from quantlab_dagster_tests.lakes import Lakes, symbol_day
+from quantlab_dagster_tests.lakes import PAIR, Lakes, symbol_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOW = dt.datetime(2026, 1, 13, 2, 30, tzinfo=dt.UTC)
+PAIRS = [PAIR, Pair("binance", "trade")]
 
 
 def day(number: int) -> dt.date:
@@ -73,7 +76,7 @@ def put(lakes: Lakes, number: int, *, stream: str = "bbo", symbol: str = "adausd
 
 
 def state_of(lakes: Lakes) -> State:
-    state = asyncio.run(StateStore(lakes.compact).read())
+    state = asyncio.run(StateStore(lakes.compact).view())
     assert state is not None
     return state
 
@@ -163,7 +166,7 @@ def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, ins
 def test_a_backlog_is_worked_off_oldest_first(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     for number in (8, 9, 11, 12):  # nothing on the 10th
         put(lakes, number)
-    set_state(lakes, lambda before: seed(before, day(7), NOW))
+    set_state(lakes, lambda before: seed(before, day(7), NOW, PAIRS))
     asked, watermarks = [], []
     while requests := tick(instance).run_requests:
         for request in requests:
@@ -183,7 +186,7 @@ def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
     put(lakes, 11)
     put(lakes, 11, stream="trade")
     put(lakes, 12)
-    set_state(lakes, lambda before: seed(before, day(10), NOW))
+    set_state(lakes, lambda before: seed(before, day(10), NOW, PAIRS))
     broken = symbol_day(day=day(11)).key("meta.json")
     asyncio.run(lakes.compact.put(broken, b"no json"))
     attempts = []
@@ -318,7 +321,7 @@ def settle_two_days(lakes: Lakes) -> None:
     """The 11th is settled, the 12th open; a search for late parts is due."""
     for number in (11, 12):
         put(lakes, number)
-    set_state(lakes, lambda before: seed(begin(before, day(11), NOW), day(11), NOW))
+    set_state(lakes, lambda before: seed(begin(before, day(11), NOW), day(11), NOW, PAIRS))
 
 
 @pytest.mark.guards("scan-before-open")
@@ -381,7 +384,7 @@ def test_a_failed_day_waits_for_its_next_attempt_and_says_until_when(
 ) -> None:
     now = dt.datetime.now(dt.UTC)  # Dagster's clock says when runs end
     yesterday = now.date() - dt.timedelta(days=1 if now.time() > dt.time(2, 30) else 2)
-    set_state(lakes, lambda before: seed(before, yesterday - dt.timedelta(days=1), now))
+    set_state(lakes, lambda before: seed(before, yesterday - dt.timedelta(days=1), now, PAIRS))
     lakes.put_spec(DaySpec("binance", "bbo", "adausdt", yesterday, parts=2, rows=20))
     asyncio.run(lakes.compact.put(symbol_day(day=yesterday).key("meta.json"), b"no json"))
     [request] = tick(instance, now).run_requests or ()
@@ -465,7 +468,7 @@ def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInst
     for number in (11, 12):
         put(lakes, number)
         put(lakes, number, symbol="btcusdt")
-    set_state(lakes, lambda before: seed(before, day(10), NOW))
+    set_state(lakes, lambda before: seed(before, day(10), NOW, PAIRS))
     (Path(lakes.raw_url) / "exchange=binance/stream=bbo/symbol=a\x01b/date=20260111").mkdir(parents=True)
     (Path(lakes.raw_url) / symbol_day("btcusdt", day(11)).key("part-\x7f.parquet")).write_bytes(b"x")
     requests = tick(instance).run_requests or ()
