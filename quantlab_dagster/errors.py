@@ -14,6 +14,7 @@ __all__ = [
     "Conflict",
     "CorruptPart",
     "DayRefused",
+    "MachineFault",
     "MalformedObject",
     "NullOrder",
     "ObjectChanged",
@@ -115,6 +116,18 @@ class ScratchUnusable(StoreError):
 
     def __reduce__(self) -> tuple[type[ScratchUnusable], tuple[str, str]]:
         return type(self), (self.where, self.cause)
+
+
+class MachineFault(QuantlabError, OSError):
+    """This machine could not do the work: no memory, no space, no more open files, a disk that fails.
+
+    Nothing is said about the data by it, and nothing is quarantined.
+    """
+
+    __str__ = QuantlabError.__str__
+
+    def __reduce__(self) -> tuple[type[MachineFault], tuple[str, str, str]]:
+        return type(self), (self.where, self.cause, self.remedy)
 
 
 class MalformedObject(QuantlabError, ValueError):
