@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -20,10 +21,13 @@ from quantlab_dagster.synthetic.market import DaySpec, RawPart, generate_parts
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
+    import pytest
+
     from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.outcome import Outcome, PairOutcome
     from quantlab_dagster_tests.conftest import Rig
 
@@ -40,6 +44,27 @@ def spec(symbol: str = "adausdt", *, parts: int = 12, rows: int = 600, seed: int
 def symbol_day(symbol: str = "adausdt", day: dt.date = DAY) -> SymbolDay:
     """The symbol-day of `spec`."""
     return SymbolDay(PAIR.exchange, PAIR.stream, symbol, day)
+
+
+def damage_downloads(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Store], name: str, *, times: int | None = None
+) -> None:
+    """From now on the last bytes of an object arrive as zeros; only so many times, if that is said."""
+    received, done = kind._received, 0
+
+    async def damaging(self: Store, key: str, once: Callable[[], Awaitable[tuple[Any, ObjectInfo]]]) -> Any:
+        async def damaged() -> tuple[Any, ObjectInfo]:
+            nonlocal done
+            content, info = await once()
+            if not key.endswith(name) or done == times:
+                return content, info
+            done += 1
+            content = content[:-20] + bytes(20)
+            return content, replace(info, received=hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+        return await received(self, key, damaged)
+
+    monkeypatch.setattr(kind, "_received", damaging)
 
 
 @dataclass(slots=True)

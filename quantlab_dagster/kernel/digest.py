@@ -7,6 +7,7 @@ and NaN equals NaN. They are compared within one process run and never stored.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantlab_dagster.errors import CorruptPart
+from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.columns import SEQ
+from quantlab_dagster.kernel.faults import raise_machine_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.kernel.columns import ConstantValue
 
-__all__ = ["FileDigest", "add_hashes", "column_dtypes", "digest_file", "row_hashes", "sequence_hash"]
+__all__ = ["FileDigest", "add_hashes", "column_dtypes", "digest_file", "file_sha256", "row_hashes", "sequence_hash"]
 
 _SEED, _SEQUENCE_SEED = 20_260_108, 80_106_202
 _MODULUS = 1 << 64
@@ -78,6 +80,12 @@ def column_dtypes(path: Path) -> dict[str, str]:
     return {name: str(dtype) for name, dtype in pl.read_parquet_schema(path).items()}
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, in bounded memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_file(
     path: Path, order_by: str, *, numbered: bool = True, constants: Mapping[str, ConstantValue] | None = None
 ) -> FileDigest:
@@ -90,7 +98,8 @@ def digest_file(
         constants: columns that must hold this value in every row; they are left out of the hashes.
 
     Raises:
-        CorruptPart: the file cannot be read, has not the columns it should, or a constant column varies.
+        AuditFailed: the file cannot be read, has not the columns it should, or a constant column varies.
+        MachineFault: it could not be read, and that says nothing of the file.
     """
     rows = inversions = misnumbered = nulls = content = sequence = 0
     key_min: int | None = None
@@ -119,7 +128,7 @@ def digest_file(
 def _check_constants(path: Path, frame: pl.DataFrame, constants: Mapping[str, ConstantValue]) -> None:
     for name, value in constants.items():
         if not frame[name].eq_missing(pl.Series([value], dtype=frame[name].dtype)).all():
-            raise CorruptPart(str(path), f"column {name!r} does not hold {value!r} in every row")
+            raise _unproved(path, f"column {name!r} does not hold {value!r} in every row")
 
 
 def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFrame]:
@@ -128,12 +137,17 @@ def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFr
             names = file.schema_arrow.names
             for needed in [order_by, SEQ] if numbered else [order_by]:
                 if needed not in names:
-                    raise CorruptPart(str(path), f"column {needed!r} is missing")
+                    raise _unproved(path, f"column {needed!r} is missing")
             for batch in file.iter_batches(_BATCH_ROWS):
                 if batch.num_rows:
                     frame = pl.from_arrow(batch)
                     if isinstance(frame, pl.DataFrame):
                         yield frame
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise_machine_fault(error, str(path))
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptPart(str(path), f"cannot be read back ({first})") from error
+        raise _unproved(path, f"cannot be read back ({first})") from error
+
+
+def _unproved(path: Path, cause: str) -> AuditFailed:
+    return AuditFailed(str(path), cause, "Nothing was published. Check the machine's memory and disk, then run again")

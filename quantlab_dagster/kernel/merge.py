@@ -18,7 +18,7 @@ from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.audit import Ledger, audit
 from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
-from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes
+from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, file_sha256, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
 from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
@@ -49,6 +49,7 @@ class Merged:
         histogram: (bucket, rows) for each occupied bucket of `bucket_width` order values; empty without a width. Nulls
             are in no bucket.
         digest: of the file, as read back.
+        sha256: of the file, hexadecimal, taken before that: bytes that still have it are those that were audited.
     """
 
     rows: int
@@ -60,6 +61,7 @@ class Merged:
     distributed: bool
     histogram: tuple[tuple[int, int], ...]
     digest: FileDigest
+    sha256: str
 
 
 class Windows(Protocol):
@@ -124,6 +126,7 @@ def merge(
         if encoding is not None:
             encoding.result()
     release_memory(survey)
+    sha256 = file_sha256(output)
     digest = digest_file(
         output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
     )
@@ -139,6 +142,7 @@ def merge(
         distributed=plan.distribute,
         histogram=tuple(sorted(ledger.histogram.items())),
         digest=digest,
+        sha256=sha256,
     )
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from quantlab_dagster.errors import CorruptPart, SchemaConflict
+from quantlab_dagster.kernel.faults import raise_machine_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +84,7 @@ class FooterReader:
         Raises:
             CorruptPart: the file has no readable footer.
             SchemaConflict: two columns share one name.
+            MachineFault: it is not the file's fault.
         """
         try:
             source = pa.BufferReader(part.source) if isinstance(part.source, bytes) else str(part.source)
@@ -90,6 +92,7 @@ class FooterReader:
             row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
             schema = self._schema(part, metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError, PolarsError, PanicException) as error:
+            raise_machine_fault(error, part.key)
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
         if min(row_groups, default=0) < 0 or sum(row_groups) != metadata.num_rows:
             cause = f"its row groups of {row_groups} rows do not add up to the {metadata.num_rows} that it declares"

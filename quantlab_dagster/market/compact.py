@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, ShrinkRefused
+from quantlab_dagster.kernel.faults import machine_fault
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
@@ -141,9 +142,13 @@ class _Step:
             except QuantlabError as error:
                 outcome = failed(symbol_day, error, str(error))
             except Exception as error:
-                # A bug must not take the other symbol-days down with it; the step fails after they are done.
-                logger.exception("unexpected error in %s", symbol_day)
-                outcome = failed(symbol_day, error, f"unexpected {type(error).__name__}: {error}")
+                fault = machine_fault(error, str(symbol_day))
+                if fault is not None:
+                    outcome = failed(symbol_day, fault, str(fault))
+                else:
+                    # A bug must not take the other symbol-days down with it; the step fails after they are done.
+                    logger.exception("unexpected error in %s", symbol_day)
+                    outcome = failed(symbol_day, error, f"unexpected {type(error).__name__}: {error}")
             self._listener.finished(outcome)
             return outcome
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import BadPart, QuantlabError
-from quantlab_dagster.kernel.digest import FileDigest, column_dtypes, digest_file
+from quantlab_dagster.errors import AuditFailed, BadPart, QuantlabError
+from quantlab_dagster.kernel.digest import FileDigest, column_dtypes, digest_file, file_sha256
 from quantlab_dagster.lake.market import SymbolDay
+from quantlab_dagster.lake.store.transfers import check_content
 from quantlab_dagster.market.compact import ORDER
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.work.digests import file_sha256
 from quantlab_dagster.work.merging import Merging, Recipe
 from quantlab_dagster.work.scratch import scratch_directory
 
@@ -76,9 +76,14 @@ async def _verify_file(place: MarketPlace, plan: Plan, scratch: Path, *, against
     assert plan.published.data is not None
     path = scratch / "published.parquet"
     info = await place.compact.download(plan.published.data.key, path)
+
+    async def check_copy() -> None:  # what was damaged here since is no wrong day
+        await asyncio.to_thread(check_content, place.compact.name(info.key), path, info.received)
+
     try:
         digest = await asyncio.to_thread(digest_file, path, ORDER.column)
-    except QuantlabError as error:
+    except AuditFailed as error:
+        await check_copy()
         return VerifiedDay(plan.symbol_day, Verdict.WRONG, (f"data.parquet: {error.cause}",))
     findings = _file_findings(digest)
     meta = plan.published.meta
@@ -86,10 +91,13 @@ async def _verify_file(place: MarketPlace, plan: Plan, scratch: Path, *, against
         findings.append("there is no meta.json")
     else:
         findings += _meta_findings(meta, digest, info, await asyncio.to_thread(file_sha256, path))
+    if findings:
+        await check_copy()
     parts, note = _comparable_parts(plan)
     compared = against_raw and not note
     if compared:
         findings += await _raw_findings(place, parts, path, digest, scratch)
+        await check_copy()
     late = _late_parts(plan)
     return VerifiedDay(
         plan.symbol_day,

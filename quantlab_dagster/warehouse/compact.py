@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, SchemaConflict, StoreError
 from quantlab_dagster.kernel.columns import odd_ones
+from quantlab_dagster.kernel.faults import machine_fault
 from quantlab_dagster.kernel.parts import FooterReader, Part
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
@@ -134,10 +135,14 @@ class _HourWork:
         except QuantlabError as expected:
             status, reason, error = HourStatus.FAILED, str(expected), type(expected).__name__
         except Exception as unexpected:
-            # A bug must not take the other partitions down with it; the run fails after they are done.
-            logger.exception("unexpected error in %s", self.partition)
-            error = type(unexpected).__name__
-            status, reason = HourStatus.FAILED, f"unexpected {error}: {unexpected}"
+            fault = machine_fault(unexpected, str(self.partition))
+            if fault is not None:
+                status, reason, error = HourStatus.FAILED, str(fault), type(fault).__name__
+            else:
+                # A bug must not take the other partitions down with it; the run fails after they are done.
+                logger.exception("unexpected error in %s", self.partition)
+                error = type(unexpected).__name__
+                status, reason = HourStatus.FAILED, f"unexpected {error}: {unexpected}"
         return HourOutcome(
             self.partition,
             status,
@@ -261,7 +266,8 @@ class _HourWork:
         try:
             chosen, built = await self._build(chosen, directory)
             name = output_name(chosen)
-            staged = await self._place.lake.stage(self.partition.key(name), directory / _OUTPUT)
+            key = self.partition.key(name)
+            staged = await self._place.lake.stage(key, directory / _OUTPUT, sha256=built.sha256)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
         plan = ReplacementPlan(

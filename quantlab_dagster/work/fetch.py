@@ -3,71 +3,89 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, ObjectNotFound, StoreUnavailable
 from quantlab_dagster.kernel.parts import Part
 from quantlab_dagster.kernel.survey import Survey, Surveyor
 from quantlab_dagster.lake.store.objects import first_error
+from quantlab_dagster.lake.store.transfers import check_content, may_be_md5
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
 
     from quantlab_dagster.kernel.survey import Order
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.work.stopping import Worker
 
-__all__ = ["ChecksumVerifier", "fetch_parts", "fetch_survey"]
+__all__ = ["ChecksumVerifier", "Copies", "fetch_parts", "fetch_survey"]
 
-_MD5 = re.compile(r"[0-9a-f]{32}")
 _PARTS_PER_BATCH = 128
 
 
 @dataclass(slots=True)
 class ChecksumVerifier:
-    """Checks contents against ETags where these are MD5 sums.
+    """Checks the contents of one directory against ETags where these are MD5 sums.
 
-    Nothing in a listing says whether they are: under SSE-KMS they look alike but are not. So a mismatch counts only
-    where another object's ETag was its MD5 sum.
+    Nothing in a listing says whether they are: under SSE-KMS they look alike but are not. So what came twice the same
+    is believed although it has not the sum (the store fetches it once more), unless another object here has its own.
     """
 
     matched: int = 0
     mismatched: list[str] = field(default_factory=list)
 
-    def check(self, part: Part, info: ObjectInfo) -> None:
-        """Compare one content (CPU-bound; releases the GIL)."""
-        if not _MD5.fullmatch(info.etag):
+    def check(self, got: ObjectInfo) -> None:
+        """Look at one content as it was received."""
+        if not may_be_md5(got.etag):
             return
-        if _md5(part.source) == info.etag:
+        if got.received == got.etag:
             self.matched += 1
         else:
-            self.mismatched.append(info.key)
+            self.mismatched.append(got.key)
 
     def finish(self, store: Store) -> None:
-        """Raise if a content was damaged on its way.
+        """Raise if a content was damaged.
 
         Raises:
-            StoreUnavailable: a content differs from what the store holds; fetching it again may help.
+            StoreUnavailable: a content is not what its ETag says.
         """
         if self.matched and self.mismatched:
             raise StoreUnavailable(
                 store.name(self.mismatched[0]),
-                f"{len(self.mismatched)} downloaded parts do not have the MD5 sum that their ETags give",
+                f"{len(self.mismatched)} downloaded parts do not have the MD5 sum that their ETags give, as others do",
                 "Run again; if it stays, the objects are damaged in the store",
             )
 
 
-def _md5(source: bytes | Path) -> str:
-    if isinstance(source, bytes):
-        return hashlib.md5(source, usedforsecurity=False).hexdigest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+class Copies:
+    """The parts of one build that lie in scratch, and what they were when they arrived there.
+
+    Args:
+        store: where they came from.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._arrived: dict[str, tuple[Path, ObjectInfo]] = {}
+
+    def note(self, path: Path, got: ObjectInfo) -> None:
+        """Remember one."""
+        self._arrived[got.name] = (path, got)
+
+    def check(self) -> None:
+        """See that all are what arrived (CPU-bound: 0.9 GB/s here; nothing to do where parts are in memory).
+
+        To be called before a part is blamed, and before a file that was made of them is published.
+
+        Raises:
+            ScratchUnusable: one was damaged since: no part is at fault, and what was made of them is not right.
+        """
+        for path, got in self._arrived.values():
+            check_content(self._store.name(got.key), path, got.received)
 
 
 async def fetch_survey(
@@ -79,6 +97,7 @@ async def fetch_survey(
     gate: asyncio.Semaphore,
     worker: Worker,
     spool: Path | None,
+    copies: Copies | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Survey:
     """Fetch parts of one directory, and survey them while later ones are still on their way.
@@ -91,6 +110,7 @@ async def fetch_survey(
         gate: bounds the requests in flight.
         worker: runs the survey.
         spool: directory to write the contents to; None keeps them in memory.
+        copies: told what is written there.
         progress: told how many parts have arrived.
 
     Raises:
@@ -100,22 +120,16 @@ async def fetch_survey(
     """
     surveyor = Surveyor(order, stride=min(1024, max(1, memory_budget >> 20)))
     verifier = ChecksumVerifier()
-    by_name = {info.name: info for info in listed}
     arrived = 0
-
-    def look_at(parts: list[Part]) -> None:
-        for part in parts:
-            verifier.check(part, by_name[part.key])
-        surveyor.add(parts)
 
     async def consume(parts: list[Part]) -> None:
         nonlocal arrived
-        await worker.run(lambda: look_at(parts))
+        await worker.run(lambda: surveyor.add(parts))
         arrived += len(parts)
         progress(arrived)
 
     try:
-        await fetch_parts(store, listed, consume, gate=gate, spool=spool)
+        await fetch_parts(store, listed, consume, gate=gate, spool=spool, verifier=verifier, copies=copies)
         survey = await worker.run(surveyor.finish)
     except BadPart:
         # Damage on the way is no bad part: it takes precedence over what it led to.
@@ -132,6 +146,8 @@ async def fetch_parts(
     *,
     gate: asyncio.Semaphore,
     spool: Path | None,
+    verifier: ChecksumVerifier | None = None,
+    copies: Copies | None = None,
 ) -> None:
     """Fetch parts, running ahead of the consumer, which gets them in batches, in the order listed.
 
@@ -141,11 +157,21 @@ async def fetch_parts(
         consume: called with one batch after another.
         gate: bounds the requests in flight.
         spool: directory to write the contents to; None keeps them in memory.
+        verifier: shown what arrives.
+        copies: told what is written there.
 
     Raises:
         ObjectChanged: a part is not what was listed, or gone. List again.
         StoreError: any other failure; no part is ever left out.
     """
+
+    def look_at(part: Part, got: ObjectInfo) -> Part:
+        if verifier is not None:
+            verifier.check(got)
+        if copies is not None and isinstance(part.source, Path):
+            copies.note(part.source, got)
+        return part
+
     try:
         async with asyncio.TaskGroup() as group:
             tasks = deque(
@@ -154,12 +180,12 @@ async def fetch_parts(
             )
             while tasks:
                 batch = [tasks.popleft() for _ in range(min(_PARTS_PER_BATCH, len(tasks)))]
-                await consume([await task for task in batch])
+                await consume([look_at(*await task) for task in batch])
     except BaseExceptionGroup as errors:
         raise first_error(errors) from errors
 
 
-async def _fetch(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: Path | None) -> Part:
+async def _fetch(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: Path | None) -> tuple[Part, ObjectInfo]:
     async with gate:
         try:
             if path is None:
@@ -173,4 +199,4 @@ async def _fetch(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: 
             raise ObjectChanged(store.name(info.key), "was deleted after it was listed", "Run again") from error
     if (got.etag, size_bytes) != (info.etag, info.size_bytes):
         raise ObjectChanged(store.name(info.key), "was replaced after it was listed", "Run again")
-    return Part(info.name, source, size_bytes)
+    return Part(info.name, source, size_bytes), got

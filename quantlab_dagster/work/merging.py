@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quantlab_dagster.errors import AuditFailed, BadPart
+from quantlab_dagster.kernel.faults import machine_faults
 from quantlab_dagster.kernel.merge import Merged, merge
-from quantlab_dagster.work.digests import file_sha256
-from quantlab_dagster.work.fetch import fetch_parts, fetch_survey
+from quantlab_dagster.work.fetch import Copies, fetch_parts, fetch_survey
 from quantlab_dagster.work.shares import Shares
 from quantlab_dagster.work.stopping import Worker
 
@@ -108,30 +109,39 @@ class Merging:
             ObjectChanged: a part is not what was listed, or gone. List again.
             StoreError: any other failure of the store, damage in transit included.
             AuditFailed: the file is not proved to be right.
+            MachineFault: this machine could not do it, which says nothing of the parts.
+            ScratchUnusable: a part that lay in scratch was damaged there.
         """
         size_bytes = sum(info.size_bytes for info in listed)
-        worker = Worker()
-        with self._spool(size_bytes, output.parent) as spool:
+        worker, copies = Worker(), Copies(store)
+        with machine_faults(_directory(store, listed)), self._spool(size_bytes, output.parent) as spool:
             async with self._downloads.taken(0 if spool else size_bytes):
                 started = time.monotonic()
-                survey = await fetch_survey(
-                    store,
-                    listed,
-                    recipe.order,
-                    memory_budget=self._limits.memory_budget,
-                    gate=self._requests,
-                    worker=worker,
-                    spool=spool,
-                    progress=progress,
-                )
-                fetched = time.monotonic() - started
-                async with self._cores.taken(recipe.cores or self.cores):
-                    started = time.monotonic()
-                    merged, sha256 = await worker.run(lambda: self._merge(survey, recipe, output, worker))
-        return Built(merged, sha256, fetched + time.monotonic() - started)
+                try:
+                    survey = await fetch_survey(
+                        store,
+                        listed,
+                        recipe.order,
+                        memory_budget=self._limits.memory_budget,
+                        gate=self._requests,
+                        worker=worker,
+                        spool=spool,
+                        copies=copies,
+                        progress=progress,
+                    )
+                    fetched = time.monotonic() - started
+                    async with self._cores.taken(recipe.cores or self.cores):
+                        started = time.monotonic()
+                        merged = await worker.run(lambda: self._merge(survey, recipe, output, worker))
+                except (BadPart, AuditFailed):
+                    await worker.run(copies.check)  # a copy that was damaged here is no bad part
+                    raise
+                # Nor was what was read of it right, perhaps, if nothing stumbled over it.
+                await worker.run(copies.check)
+        return Built(merged, merged.sha256, fetched + time.monotonic() - started)
 
-    def _merge(self, survey: Survey, recipe: Recipe, output: Path, worker: Worker) -> tuple[Merged, str]:
-        merged = merge(
+    def _merge(self, survey: Survey, recipe: Recipe, output: Path, worker: Worker) -> Merged:
+        return merge(
             survey,
             output,
             scratch=output.parent,
@@ -141,7 +151,6 @@ class Merging:
             row_group_rows=recipe.row_group_rows,
             cancelled=worker.stopped,
         )
-        return merged, file_sha256(output)
 
     async def fetch(self, store: Store, listed: Sequence[ObjectInfo], directory: Path) -> list[Part]:
         """Fetch parts into a directory, to look at them one by one; same errors of the store as `build`."""
@@ -165,3 +174,8 @@ class Merging:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directory(store: Store, listed: Sequence[ObjectInfo]) -> str:
+    """Full name of the directory of the parts, for messages."""
+    return store.name(listed[0].key.rpartition("/")[0]) if listed else store.url

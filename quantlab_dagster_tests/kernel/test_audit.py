@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import AuditFailed, CorruptPart
+from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel import budget, frames, spread, survey
 from quantlab_dagster.kernel import merge as merging
 from quantlab_dagster.kernel.digest import digest_file
@@ -90,7 +90,7 @@ def test_mishap_between_parts_and_runs_is_found(
     mishap: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = spread._read_run
-    monkeypatch.setattr(spread, "_read_run", lambda path: mishap(read(path)))
+    monkeypatch.setattr(spread, "_read_run", lambda *arguments: mishap(read(*arguments)))
     with pytest.raises(AuditFailed):
         compact_day(tmp_path, RUNS)
     assert not list((tmp_path / "scratch").iterdir())
@@ -231,7 +231,7 @@ def test_wrong_label_in_the_file_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         return replace_column(table(self, frame), "venue", labels)
 
     monkeypatch.setattr(SortedFileWriter, "_table", relabelled)
-    with pytest.raises(CorruptPart, match="'venue' does not hold 'binance'"):
+    with pytest.raises(AuditFailed, match="'venue' does not hold 'binance'"):
         compact_day(tmp_path)
 
 
@@ -266,9 +266,9 @@ def emptied(path: Path) -> None:
 def test_file_damaged_on_the_disk_is_found(
     change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CorruptPart, match="cannot be read back") as caught:
+    with pytest.raises(AuditFailed, match="cannot be read back") as caught:
         file_changed_before_it_is_read_back(change, monkeypatch, tmp_path)
-    assert caught.value.part.endswith("data.parquet")
+    assert caught.value.where.endswith("data.parquet")
 
 
 def other_file(path: Path) -> None:
@@ -289,7 +289,7 @@ def test_file_exchanged_on_the_disk_is_found(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.guards("check-for-proof")
 def test_file_without_seq_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CorruptPart, match="'seq' is missing"):
+    with pytest.raises(AuditFailed, match="'seq' is missing"):
         file_changed_before_it_is_read_back(without_seq, monkeypatch, tmp_path)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import Cancelled, CorruptPart
+from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.budget import row_bytes, window_rows
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import merge
@@ -326,7 +326,7 @@ def test_page_checksums_are_there_and_verified(large: Compacted, tmp_path: Path)
     data[5_000] ^= 1
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(data)
-    with pytest.raises(CorruptPart, match="CRC"):
+    with pytest.raises(AuditFailed, match="CRC"):
         digest_file(damaged, "ts_event")
 
 

@@ -15,7 +15,17 @@ from quantlab_dagster.errors import DayRefused, StoreUnavailable
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.synthetic.market import FOREIGN_FILES, RawPart, corrupt_part, empty_part, generate_parts
-from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, Recorder, oracle, same_rows, spec, symbol_day
+from quantlab_dagster_tests.lakes import (
+    DAY,
+    PAIR,
+    Lakes,
+    Recorder,
+    damage_downloads,
+    oracle,
+    same_rows,
+    spec,
+    symbol_day,
+)
 
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
@@ -338,18 +348,27 @@ def test_damage_on_the_way_is_no_bad_part(rig: Rig, monkeypatch: pytest.MonkeyPa
         return  # local ETags are no checksums; nothing travels
     lakes = Lakes.of(rig)
     parts = lakes.put_spec(spec())
-    kind = type(lakes.raw)
-    get = kind.get
-
-    async def damaging(self: Store, key: str) -> tuple[bytes, ObjectInfo]:
-        content, info = await get(self, key)
-        return (content[:-20] + bytes(20), info) if key.endswith(parts[3].name) else (content, info)
-
-    monkeypatch.setattr(kind, "get", damaging)
+    damage_downloads(monkeypatch, type(lakes.raw), parts[3].name)
     [item] = lakes.run().outcomes
     assert (item.status, item.error) == (Status.FAILED, "StoreUnavailable")
     assert "MD5" in item.reason
     assert lakes.compact_keys() == {}
+
+
+@pytest.mark.parametrize("parts", [1, 12])
+def test_damage_on_the_way_is_mended_by_fetching_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parts: int
+) -> None:
+    """Also where there is no other part that would show what ETags are."""
+    if rig.server is None:
+        return
+    lakes = Lakes.of(rig)
+    put = lakes.put_spec(spec(parts=parts))
+    damage_downloads(monkeypatch, type(lakes.raw), put[-1].name, times=1)
+    outcome = lakes.run()
+    assert [item.status for item in outcome.outcomes] == [Status.SUCCESS]
+    assert same_rows(lakes.published(symbol_day()), oracle(put))
+    assert "came damaged, and was fetched again" in caplog.text
 
 
 @pytest.mark.guards("two-runs-at-once")
@@ -376,9 +395,9 @@ def test_an_older_listing_does_not_stay_over_a_newer_one(lakes: Lakes, monkeypat
     put = kind.put
     raced = False
 
-    async def racing(self: Store, key: str, content: Any) -> str:
+    async def racing(self: Store, key: str, content: Any, **options: Any) -> str:
         nonlocal raced
-        etag = await put(self, key, content)
+        etag = await put(self, key, content, **options)
         if key.endswith("data.parquet") and not raced:
             raced = True
             await lakes.raw.put(symbol_day().key(late.name), late.data)

@@ -526,12 +526,12 @@ def test_a_claim_is_renewed_while_the_work_goes_on(lake: EventLake, monkeypatch:
         store = lake.store
         stage = store.stage
 
-        async def slow(*arguments: object) -> object:
+        async def slow(*arguments: Any, **options: Any) -> object:
             for _ in range(20):
                 await asyncio.sleep(0.05)
                 slot, _ = await slot_module.read_slot(store, PARTITION)
                 seen.add(slot.since)
-            return await stage(*arguments)  # type: ignore[arg-type]
+            return await stage(*arguments, **options)
 
         store.stage = slow  # type: ignore[method-assign,assignment]
         place = replace(lake.place(store=store), clock=lambda: SOON + dt.timedelta(seconds=next(ticks)))

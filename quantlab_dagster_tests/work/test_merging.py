@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantlab_dagster.errors import BadPart, ObjectChanged, StoreUnavailable
+from quantlab_dagster.errors import BadPart, ObjectChanged, ScratchUnusable, StoreUnavailable
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster.lake.store.objects import ObjectInfo
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
+from quantlab_dagster.work import merging
 from quantlab_dagster.work.limits import Limits
 from quantlab_dagster.work.merging import Built, Merging, Recipe
 from quantlab_dagster_tests.lakes import DAY
@@ -49,11 +50,14 @@ class Fixture:
         return ObjectInfo(name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
 
     async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
-        return self.sent[key], self.info(key)
+        return self.sent[key], self.received(key)
 
     async def download(self, key: str, path: Path) -> ObjectInfo:
         path.write_bytes(self.sent[key])
-        return self.info(key)
+        return self.received(key)
+
+    def received(self, key: str) -> ObjectInfo:
+        return replace(self.info(key), received=hashlib.md5(self.sent[key], usedforsecurity=False).hexdigest())
 
     def build(self, limits: Limits | None = None, **recipe: Any) -> Built:
         async def build() -> Built:
@@ -127,3 +131,64 @@ def test_a_share_of_the_cores_is_a_share_of_the_memory(parts: Fixture, monkeypat
             parts.build(limits, cores=cores)
     assert seen == [limits.merge_budget // 2, limits.merge_budget]
     assert limits.merge_budget + limits.download_budget == limits.memory_budget
+
+
+@pytest.mark.parametrize("budget", [64 << 20, 1 << 14], ids=["in memory", "through the disk"])
+def test_contents_without_any_of_their_sums_are_believed(parts: Fixture, budget: int) -> None:
+    """Under SSE-KMS all ETags look like MD5 sums, and none is."""
+    right, info, received = parts.build(Limits(budget)).sha256, parts.info, parts.received
+
+    def encrypted(name: str) -> ObjectInfo:
+        return replace(info(name), etag=hashlib.sha256(name.encode()).hexdigest()[:32])
+
+    def received_encrypted(key: str) -> ObjectInfo:
+        return replace(encrypted(key), received=received(key).received)
+
+    parts.info, parts.received = encrypted, received_encrypted  # type: ignore[method-assign]
+    assert parts.build(Limits(budget)).sha256 == right
+
+
+class Spoiler:
+    """Changes a bit of a spooled part at a given moment of its build."""
+
+    def __init__(self, parts: Fixture, monkeypatch: pytest.MonkeyPatch, moment: str, at: float) -> None:
+        self._parts = parts
+        self._at = at
+        self.spoilt: list[Path] = []
+        really = getattr(merging, moment)
+
+        def spoil(*args: Any, **options: Any) -> Any:
+            self._spoil()
+            return really(*args, **options)
+
+        monkeypatch.setattr(merging, moment, spoil)
+
+    def _spoil(self) -> None:
+        [directory] = [path for path in self._parts.scratch.iterdir() if path.is_dir()]
+        path = sorted(directory.iterdir())[3]
+        content = bytearray(path.read_bytes())
+        content[int(len(content) * self._at)] ^= 1
+        path.write_bytes(content)
+        self.spoilt.append(path)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_a_bit_that_flips_in_a_spooled_part_is_no_bad_part(
+    parts: Fixture, monkeypatch: pytest.MonkeyPatch, at: float
+) -> None:
+    """Whether or not anybody stumbles over it: in a page it may be another value, and nothing more."""
+    spoiler = Spoiler(parts, monkeypatch, "merge", at)
+    with pytest.raises(ScratchUnusable, match="damaged") as caught:
+        parts.build(Limits(1 << 14))
+    [path] = spoiler.spoilt
+    assert str(path) in str(caught.value)
+    assert sorted(parts.contents)[3] in caught.value.where
+    assert "QUANTLAB_SCRATCH_DIR" in caught.value.remedy
+
+
+def test_a_part_damaged_in_the_store_is_blamed_though_it_was_spooled(parts: Fixture) -> None:
+    name = sorted(parts.contents)[3]
+    parts.contents[name] = parts.sent[name] = parts.contents[name][:-20] + bytes(20)
+    with pytest.raises(BadPart) as caught:
+        parts.build(Limits(1 << 14))
+    assert caught.value.part == name
