@@ -7,7 +7,6 @@ and NaN equals NaN. They are compared within one process run and never stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from quantlab_dagster.errors import CorruptPart
 from quantlab_dagster.kernel.columns import SEQ
+from quantlab_dagster.kernel.terms import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,31 +30,6 @@ _SEED, _SEQUENCE_SEED = 20_260_108, 80_106_202
 _MODULUS = 1 << 64
 # Four times as many are no faster, and take 200 MB more where rows are wide (benchmarks/README.md).
 _BATCH_ROWS = 1 << 15
-
-
-@dataclass(frozen=True, slots=True)
-class FileDigest:
-    """What a sorted file holds, as read back.
-
-    Attributes:
-        rows: number of rows.
-        key_min: order value of the first row, None without rows.
-        key_max: order value of the last row.
-        inversions: places where the order value is less than the one before it (nulls count as the smallest).
-        misnumbered: rows whose `seq` is not their index; 0 where the file is not numbered.
-        nulls: nulls in the order column.
-        content: hash of the multiset of rows, without `seq`.
-        sequence: hash of the multiset of (row, index) pairs: equal only if the same rows are in the same order.
-    """
-
-    rows: int
-    key_min: int | None
-    key_max: int | None
-    inversions: int
-    misnumbered: int
-    nulls: int
-    content: int
-    sequence: int
 
 
 def row_hashes(frame: pl.DataFrame) -> pl.Series:

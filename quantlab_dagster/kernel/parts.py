@@ -12,27 +12,12 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from quantlab_dagster.errors import CorruptPart, SchemaConflict
+from quantlab_dagster.kernel.terms import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = ["Footer", "FooterReader", "Part"]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A raw Parquet file, whole.
-
-    Attributes:
-        key: name in error messages and in the total order; parts are merged in byte order of their keys.
-        source: the file's bytes, or a local path to it.
-        size_bytes: compressed size.
-    """
-
-    key: str
-    source: bytes | Path
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

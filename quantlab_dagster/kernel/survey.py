@@ -16,7 +16,8 @@ import polars as pl
 from quantlab_dagster.errors import NullOrder
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, scan
-from quantlab_dagster.kernel.parts import Footer, FooterReader, Part
+from quantlab_dagster.kernel.parts import Footer, FooterReader
+from quantlab_dagster.kernel.terms import Order, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,25 +32,6 @@ _ROWS_PER_SCAN = 1 << 18
 _FIRST_ROWS = 1 << 10
 _LABEL_BYTES = 64
 _INT64_MIN = -(1 << 63)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """How the rows of the output are ordered and whether they are numbered.
-
-    Attributes:
-        column: integer column that orders the rows; ties keep the order of (part, row).
-        numbered: whether a column `seq` (Int64, 0 … N-1) follows the order column.
-        nulls_first: whether nulls are allowed in the order column; they come first, as if the smallest integer.
-    """
-
-    column: str = "ts_event"
-    numbered: bool = True
-    nulls_first: bool = False
-
-    def key(self) -> pl.Expr:
-        """The order column as a total order without nulls."""
-        return pl.col(self.column).fill_null(_INT64_MIN) if self.nulls_first else pl.col(self.column)
 
 
 @dataclass(frozen=True, slots=True)
