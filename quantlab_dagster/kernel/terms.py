@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-__all__ = ["FileDigest", "Merged", "Order", "Part"]
+__all__ = ["DEFAULT_BUDGET_BYTES", "FileDigest", "Merged", "Order", "Part"]
+
+DEFAULT_BUDGET_BYTES = 512 << 20
 
 _INT64_MIN = -(1 << 63)
 
