@@ -2,7 +2,7 @@
 
 A part of 221 bytes can declare a hundred million rows of one run, and a decoder would make them. Headers are not
 believed, and cannot all be checked before the pages are read: what gets past this meets the memory limit of the
-process that decodes (work/guard).
+process that decodes (work/guard.py).
 """
 
 from __future__ import annotations

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, StoreUnavailable
-from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.objects import ObjectInfo
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
+from quantlab_dagster.work.decoder import Child
 from quantlab_dagster.work.limits import Limits
 from quantlab_dagster.work.merging import Built, Merging, Recipe
+from quantlab_dagster.work.messages import Merge
 from quantlab_dagster_tests.lakes import DAY
 
 if TYPE_CHECKING:
@@ -57,8 +59,9 @@ class Fixture:
 
     def build(self, limits: Limits | None = None, **recipe: Any) -> Built:
         async def build() -> Built:
-            merging = Merging(limits or Limits(64 << 20), cores=2)
-            return await merging.build(self.store, self.listed, Recipe(ORDER, **recipe), self.scratch / "out.parquet")
+            async with Merging(limits or Limits(64 << 20), cores=2) as merging:
+                output = self.scratch / "out.parquet"
+                return await merging.build(self.store, self.listed, Recipe(ORDER, **recipe), output)
 
         return asyncio.run(build())
 
@@ -103,7 +106,8 @@ def test_a_part_that_is_not_what_was_listed_is_said(parts: Fixture) -> None:
     listed = [*parts.listed[:2], changed, *parts.listed[3:]]
 
     async def build() -> Built:
-        return await Merging(Limits(64 << 20)).build(parts.store, listed, Recipe(ORDER), parts.scratch / "out.parquet")
+        async with Merging(Limits(64 << 20)) as merging:
+            return await merging.build(parts.store, listed, Recipe(ORDER), parts.scratch / "out.parquet")
 
     with pytest.raises(ObjectChanged):
         asyncio.run(build())
@@ -111,15 +115,16 @@ def test_a_part_that_is_not_what_was_listed_is_said(parts: Fixture) -> None:
 
 def test_a_share_of_the_cores_is_a_share_of_the_memory(parts: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
+    call = Child.call
 
-    def merge(*_: object, budget_bytes: int, **__: object) -> None:
-        seen.append(budget_bytes)
-        raise BadPart("x", "seen enough")
+    async def spy(self: Child, request: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(request, Merge):
+            seen.append(request.budget_bytes)
+        return await call(self, request, *arguments, **options)
 
-    monkeypatch.setattr("quantlab_dagster.work.merging.merge", merge)
+    monkeypatch.setattr(Child, "call", spy)
     limits = Limits(64 << 20)
     for cores in (1, None):
-        with pytest.raises(BadPart):
-            parts.build(limits, cores=cores)
+        parts.build(limits, cores=cores)
     assert seen == [limits.merge_budget // 2, limits.merge_budget]
     assert limits.merge_budget + limits.download_budget == limits.memory_budget
