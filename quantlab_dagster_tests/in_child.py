@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -67,6 +68,21 @@ def merge_dies(deed: str) -> None:
     jobs.merge = act  # type: ignore[attr-defined,assignment]
 
 
+def footer_dies_after(name: str, deed: str) -> None:
+    """Do a deed when a footer is read after that of the part of this name, in the same process."""
+    from quantlab_dagster.kernel.parts import FooterReader  # noqa: PLC0415
+
+    read, seen = FooterReader.read, set[str]()
+
+    def act(self: FooterReader, part: Part) -> Any:
+        if name in seen:
+            DEEDS[deed]()
+        seen.add(part.key)
+        return read(self, part)
+
+    FooterReader.read = act  # type: ignore[method-assign]
+
+
 def cannot_start(text: str) -> None:
     """End before anything is ready."""
     sys.exit(text)
@@ -76,14 +92,14 @@ def _take_memory() -> None:
     held = []
     while True:
         held.append(b"x" * (8 << 20))
-        time.sleep(0.002)
+        time.sleep(0.001)
 
 
 DEEDS: dict[str, Callable[[], object]] = {
     "abort": os.abort,
     "hang": lambda: time.sleep(3600),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "segmentation fault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "segmentation fault": lambda: ctypes.string_at(0),
     "take memory": _take_memory,
     "leave": lambda: os._exit(3),
     "full disk": lambda: Path("/dev/full").write_text("x"),

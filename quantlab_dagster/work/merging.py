@@ -203,15 +203,23 @@ class Merging:
         """
         with _directory(scratch) as directory:
             parts = await fetch_files(store, listed, directory, gate=self._requests)
-            request = Try(hand(parts), recipe.order, self._limits.merge_budget)
-            try:
-                async with self._guard.alone() as child:
-                    await child.call(request, size_bytes=max(part.size_bytes for part in parts))
-            except ChildEnded as again:
-                if again.own_fault and again.key:
-                    return CorruptPart(again.key, f"the decoder {again.cause} when it read nothing but this part")
-                ended = again
-        return _failed(store.name(listed[0].key), ended)
+            found = await self._try(parts, recipe)
+            suspects = [part for part in parts if found is not None and part.key == found.key]
+            again = await self._try(suspects, recipe) if suspects else None
+        if again is not None and again.own_fault and again.key:
+            return CorruptPart(again.key, f"the decoder {again.cause} when it read nothing but this part")
+        return _failed(store.name(listed[0].key), again or found or ended)
+
+    async def _try(self, parts: Sequence[Part], recipe: Recipe) -> ChildEnded | None:
+        """Decode parts one after the other in a new process. Returns how it ended, and at which; None if it did not."""
+        request = Try(hand(parts), recipe.order, self._limits.merge_budget)
+        try:
+            async with self._guard.alone() as child:
+                await child.call(request, size_bytes=max(part.size_bytes for part in parts))
+        except ChildEnded as ended:
+            _check_started(ended)
+            return ended
+        return None
 
     async def digest(self, path: Path, order_by: str) -> Digested:
         """Read a sorted file back, which need not be ours.
