@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -95,6 +96,10 @@ def _take_memory() -> None:
         time.sleep(0.001)
 
 
+def _fill_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.parquet")
+
+
 DEEDS: dict[str, Callable[[], object]] = {
     "abort": os.abort,
     "hang": lambda: time.sleep(3600),
@@ -102,5 +107,5 @@ DEEDS: dict[str, Callable[[], object]] = {
     "segmentation fault": lambda: ctypes.string_at(0),
     "take memory": _take_memory,
     "leave": lambda: os._exit(3),
-    "full disk": lambda: Path("/dev/full").write_text("x"),
+    "full disk": _fill_disk,
 }

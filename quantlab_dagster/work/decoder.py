@@ -137,6 +137,11 @@ class Child:
         """Whether it can no longer be asked."""
         return self._how is not None or self._ended.is_set()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has ended, and nothing of it is left."""
+        return self._reading.done()
+
     async def call(self, request: Request, contents: Sequence[bytes] = (), *, size_bytes: int) -> Any:
         """Ask, and wait for the answer. Being cancelled does not end what is asked for: `close` does.
 

@@ -25,26 +25,36 @@ class Guard:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._shared: list[Child] = []
+        self._shared: Child | None = None
+        self._children: list[Child] = []
+        self._closed = False
         self._one_at_a_time = asyncio.Lock()
 
     def shared(self) -> Child:
         """The child that all jobs share; started when there is none, or the last one has ended."""
-        if not self._shared or self._shared[-1].has_ended:
-            self._shared.append(Child(self._limits))
-        return self._shared[-1]
+        if self._shared is None or self._shared.has_ended:
+            self._shared = self._start()
+        return self._shared
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Child]:
         """A new child for one job: if it dies, it is of that job."""
         async with self._one_at_a_time:
-            child = Child(self._limits)
+            child = self._start()
             try:
                 yield child
             finally:
                 await child.close()
 
+    def _start(self) -> Child:
+        if self._closed:
+            raise RuntimeError("the guard is closed: no child is started any more")
+        child = Child(self._limits)
+        self._children = [*(other for other in self._children if not other.is_settled), child]
+        return child
+
     async def close(self) -> None:
-        """End what is shared, and wait until it has ended."""
-        for child in self._shared:
+        """End all of them, and wait until they have ended."""
+        self._closed = True
+        for child in self._children:
             await child.close()

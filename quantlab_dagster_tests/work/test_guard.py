@@ -110,7 +110,7 @@ def test_who_shares_a_process_with_it_is_not_blamed(parts: Fixture) -> None:
             # The first job is held in the shared process: it may not merge before that has died.
             async with merging._cores.taken(1):
                 tasks = [asyncio.ensure_future(one(0, sound)), asyncio.ensure_future(one(1, parts.listed))]
-                while not merging._guard._shared or not merging._guard._shared[0].has_ended:  # noqa: ASYNC110
+                while not merging._guard._children or not merging._guard._children[0].has_ended:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -240,12 +240,12 @@ def test_a_hundred_million_rows_of_one_run_are_refused_before(parts: Fixture) ->
 
 def test_one_process_serves_many_and_none_is_started_for_nothing(parts: Fixture) -> None:
     async def build() -> tuple[int, set[int]]:
-        pids = set()
+        pids, before = set(), set(children())
         async with Merging(Limits(64 << 20)) as merging:
-            idle = len(children())
+            idle = len(set(children()) - before)
             for _ in range(3):
                 await merging.build(parts.store, parts.listed, Recipe(ORDER), parts.scratch / "out.parquet")
-                pids |= {child.pid for child in children()}
+                pids |= {child.pid for child in set(children()) - before}
         return idle, pids
 
     idle, pids = asyncio.run(build())
@@ -257,12 +257,19 @@ def test_being_cancelled_ends_it_at_once(parts: Fixture, monkeypatch: pytest.Mon
     in_child.happens(monkeypatch, in_child.merge_dies, "hang")
 
     async def build() -> float:
+        hanging = asyncio.Event()
+        merge = Merging._merge
+
+        def noticed(*arguments: Any) -> Any:
+            hanging.set()
+            return merge(*arguments)
+
+        monkeypatch.setattr(Merging, "_merge", noticed)
         async with Merging(Limits(64 << 20)) as merging:
             task = asyncio.ensure_future(
                 merging.build(parts.store, parts.listed, Recipe(ORDER), parts.scratch / "out.parquet")
             )
-            await asyncio.sleep(1.5)
-            assert len(children()) == 1
+            await hanging.wait()
             started = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -270,6 +277,33 @@ def test_being_cancelled_ends_it_at_once(parts: Fixture, monkeypatch: pytest.Mon
         return time.monotonic() - started
 
     assert asyncio.run(build()) < 1
+
+
+def test_who_comes_after_the_end_starts_nothing(parts: Fixture) -> None:
+    async def late() -> None:
+        async with Merging(Limits(64 << 20)) as merging:
+            pass
+        with pytest.raises(RuntimeError, match="closed"):
+            await merging.build(parts.store, parts.listed, Recipe(ORDER), parts.scratch / "out.parquet")
+
+    asyncio.run(late())
+
+
+def test_a_value_of_many_megabytes_in_a_few_kilobytes_ends_at_the_limit(
+    parts: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bomb that is what it says it is: no header lies, and no bound is passed."""
+    monkeypatch.setattr(limits, "DECODER_FIXED_BYTES", 128 << 20)
+    name = names(parts)[BAD]
+    table = pa.table({"ts_event": [5], "text": ["0" * (256 << 20)]})
+    bomb = part_of(name, table, compression="zstd", use_dictionary=False, write_statistics=False).source
+    del table
+    assert isinstance(bomb, bytes)
+    assert len(bomb) < 30_000
+    parts.contents[name] = parts.sent[name] = bomb
+    with pytest.raises(CorruptPart, match="took more than 268,435,456 bytes of memory when it read nothing but") as e:
+        parts.build(Limits(64 << 20))
+    assert e.value.part == name
 
 
 def test_closing_is_done_even_when_it_is_cancelled(tmp_path: Path) -> None:
@@ -321,7 +355,7 @@ def test_what_is_meant_for_the_parent_does_not_end_it(parts: Fixture, number: si
             for _ in range(2):
                 built = await merging.build(parts.store, parts.listed, Recipe(ORDER), parts.scratch / "out.parquet")
                 os.kill(merging._guard.shared().pid, number)
-            assert len(merging._guard._shared) == 1
+            assert len(merging._guard._children) == 1
             return built.merged.rows
 
     assert asyncio.run(build()) == 400
