@@ -182,13 +182,16 @@ def test_a_fault_of_the_machine_in_there_comes_out_as_it_is(parts: Fixture, monk
         parts.build()
 
 
-def test_damage_on_the_way_is_the_stores_fault_even_if_a_decoder_dies_of_it(parts: Fixture) -> None:
+def test_damage_on_the_way_is_the_stores_fault_even_if_a_decoder_dies_of_it(
+    parts: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
     name = names(parts)[BAD]
     sound = parts.contents[name]
     deadly(parts)
     parts.contents[name] = sound
     with pytest.raises(StoreUnavailable, match="MD5"):
         parts.build()
+    assert "trying again" not in caplog.text, "it is known at once"
 
 
 def test_a_process_that_cannot_start_is_nobodys_part(parts: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +249,7 @@ def test_one_process_serves_many_and_none_is_started_for_nothing(parts: Fixture)
             for _ in range(3):
                 await merging.build(parts.store, parts.listed, Recipe(ORDER), parts.scratch / "out.parquet")
                 pids |= {child.pid for child in set(children()) - before}
+        assert set(children()) - before == set(), "it ends when it is left, not when the loop does"
         return idle, pids
 
     idle, pids = asyncio.run(build())
@@ -351,11 +355,14 @@ def test_what_is_meant_for_the_parent_does_not_end_it(parts: Fixture, number: si
     """A terminal sends SIGINT to all of its processes, and systemd SIGTERM to all of a service's."""
 
     async def build() -> int:
+        pids = set[int]()
         async with Merging(Limits(64 << 20)) as merging:
             for _ in range(2):
                 built = await merging.build(parts.store, parts.listed, Recipe(ORDER), parts.scratch / "out.parquet")
+                pids.add(merging._guard.shared().pid)
                 os.kill(merging._guard.shared().pid, number)
-            assert len(merging._guard._children) == 1
+                await asyncio.sleep(0.2)
+            assert {child.pid for child in merging._guard._children} == pids
             return built.merged.rows
 
     assert asyncio.run(build()) == 400
