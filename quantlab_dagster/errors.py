@@ -16,6 +16,7 @@ __all__ = [
     "Conflict",
     "CorruptPart",
     "DayRefused",
+    "DecoderFailed",
     "MachineFault",
     "MalformedObject",
     "NullOrder",
@@ -182,6 +183,10 @@ class NullOrder(BadPart):
 
 class SchemaConflict(BadPart):
     """The part has a column that cannot be united with the others' without loss."""
+
+
+class DecoderFailed(QuantlabError, RuntimeError):
+    """The process that decodes cannot start, or ended again and again, and no part alone is to blame."""
 
 
 class AuditFailed(QuantlabError, AssertionError):

@@ -7,8 +7,6 @@ and NaN equals NaN. They are compared within one process run and never stored.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +17,7 @@ import pyarrow.parquet as pq
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.faults import raise_machine_fault
+from quantlab_dagster.kernel.terms import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,37 +25,12 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.kernel.columns import ConstantValue
 
-__all__ = ["FileDigest", "add_hashes", "column_dtypes", "digest_file", "file_sha256", "row_hashes", "sequence_hash"]
+__all__ = ["FileDigest", "add_hashes", "column_dtypes", "digest_file", "row_hashes", "sequence_hash"]
 
 _SEED, _SEQUENCE_SEED = 20_260_108, 80_106_202
 _MODULUS = 1 << 64
 # Four times as many are no faster, and take 200 MB more where rows are wide (benchmarks/README.md).
 _BATCH_ROWS = 1 << 15
-
-
-@dataclass(frozen=True, slots=True)
-class FileDigest:
-    """What a sorted file holds, as read back.
-
-    Attributes:
-        rows: number of rows.
-        key_min: order value of the first row, None without rows.
-        key_max: order value of the last row.
-        inversions: places where the order value is less than the one before it (nulls count as the smallest).
-        misnumbered: rows whose `seq` is not their index; 0 where the file is not numbered.
-        nulls: nulls in the order column.
-        content: hash of the multiset of rows, without `seq`.
-        sequence: hash of the multiset of (row, index) pairs: equal only if the same rows are in the same order.
-    """
-
-    rows: int
-    key_min: int | None
-    key_max: int | None
-    inversions: int
-    misnumbered: int
-    nulls: int
-    content: int
-    sequence: int
 
 
 def row_hashes(frame: pl.DataFrame) -> pl.Series:
@@ -78,12 +52,6 @@ def sequence_hash(hashes: pl.Series, first_index: int) -> pl.Series:
 def column_dtypes(path: Path) -> dict[str, str]:
     """Name to Polars dtype of a Parquet file's columns, in file order."""
     return {name: str(dtype) for name, dtype in pl.read_parquet_schema(path).items()}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, in bounded memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_file(

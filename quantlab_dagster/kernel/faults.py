@@ -1,14 +1,15 @@
-"""Which errors are the machine's own, and so say nothing of the part that was read when they came."""
+"""Which errors are the machine's own, and so say nothing of the part that was read when they came.
+
+Loads no engine: one that is not loaded has raised nothing.
+"""
 
 from __future__ import annotations
 
 import errno
 import re
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-import polars as pl
-import pyarrow as pa
 
 from quantlab_dagster.errors import MachineFault, QuantlabError
 
@@ -41,9 +42,9 @@ def machine_fault(error: BaseException, where: str) -> MachineFault | None:
     asked = _ALLOCATION.search(text)
     if asked and int(asked.group(1)) >= _ABSURD_BYTES:
         return None
-    if isinstance(error, MemoryError) or (isinstance(error, pa.ArrowException) and asked):
+    if isinstance(error, MemoryError) or (_is(error, "pyarrow", "ArrowException") and asked):
         number: int | None = errno.ENOMEM
-    elif isinstance(error, OSError | pl.exceptions.ComputeError | pl.exceptions.PanicException):
+    elif isinstance(error, OSError) or _is(error, "polars.exceptions", "ComputeError", "PanicException"):
         number = getattr(error, "errno", None) or _said(text)
     elif isinstance(error, RuntimeError) and "can't start new thread" in text:
         number = errno.EAGAIN
@@ -70,12 +71,16 @@ def machine_faults(where: str) -> Iterator[None]:
     """Within, errors of the machine are raised as `MachineFault`; all others as they are."""
     try:
         yield
-    except (OSError, MemoryError, RuntimeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+    except BaseException as error:  # a panic of Polars is no Exception
         raise_machine_fault(error, where)
         raise
-    except pl.exceptions.PanicException as error:
-        raise_machine_fault(error, where)
-        raise
+
+
+def _is(error: BaseException, module: str, *names: str) -> bool:
+    """Whether an error is of one of these classes of an engine."""
+    loaded = sys.modules.get(module)
+    kinds = tuple(getattr(loaded, name) for name in names if hasattr(loaded, name))
+    return isinstance(error, kinds)
 
 
 def _said(text: str) -> int | None:

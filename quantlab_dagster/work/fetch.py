@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, ObjectNotFound, StoreUnavailable
-from quantlab_dagster.kernel.parts import Part
-from quantlab_dagster.kernel.survey import Survey, Surveyor
+from quantlab_dagster.kernel.terms import Part
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.lake.store.transfers import check_content, may_be_md5
+from quantlab_dagster.work.decoder import ChildEnded
+from quantlab_dagster.work.messages import AddParts, FinishSurvey, Handed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from quantlab_dagster.kernel.survey import Order
+    from quantlab_dagster.kernel.terms import Order
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
-    from quantlab_dagster.work.stopping import Worker
+    from quantlab_dagster.work.decoder import Child
+    from quantlab_dagster.work.messages import Surveyed
 
-__all__ = ["ChecksumVerifier", "Copies", "fetch_parts", "fetch_survey"]
+__all__ = ["ChecksumVerifier", "Copies", "fetch_files", "fetch_parts", "fetch_survey", "hand"]
 
 _PARTS_PER_BATCH = 128
 
@@ -92,24 +94,28 @@ async def fetch_survey(
     store: Store,
     listed: Sequence[ObjectInfo],
     order: Order,
+    child: Child,
+    job: int,
     *,
     memory_budget: int,
+    row_group_budget: int,
     gate: asyncio.Semaphore,
-    worker: Worker,
     spool: Path | None,
     copies: Copies | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> Survey:
-    """Fetch parts of one directory, and survey them while later ones are still on their way.
+) -> Surveyed:
+    """Fetch parts of one directory, and have them surveyed while later ones are still on their way.
 
     Args:
         store: where they are.
         listed: the parts, in key order.
         order: the order of the merge to come.
+        child: surveys them, and keeps them.
+        job: what it keeps them as.
         memory_budget: bytes; the survey's sample shrinks with it.
+        row_group_budget: bytes that a row group may take when it is decoded.
         gate: bounds the requests in flight.
-        worker: runs the survey.
-        spool: directory to write the contents to; None keeps them in memory.
+        spool: directory to write the contents to; None hands them over in memory.
         copies: told what is written there.
         progress: told how many parts have arrived.
 
@@ -117,26 +123,51 @@ async def fetch_survey(
         BadPart: a part cannot be merged with the others.
         ObjectChanged: a part is not what was listed, or gone. List again.
         StoreError: any other failure.
+        ChildEnded: the child is no more.
     """
-    surveyor = Surveyor(order, stride=min(1024, max(1, memory_budget >> 20)))
+    stride = min(1024, max(1, memory_budget >> 20))
     verifier = ChecksumVerifier()
-    arrived = 0
+    arrived = size_bytes = 0
 
     async def consume(parts: list[Part]) -> None:
-        nonlocal arrived
-        await worker.run(lambda: surveyor.add(parts))
+        nonlocal arrived, size_bytes
+        size_bytes += sum(part.size_bytes for part in parts)
+        contents = [part.source for part in parts if isinstance(part.source, bytes)]
+        await child.call(AddParts(job, order, stride, row_group_budget, hand(parts)), contents, size_bytes=size_bytes)
         arrived += len(parts)
         progress(arrived)
 
     try:
         await fetch_parts(store, listed, consume, gate=gate, spool=spool, verifier=verifier, copies=copies)
-        survey = await worker.run(surveyor.finish)
-    except BadPart:
+        surveyed: Surveyed = await child.call(FinishSurvey(job, order, row_group_budget), size_bytes=size_bytes)
+    except (BadPart, ChildEnded):
         # Damage on the way is no bad part: it takes precedence over what it led to.
         verifier.finish(store)
         raise
     verifier.finish(store)
-    return survey
+    return surveyed
+
+
+async def fetch_files(
+    store: Store, listed: Sequence[ObjectInfo], directory: Path, *, gate: asyncio.Semaphore, copies: Copies
+) -> list[Part]:
+    """Fetch parts into a directory, to look at them one by one; raises as `fetch_parts`, damage in transit included."""
+    verifier = ChecksumVerifier()
+    found: list[Part] = []
+
+    async def keep(parts: list[Part]) -> None:
+        found.extend(parts)
+
+    await fetch_parts(store, listed, keep, gate=gate, spool=directory, verifier=verifier, copies=copies)
+    verifier.finish(store)
+    return found
+
+
+def hand(parts: Sequence[Part]) -> tuple[Handed, ...]:
+    """Parts as they are announced to a child."""
+    return tuple(
+        Handed(part.key, part.size_bytes, None if isinstance(part.source, bytes) else part.source) for part in parts
+    )
 
 
 async def fetch_parts(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import dagster as dg
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.test_utils import create_test_daemon_workspace_context

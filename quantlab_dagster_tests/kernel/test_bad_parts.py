@@ -234,7 +234,8 @@ class _MistakenFooters(FooterReader):
 
 @pytest.mark.guards("rows-not-declared")
 def test_part_of_fewer_rows_than_declared_is_named_by_the_survey() -> None:
-    surveyor = Surveyor(Order(), _footers=_MistakenFooters())
+    surveyor = Surveyor(Order())
+    surveyor._footers = _MistakenFooters()
     surveyor.add(day())
     with pytest.raises(CorruptPart, match="50 rows were decoded where the footer declares 51") as caught:
         surveyor.finish()

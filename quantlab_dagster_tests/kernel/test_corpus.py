@@ -65,7 +65,6 @@ def test_parts_of_other_writers_come_out_right() -> None:
     assert failures(cases[::6]) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="page checksums are not verified yet")
 @pytest.mark.guards("page-checksums")
 def test_what_carries_a_checksum_is_never_altered() -> None:
     cases = [case for case in mutations(2, 5 * ROUND) if case.known is Known.CHECKED]
@@ -73,7 +72,6 @@ def test_what_carries_a_checksum_is_never_altered() -> None:
     assert failures(cases) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="nothing is around the decoder yet")
 @pytest.mark.guards("negative-count-aborts", "footer-ends-process")
 def test_no_mutated_part_ends_a_process_or_its_run() -> None:
     """Every region, and the parts that ended processes before."""
@@ -82,7 +80,6 @@ def test_no_mutated_part_ends_a_process_or_its_run() -> None:
     assert failures(cases) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="headers are believed yet")
 @pytest.mark.guards("run-length-bomb", "page-bomb")
 def test_no_small_part_takes_more_than_its_share() -> None:
     assert failures([case for case in bombs() if len(case.data) < 100_000]) == {}

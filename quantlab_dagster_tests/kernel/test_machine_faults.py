@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import AuditFailed, CorruptPart, MachineFault, StoreUnavailable
-from quantlab_dagster.kernel import digest, merge, spread
+from quantlab_dagster.kernel import merge, spread
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.faults import machine_fault, machine_faults
 from quantlab_dagster.kernel.frames import read_parts
 from quantlab_dagster.kernel.parts import FooterReader, Part
+from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster_tests.kernel.building import survey_of
 from quantlab_dagster_tests.kernel.test_audit import compact_day
 from quantlab_dagster_tests.kernel.test_bad_parts import RUNS
@@ -173,7 +174,7 @@ def test_a_bit_that_flips_in_the_output_is_no_proof_and_no_bad_part(
 ) -> None:
     """Before it is read back it is an AuditFailed; or it does not matter, and then it is still what is uploaded."""
     sums: list[str] = []
-    really = digest.file_sha256
+    really = file_sha256
 
     def flipped(path: Path) -> str:
         content = bytearray(path.read_bytes())

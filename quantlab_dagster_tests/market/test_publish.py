@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantlab_dagster.errors import Conflict, ShrinkRefused, StoreUnavailable
-from quantlab_dagster.kernel.digest import digest_file, file_sha256
+from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import Merged
+from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.lake.market import META, SOURCES
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.outcome import Status, refused

@@ -13,7 +13,7 @@ import pytest
 from quantlab_dagster.cli.app import main
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
-from quantlab_dagster.market.verify import verify_pair, verify_symbol_day
+from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, damage_downloads, spec, symbol_day
 
@@ -116,7 +116,6 @@ def test_a_day_beyond_the_memory_is_compared_through_the_disk(local: Lakes) -> N
     local.run()
     place = local.place()
     small = replace(place, limits=replace(place.limits, memory_budget=1 << 16))
-    item = asyncio.run(verify_symbol_day(small, symbol_day()))
-    assert item is not None
+    [item] = asyncio.run(verify_pair(small, PAIR, DAY))
     assert (item.verdict, item.against_raw, item.rows) == (Verdict.RIGHT, True, 6_000)
     assert [path for path in local.scratch.rglob("*") if path.is_file()] == []

@@ -25,6 +25,10 @@ from quantlab_dagster.warehouse.outcome import HourStatus
 from quantlab_dagster.warehouse.place import Requested, last_cold_hour
 from quantlab_dagster.warehouse.slot import SILENT_AFTER, Corrupt, Input, ReplacementPlan, Slot
 from quantlab_dagster.warehouse.sweep import discard_strays, recover, sweep
+from quantlab_dagster_tests import in_child
+from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.kernel.building import part_from
+from quantlab_dagster_tests.kernel.lying import with_negative_page
 from quantlab_dagster_tests.warehouse.event_lakes import (
     HOUR,
     LATER,
@@ -37,10 +41,11 @@ from quantlab_dagster_tests.warehouse.event_lakes import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.warehouse.pack import Bin
     from quantlab_dagster.warehouse.sweep import Sweep
-    from quantlab_dagster_tests.conftest import Rig
 
 
 @pytest.fixture
@@ -261,6 +266,26 @@ def test_a_corrupt_file_stays_and_is_reported_and_the_others_are_merged(lake: Ev
     assert passed(healed) == ALL_WELL
     assert lake.rows() == rows_of([*original, good.data])
     assert lake.slot() == Slot()
+
+
+def test_a_file_of_which_a_decoder_dies_is_set_aside_and_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them: each is found; the next run starts no process."""
+    lake = EventLake.of(Rig("local", None, tmp_path))
+    files = list(generate_event_files(spec(files=6)))
+    for at in (1, 4):
+        bad = with_negative_page(part_from(files[at].name, files[at].data), 1).source
+        assert isinstance(bad, bytes)
+        files[at] = EventFile(files[at].name, bad)
+    lake.put(PARTITION, files)
+    [outcome] = lake.sweep().outcomes
+    assert outcome.status is HourStatus.COMPACTED
+    assert {item.name for item in outcome.corrupt} == {files[1].name, files[4].name}
+    assert all("the decoder was ended by SIGABRT" in item.reason for item in outcome.corrupt)
+    assert len(lake.names()) == 3
+    in_child.happens(monkeypatch, in_child.cannot_start, "nothing to decode")
+    assert lake.sweep().outcomes == ()
 
 
 def test_a_corrupt_file_that_goes_is_forgotten(lake: EventLake) -> None:

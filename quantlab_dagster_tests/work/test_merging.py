@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, ScratchUnusable, StoreUnavailable
-from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.objects import ObjectInfo
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
-from quantlab_dagster.work import merging
+from quantlab_dagster.work.decoder import Child
 from quantlab_dagster.work.limits import Limits
 from quantlab_dagster.work.merging import Built, Merging, Recipe
+from quantlab_dagster.work.messages import Merge
 from quantlab_dagster_tests.lakes import DAY
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class Fixture:
 
     def build(self, limits: Limits | None = None, **recipe: Any) -> Built:
         async def build() -> Built:
-            merging = Merging(limits or Limits(64 << 20), cores=2)
-            return await merging.build(self.store, self.listed, Recipe(ORDER, **recipe), self.scratch / "out.parquet")
+            async with Merging(limits or Limits(64 << 20), cores=2) as merging:
+                output = self.scratch / "out.parquet"
+                return await merging.build(self.store, self.listed, Recipe(ORDER, **recipe), output)
 
         return asyncio.run(build())
 
@@ -111,7 +113,8 @@ def test_a_part_that_is_not_what_was_listed_is_said(parts: Fixture) -> None:
     listed = [*parts.listed[:2], changed, *parts.listed[3:]]
 
     async def build() -> Built:
-        return await Merging(Limits(64 << 20)).build(parts.store, listed, Recipe(ORDER), parts.scratch / "out.parquet")
+        async with Merging(Limits(64 << 20)) as merging:
+            return await merging.build(parts.store, listed, Recipe(ORDER), parts.scratch / "out.parquet")
 
     with pytest.raises(ObjectChanged):
         asyncio.run(build())
@@ -119,16 +122,17 @@ def test_a_part_that_is_not_what_was_listed_is_said(parts: Fixture) -> None:
 
 def test_a_share_of_the_cores_is_a_share_of_the_memory(parts: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
+    call = Child.call
 
-    def merge(*_: object, budget_bytes: int, **__: object) -> None:
-        seen.append(budget_bytes)
-        raise BadPart("x", "seen enough")
+    async def spy(self: Child, request: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(request, Merge):
+            seen.append(request.budget_bytes)
+        return await call(self, request, *arguments, **options)
 
-    monkeypatch.setattr("quantlab_dagster.work.merging.merge", merge)
+    monkeypatch.setattr(Child, "call", spy)
     limits = Limits(64 << 20)
     for cores in (1, None):
-        with pytest.raises(BadPart):
-            parts.build(limits, cores=cores)
+        parts.build(limits, cores=cores)
     assert seen == [limits.merge_budget // 2, limits.merge_budget]
     assert limits.merge_budget + limits.download_budget == limits.memory_budget
 
@@ -149,19 +153,20 @@ def test_contents_without_any_of_their_sums_are_believed(parts: Fixture, budget:
 
 
 class Spoiler:
-    """Changes a bit of a spooled part at a given moment of its build."""
+    """Changes a bit of a spooled part between its survey and its merge."""
 
-    def __init__(self, parts: Fixture, monkeypatch: pytest.MonkeyPatch, moment: str, at: float) -> None:
+    def __init__(self, parts: Fixture, monkeypatch: pytest.MonkeyPatch, at: float) -> None:
         self._parts = parts
         self._at = at
         self.spoilt: list[Path] = []
-        really = getattr(merging, moment)
+        call = Child.call
 
-        def spoil(*args: Any, **options: Any) -> Any:
-            self._spoil()
-            return really(*args, **options)
+        async def spoil(child: Child, request: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(request, Merge):
+                self._spoil()
+            return await call(child, request, *arguments, **options)
 
-        monkeypatch.setattr(merging, moment, spoil)
+        monkeypatch.setattr(Child, "call", spoil)
 
     def _spoil(self) -> None:
         [directory] = [path for path in self._parts.scratch.iterdir() if path.is_dir()]
@@ -177,7 +182,7 @@ def test_a_bit_that_flips_in_a_spooled_part_is_no_bad_part(
     parts: Fixture, monkeypatch: pytest.MonkeyPatch, at: float
 ) -> None:
     """Whether or not anybody stumbles over it: in a page it may be another value, and nothing more."""
-    spoiler = Spoiler(parts, monkeypatch, "merge", at)
+    spoiler = Spoiler(parts, monkeypatch, at)
     with pytest.raises(ScratchUnusable, match="damaged") as caught:
         parts.build(Limits(1 << 14))
     [path] = spoiler.spoilt

@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.errors import AuditFailed
-from quantlab_dagster.kernel import merge as merge_module
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.market import corrupt_part
 from quantlab_dagster.work.clock import utc_now
+from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, Lakes, oracle, same_rows, spec, symbol_day
 
@@ -138,10 +137,7 @@ def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
 ) -> None:
     local_lakes.put_spec(spec("adausdt"))
 
-    def failing(*_: object, **__: object) -> None:
-        raise AuditFailed("data.parquet", "3 rows of the file are out of order", "Report this")
-
-    monkeypatch.setattr(merge_module, "audit", failing)
+    in_child.happens(monkeypatch, in_child.audit_fails, "3 rows of the file are out of order")
     result = materialise(instance)
     assert not result.success
     assert "3 rows of the file are out of order" in failure_of(result)

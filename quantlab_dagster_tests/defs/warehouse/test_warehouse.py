@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.names import HOURLY_PRIORITY
-from quantlab_dagster.errors import AuditFailed, SettingsError
-from quantlab_dagster.kernel import merge as merge_module
+from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.warehouse import corrupt_event_file
 from quantlab_dagster.warehouse import compact as compact_module
 from quantlab_dagster.warehouse.slot import Slot
-from quantlab_dagster.work import merging
+from quantlab_dagster.work.merging import Merging
+from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION, SOON, EventLake, rows_of, spec
@@ -212,10 +212,7 @@ def test_a_file_that_is_not_proved_replaces_nothing(
 ) -> None:
     original = local.put_spec(spec())
 
-    def unproved(*_: object, **__: object) -> None:
-        raise AuditFailed("output.parquet", "a row is missing")
-
-    monkeypatch.setattr(merging, "merge", unproved)
+    in_child.happens(monkeypatch, in_child.audit_fails, "a row is missing")
     result = run_job(instance)
     assert "a row is missing" in failure_of(result)
     assert not checks_of(instance)["order_and_losslessness_audited"]
@@ -256,14 +253,14 @@ def test_what_an_interrupted_run_has_done_is_recorded(
     for hours in range(4):
         local.put_spec(spec(hour=HOUR - hours * LATER))
     monkeypatch.setattr(compact_module, "_HOURS_AT_ONCE", 1)
-    merge, count = merge_module.merge, itertools.count(1)
+    build, count = Merging.build, itertools.count(1)
 
-    def interrupted(*arguments: Any, **options: Any) -> Any:
+    async def interrupted(self: Merging, *arguments: Any, **options: Any) -> Any:
         if next(count) == 3:
             raise KeyboardInterrupt
-        return merge(*arguments, **options)
+        return await build(self, *arguments, **options)
 
-    monkeypatch.setattr(merging, "merge", interrupted)
+    monkeypatch.setattr(Merging, "build", interrupted)
     with suppress(BaseException):  # what Dagster makes of it
         run_job(instance)
     assert len(materialised(instance)) == 2
