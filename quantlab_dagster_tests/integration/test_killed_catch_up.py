@@ -185,9 +185,9 @@ def test_the_sensor_finishes_the_day(raw: Raw, deployment: Deployment, monkeypat
         asked = []
         while requests := _tick(definitions, instance):
             for request in requests:
-                asked.append(request.run_key)
+                asked.append((request.run_key, request.tags["quantlab/attempt"]))
                 _run(definitions, instance, request)
-    assert asked[0] == f"day:{_days()[0]:%Y%m%d}:2", "the attempt that died counts"
+    assert asked[0] == (f"day:{_days()[0]:%Y%m%d}:1", "2"), "the attempt that died counts, and had no key"
     assert len(asked) == _DAYS
     deployment.assert_done(raw.expected)
 
