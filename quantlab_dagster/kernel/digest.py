@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from quantlab_dagster.errors import CorruptPart
 from quantlab_dagster.kernel.columns import SEQ
+from quantlab_dagster.kernel.layout import file_shape, plain_metadata
+from quantlab_dagster.kernel.parts import footer_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,8 +76,8 @@ def sequence_hash(hashes: pl.Series, first_index: int) -> pl.Series:
 
 
 def column_dtypes(path: Path) -> dict[str, str]:
-    """Name to Polars dtype of a Parquet file's columns, in file order."""
-    return {name: str(dtype) for name, dtype in pl.read_parquet_schema(path).items()}
+    """Path to Parquet type of a file's leaves, in file order."""
+    return {".".join(one.path): str(one.leaf) for one in file_shape(footer_bytes(path))}
 
 
 def digest_file(
@@ -96,6 +98,7 @@ def digest_file(
     key_min: int | None = None
     key_max: int | None = None
     constants = constants or {}
+    left_out = {*constants, *([SEQ] if numbered else [])}
     for frame in _batches(path, order_by, numbered=numbered):
         _check_constants(path, frame, constants)
         keys = frame[order_by].cast(pl.Int64)
@@ -109,7 +112,7 @@ def digest_file(
             index = np.arange(rows, rows + frame.height, dtype=np.int64)
             seq = frame[SEQ].cast(pl.Int64).fill_null(-1).to_numpy()
             misnumbered += int((seq != index).sum())
-        hashes = row_hashes(frame.drop(*constants, *([SEQ] if numbered else [])))
+        hashes = row_hashes(frame[[name for name in frame.columns if name not in left_out]])
         content = add_hashes(content, hashes)
         sequence = add_hashes(sequence, sequence_hash(hashes, rows))
         rows += frame.height
@@ -124,7 +127,11 @@ def _check_constants(path: Path, frame: pl.DataFrame, constants: Mapping[str, Co
 
 def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFrame]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # Without a look at the footer first there would be none to read plainly.
+        pq.read_metadata(path)
+        plain = plain_metadata(footer_bytes(path))
+        # Buffering ahead would hold the whole file.
+        with pq.ParquetFile(path, metadata=plain, page_checksum_verification=True, pre_buffer=False) as file:
             names = file.schema_arrow.names
             for needed in [order_by, SEQ] if numbered else [order_by]:
                 if needed not in names:
@@ -133,7 +140,8 @@ def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFr
                 if batch.num_rows:
                     frame = pl.from_arrow(batch)
                     if isinstance(frame, pl.DataFrame):
+                        frame.columns = names  # Polars takes an empty name for none
                         yield frame
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CorruptPart(str(path), f"cannot be read back ({first})") from error

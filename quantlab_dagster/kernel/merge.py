@@ -8,7 +8,7 @@ back and must hold exactly the rows of the parts, in exactly the order they were
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ import polars as pl
 from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.audit import Ledger, audit
 from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
+from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
 from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from quantlab_dagster.kernel.columns import Columns
     from quantlab_dagster.kernel.cuts import Window
     from quantlab_dagster.kernel.survey import Survey
 
@@ -42,7 +42,8 @@ class Merged:
         rows: rows in it, equal to the rows of all parts.
         key_min: least value of the order column; None without rows.
         key_max: greatest value of the order column.
-        columns: name to Polars dtype, in file order, `seq` included.
+        columns: name to type, in file order, `seq` included: as Polars has it, or as Parquet where that says more.
+        widened: name to the types of a column in the parts and the wider one that it got: "Int32 → Int64".
         size_bytes: of the file.
         windows: how many windows the day was cut into.
         distributed: whether parts were first distributed into runs.
@@ -60,6 +61,7 @@ class Merged:
     distributed: bool
     histogram: tuple[tuple[int, int], ...]
     digest: FileDigest
+    widened: dict[str, str] = field(default_factory=dict)
 
 
 class Windows(Protocol):
@@ -120,7 +122,7 @@ def merge(
             ledger.record(ordered, survey, bucket_width)
             if encoding is not None:
                 encoding.result()
-            encoding = encoder.submit(writer.append, ordered.select(survey.columns.varying))
+            encoding = encoder.submit(writer.append, _numbered(ordered, survey, ledger.rows - ordered.height))
         if encoding is not None:
             encoding.result()
     release_memory(survey)
@@ -133,7 +135,8 @@ def merge(
         rows=digest.rows,
         key_min=digest.key_min,
         key_max=digest.key_max,
-        columns=_file_columns(survey),
+        columns=survey.columns.described(numbered=survey.order.numbered),
+        widened=dict(survey.columns.widened),
         size_bytes=output.stat().st_size,
         windows=len(plan.windows),
         distributed=plan.distribute,
@@ -163,7 +166,7 @@ class _Direct:
             [survey.parts[i] for i in window.parts], survey.columns, survey.first_positions[parts], survey.rows[parts]
         )
         # A part that reaches into several windows is hashed as a whole where it is first met.
-        hashes = row_hashes(frame.select(survey.columns.varying))
+        hashes = row_hashes(frame[survey.columns.varying])
         if seen[parts].any():
             hashes = hashes.filter(pl.Series(np.repeat(~seen[parts], survey.rows[parts])))
         self.content = add_hashes(self.content, hashes)
@@ -191,11 +194,16 @@ def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     return frame
 
 
-def _file_columns(survey: Survey) -> dict[str, str]:
-    columns: Columns = survey.columns
-    result: dict[str, str] = {}
-    for name, dtype in columns.dtypes.items():
-        result[name] = str(dtype)
-        if name == columns.order_by and survey.order.numbered:
-            result["seq"] = "Int64"
-    return result
+def _numbered(frame: pl.DataFrame, survey: Survey, first: int) -> pl.DataFrame:
+    """What goes to the writer: the varying columns, and `seq` after the order column where the file has it.
+
+    Args:
+        frame: rows of a window, in order.
+        survey: of all parts.
+        first: how many rows come before them.
+    """
+    frame = frame[survey.columns.varying]
+    if not survey.order.numbered:
+        return frame
+    numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True).alias(SEQ)
+    return frame.insert_column(frame.columns.index(survey.order.column) + 1, numbers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -11,13 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
-from quantlab_dagster.errors import CorruptPart, SchemaConflict
+from quantlab_dagster.errors import BadPart, CorruptPart
+from quantlab_dagster.kernel.layout import ARROW_SCHEMA, Layout, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Footer", "FooterReader", "Part"]
+__all__ = ["Footer", "FooterReader", "Part", "footer_bytes", "is_text", "readable"]
+
+_TAIL_BYTES = 8  # the footer's length, and the magic bytes
+_UNREADABLE_FOOTER = (pa.ArrowException, OSError, ValueError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,18 @@ class Footer:
 
     Attributes:
         row_groups: rows of each row group, in file order.
-        schema: column names and dtypes, in file order. Shared between parts that agree.
+        layout: its columns. Shared between parts that agree.
+        metadata: its key-value pairs, without Arrow's schema. Shared between neighbours that agree.
     """
 
     row_groups: tuple[int, ...]
-    schema: pl.Schema
+    layout: Layout
+    metadata: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column names and dtypes, in file order, as they are read."""
+        return self.layout.schema
 
     @property
     def rows(self) -> int:
@@ -72,42 +84,78 @@ class FooterReader:
 
     Nothing is read of a row group but its number of rows. PyArrow ends the whole process when it looks at a column
     whose metadata is damaged, and statistics need not be true.
+
+    A schema of 100,000 columns takes some seconds once, and less than one for each further part that has it.
+
+    Args:
+        order_by: the order column, which may be of 64 unsigned bits.
     """
 
-    def __init__(self) -> None:
-        self._known: list[tuple[Any, bytes, pl.Schema]] = []
+    def __init__(self, order_by: str = "") -> None:
+        self._order_by = order_by
+        self._known: list[Layout] = []
+        self._metadata: dict[bytes, bytes] = {}
 
     def read(self, part: Part) -> Footer:
         """Parse the footer of one part.
 
         Raises:
             CorruptPart: the file has no readable footer.
-            SchemaConflict: two columns share one name.
+            SchemaConflict: it has a column that cannot be given back as it is, or two of one name.
         """
         try:
             source = pa.BufferReader(part.source) if isinstance(part.source, bytes) else str(part.source)
             metadata = pq.read_metadata(source)
             row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-            schema = self._schema(part, metadata)
-        except (pa.ArrowException, OSError, UnicodeDecodeError, PolarsError, PanicException) as error:
+            pairs = metadata.metadata or {}
+            layout = self._layout(part, metadata, pairs.pop(ARROW_SCHEMA, b""))
+        except BadPart:
+            raise
+        except (*_UNREADABLE_FOOTER, PolarsError, PanicException) as error:
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
         if min(row_groups, default=0) < 0 or sum(row_groups) != metadata.num_rows:
             cause = f"its row groups of {row_groups} rows do not add up to the {metadata.num_rows} that it declares"
             raise CorruptPart(part.key, cause)
-        return Footer(row_groups, schema)
+        if pairs != self._metadata:
+            self._metadata = pairs
+        return Footer(row_groups, layout, self._metadata)
 
-    def _schema(self, part: Part, metadata: Any) -> pl.Schema:
-        arrow_schema = (metadata.metadata or {}).get(b"ARROW:schema", b"")
-        for known, known_arrow, schema in self._known:
-            if known_arrow == arrow_schema and known.equals(metadata.schema):
-                return schema
-        source = io.BytesIO(part.source) if isinstance(part.source, bytes) else part.source
-        try:
-            schema = pl.Schema(pl.read_parquet_schema(source))
-        except pl.exceptions.DuplicateError as error:
-            raise SchemaConflict(part.key, f"two columns share one name ({_first_line(error)})") from error
-        self._known.append((metadata.schema, arrow_schema, schema))
-        return schema
+    def _layout(self, part: Part, metadata: Any, arrow: bytes) -> Layout:
+        footer = footer_bytes(part.source)
+        for known in self._known:
+            if footer.startswith(known.prefix) and known.arrow == arrow:
+                return known
+        layout = read_layout(part.key, metadata, footer, arrow, self._order_by)
+        self._known.append(layout)
+        return layout
+
+
+def footer_bytes(source: bytes | Path) -> bytes:
+    """The footer of a Parquet file, without its length and the magic bytes; the file is known to have one."""
+    if isinstance(source, bytes):
+        return source[-_TAIL_BYTES - int.from_bytes(source[-_TAIL_BYTES:-4], "little") : -_TAIL_BYTES]
+    with source.open("rb") as file:
+        end = file.seek(-_TAIL_BYTES, io.SEEK_END)
+        size = int.from_bytes(file.read(4), "little")
+        file.seek(end - size)
+        return file.read(size)
+
+
+def readable(part: Part, layout: Layout) -> Part:
+    """The part as it is to be read: itself, or a copy with another footer. That of a local file lies beside it."""
+    if layout.plain is None:
+        return part
+    footer = footer_bytes(part.source)
+    pages = part.size_bytes - len(footer) - _TAIL_BYTES
+    if isinstance(part.source, bytes):
+        return replace(part, source=part.source[:pages] + layout.readable(footer))
+    copy = part.source.with_name(f"{part.source.name}.plain")
+    shutil.copyfile(part.source, copy)
+    with copy.open("r+b") as file:
+        file.seek(pages)
+        file.write(layout.readable(footer))
+        file.truncate()
+    return replace(part, source=copy)
 
 
 def is_text(dtype: pl.DataType) -> bool:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
-from quantlab_dagster.errors import NullOrder
+from quantlab_dagster.errors import NullOrder, SchemaConflict
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, scan
-from quantlab_dagster.kernel.parts import Footer, FooterReader, Part
+from quantlab_dagster.kernel.parts import Footer, FooterReader, Part, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,11 +42,18 @@ class Order:
         column: integer column that orders the rows; ties keep the order of (part, row).
         numbered: whether a column `seq` (Int64, 0 … N-1) follows the order column.
         nulls_first: whether nulls are allowed in the order column; they come first, as if the smallest integer.
+        raw_seq: what a numbered output calls a column `seq` of the parts; "" refuses it.
     """
 
     column: str = "ts_event"
     numbered: bool = True
     nulls_first: bool = False
+    raw_seq: str = ""
+
+    @property
+    def rename(self) -> dict[str, str]:
+        """Columns of the parts that get another name in the output."""
+        return {SEQ: self.raw_seq} if self.numbered and self.raw_seq else {}
 
     def key(self) -> pl.Expr:
         """The order column as a total order without nulls."""
@@ -110,7 +118,7 @@ class Surveyor:
 
     order: Order
     stride: int = 512
-    _footers: FooterReader = field(default_factory=FooterReader)
+    _footers: FooterReader | None = None
     _parts: list[Part] = field(default_factory=list)
     _part_footers: list[Footer] = field(default_factory=list)
     _ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -125,14 +133,16 @@ class Surveyor:
 
         Raises:
             CorruptPart: a part cannot be read.
-            SchemaConflict: a part lacks the order column, or has one of an unfitting type.
+            SchemaConflict: a part lacks the order column, or has one of an unfitting type or with a value of more than
+                63 bits; or it has a column that cannot be given back as it is.
             NullOrder: a part has a null in the order column.
         """
+        self._footers = self._footers or FooterReader(self.order.column)
         for part in parts:
             footer = self._footers.read(part)
             if footer.rows > _ROWS_PER_SCAN:
                 self._scan_pending()
-            self._parts.append(part)
+            self._parts.append(readable(part, footer.layout))
             self._part_footers.append(footer)
             self._pending_rows += footer.rows
             if self._pending_rows >= _ROWS_PER_SCAN:
@@ -155,7 +165,12 @@ class Surveyor:
             parts=tuple(self._parts),
             footers=tuple(self._part_footers),
             columns=unite(
-                self._parts, self._part_footers, self.order.column, constants=self._constants, reserved=reserved
+                self._parts,
+                self._part_footers,
+                self.order.column,
+                constants=self._constants,
+                reserved=reserved,
+                rename=self.order.rename,
             ),
             rows=rows,
             first_positions=np.cumsum(rows) - rows,
@@ -173,7 +188,7 @@ class Surveyor:
         if not parts:
             return
         # Fails early, and names the culprit, where the order column is missing or no integer.
-        columns = unite(parts, footers, self.order.column)
+        columns = unite(parts, footers, self.order.column, rename=self.order.rename)
         filled = [(part, footer) for part, footer in zip(parts, footers, strict=True) if footer.rows]
         if len(filled) == 1:
             ranges = iter([self._scan_slices(*filled[0], columns)])
@@ -185,7 +200,7 @@ class Surveyor:
         if not filled:
             return []
         rows = _rows(filled)
-        lazy = scan([part for part, _ in filled], columns.dtypes, columns.helper(POSITION))
+        lazy = scan([part for part, _ in filled], columns, columns.helper(POSITION))
         keys = self._order_values(filled, lazy, columns, int(rows.sum()))
         starts = np.cumsum(rows) - rows
         values = keys.to_numpy()
@@ -196,7 +211,7 @@ class Surveyor:
     def _scan_slices(self, part: Part, footer: Footer, columns: Columns) -> tuple[int, int]:
         lows, highs = [], []
         for offset, length in footer.slices(_ROWS_PER_SCAN):
-            lazy = scan([part], columns.dtypes, columns.helper(POSITION)).slice(offset, length)
+            lazy = scan([part], columns, columns.helper(POSITION)).slice(offset, length)
             keys = self._order_values([(part, footer)], lazy, columns, length)
             lows.append(int(keys.min()))  # type: ignore[arg-type]  # integers, and none of them null
             highs.append(int(keys.max()))  # type: ignore[arg-type]
@@ -212,7 +227,7 @@ class Surveyor:
             if self._constants is None:
                 self._constants = _same_everywhere(lazy.head(_FIRST_ROWS).collect(engine="streaming"), columns)
             kept = [name for name in self._constants if name in columns.dtypes]
-            frame = lazy.select(columns.order_by, *kept).collect(engine="streaming")
+            frame = lazy.select(cs.by_name(columns.order_by, *kept)).collect(engine="streaming")
         except UNREADABLE as error:
             raise blame(parts, rows, columns, error) from error
         if frame.height != expected_rows:
@@ -220,6 +235,7 @@ class Surveyor:
             raise blame(parts, rows, columns, cause)
         self._constants = {name: self._constants[name] for name in kept if _holds(frame[name], self._constants[name])}
         values = frame[columns.order_by].cast(pl.Int64)
+        _check_signed(filled, values, columns.order_by)
         if values.null_count():
             if not self.order.nulls_first:
                 first_null = int(values.is_null().arg_true()[0])
@@ -231,6 +247,21 @@ class Surveyor:
         self._samples.append(frame.gather_every(self.stride, self.stride // 2))
         self._scanned_rows += len(values)
         return values
+
+
+def _check_signed(filled: list[tuple[Part, Footer]], values: pl.Series, order_by: str) -> None:
+    """Refuse values of the order column of 2^63 and more, which were read as negative ones."""
+    if not any(footer.layout.unsigned_order for _, footer in filled):
+        return
+    start = 0
+    for part, footer in filled:
+        # Of a part that is read by itself, this is one slice.
+        own = values.slice(start, footer.rows)
+        start += footer.rows
+        if footer.layout.unsigned_order and (own < 0).any():
+            greatest = int(own.min()) + (1 << 64)  # type: ignore[arg-type]  # there is one, and it is an integer
+            cause = f"column {order_by!r} has the value {greatest}, which does not fit into 64 signed bits"
+            raise SchemaConflict(part.key, cause)
 
 
 def _rows(filled: list[tuple[Part, Footer]]) -> Int64Array:
