@@ -221,8 +221,7 @@ class _Union:
         for raw, dtype in footer.schema.items():
             name = self.rename.get(raw, raw)
             if name in reserved:
-                remedy = " (QUANTLAB_RENAME_RAW_SEQ gives such a column another name)" if name == SEQ else ""
-                raise SchemaConflict(part.key, f"column {name!r} is reserved for the compacted file{remedy}")
+                raise SchemaConflict(part.key, f"column {name!r} is reserved for the compacted file")
             if self.origins.setdefault(name, raw) != raw:
                 first = self.first_in[name]
                 cause = f"column {raw!r} is to be named {name!r}, but there is a column {name!r} as well"

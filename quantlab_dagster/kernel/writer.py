@@ -131,9 +131,10 @@ def _restore(path: Path, leaves: list[Leaf]) -> None:
 
 def _arrow_schema(columns: Columns, types: dict[str, ColumnType]) -> pa.Schema:
     fields: list[pa.Field] = []
+    some_int96 = bool(columns.int96)
     for name, one in types.items():
         timestamp96 = any(leaf.physical == "INT96" for leaf in one.leaves)
-        kind = store_type(one.field.type, int96=bool(columns.int96) and not timestamp96)
+        kind = store_type(one.field.type, int96=some_int96 and not timestamp96)
         if isinstance(columns.constants.get(name), str):
             # A dictionary with one entry: encoded without looking at a million equal strings.
             kind = pa.dictionary(pa.int32(), pa.string())
@@ -144,9 +145,9 @@ def _arrow_schema(columns: Columns, types: dict[str, ColumnType]) -> pa.Schema:
 def _own_arrow_schema(types: dict[str, ColumnType]) -> dict[bytes, bytes]:
     """Arrow's schema, for the columns whose types Parquet cannot tell, as far as all parts agree on them.
 
-    Durations, zones, fixed sizes, extensions, small decimals, and columns that have no type of their own: Parquet makes
-    Int32 of those, which could not be united with text when the file is merged again. Other files go without: readers
-    see what Parquet says.
+    Durations, zones, fixed sizes, extensions, decimals of other than 128 bits, and columns that have no type of their
+    own: Parquet makes Int32 of those, which could not be united with text when the file is merged again. Other files
+    go without: readers see what Parquet says.
     """
     if not any(_is_beyond_parquet(one.spelled) for one in types.values()):
         return {}
@@ -159,9 +160,9 @@ def _is_beyond_parquet(kind: pa.DataType) -> bool:
         inside = [kind.field(at).type for at in range(kind.num_fields)]
         return bool(pa.types.is_fixed_size_list(kind)) or any(map(_is_beyond_parquet, inside))
     zoned = pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC")
-    small = pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind)
+    sized = pa.types.is_decimal(kind) and not pa.types.is_decimal128(kind)
     extension = isinstance(kind, pa.BaseExtensionType)
-    return bool(pa.types.is_null(kind) or pa.types.is_duration(kind) or zoned or small or extension)
+    return bool(pa.types.is_null(kind) or pa.types.is_duration(kind) or zoned or sized or extension)
 
 
 def _constant_array(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
