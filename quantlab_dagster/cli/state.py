@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.options import Day, DayOption, Json, leave
+from quantlab_dagster.cli.options import DayOption, Json, leave
 from quantlab_dagster.errors import ObjectNotFound, SettingsError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def status(as_json: Json = False) -> None:
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.market.checks import failed_days, quarantined
     from quantlab_dagster.market.eligibility import last_eligible_day
-    from quantlab_dagster.market.state import unsettled_days
+    from quantlab_dagster.market.settling import unsettled_days
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.work.clock import utc_now
     from quantlab_dagster.work.stopping import run_interruptible
@@ -41,7 +41,7 @@ def status(as_json: Json = False) -> None:
     state, found = run_interruptible(_look(settings))
     now = utc_now()
     last = last_eligible_day(now)
-    backlog = unsettled_days(state, last) if state else []
+    backlog = unsettled_days(state, last, settings.pairs) if state else []
     failed = failed_days(state) if state else {}
     bad = quarantined(state) if state else {}
     stale = sorted(state.late_scan.stale) if state else []
@@ -66,8 +66,9 @@ async def _look(settings: "Settings") -> "tuple[State | None, list[Finding]]":
     from quantlab_dagster.market.state_store import StateStore
 
     place = open_market(settings)
-    state = await StateStore(place.compact).read()
-    return state, findings(state, await unclaimed_prefixes(place, settings.pairs), place.clock())
+    state = await StateStore(place.compact).view()
+    unclaimed = await unclaimed_prefixes(place, settings.pairs)
+    return state, findings(state, unclaimed, settings.pairs, place.clock())
 
 
 def _list(items: list[str]) -> str:
@@ -87,6 +88,8 @@ def catch_up(as_json: Json = False) -> None:
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
+    if not as_json:
+        screen.note(f"raw lake {settings.raw_url}, compact lake {settings.compact_url}")
     with ProgressListener(screen) as listener:
         report, left = run_catch_up(settings, listener=listener, tell=screen.note)
     bad = [item for item in report.outcomes if item.status in (Status.QUARANTINE, Status.FAILED)]
@@ -126,17 +129,18 @@ def seed_command(
 ) -> None:
     """Begin with a watermark: catch-up starts with the day after it."""
     from quantlab_dagster.access import open_market
-    from quantlab_dagster.market.state import seed
+    from quantlab_dagster.market.settling import seed
     from quantlab_dagster.market.state_store import StateStore
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.work.stopping import run_interruptible
 
     if move_back != bool(reason):
         raise SettingsError("--move-back, --reason", "belong together", "Say why the watermark moves back")
-    place = open_market(load_settings())
+    settings = load_settings()
+    place = open_market(settings)
     after = run_interruptible(
         StateStore(place.compact).update(
-            lambda before: seed(before, last_compacted, place.clock(), move_back=reason or None)
+            lambda before: seed(before, last_compacted, place.clock(), settings.pairs, move_back=reason or None)
         )
     )
     typer.echo(f"last_compacted_date is {after.last_compacted_date}")
@@ -144,28 +148,22 @@ def seed_command(
 
 @state_app.command("accept")
 def accept_command(
-    day: Day, reason: Annotated[str, typer.Option(help="Why it may stay as it is; kept in the state.")]
+    what: Annotated[
+        str, typer.Argument(metavar="DAY|SYMBOL-DAY", help="As 2026-01-08, or as binance/bbo/adausdt/20260108.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why it may stay as it is; kept in the state.")],
 ) -> None:
-    """Settle a day as it is, so that the watermark can move on."""
+    """Settle a day as it is; or let a quarantined or stale symbol-day be, until its raw parts change."""
     from quantlab_dagster.access import open_market
-    from quantlab_dagster.market.eligibility import check_eligible
-    from quantlab_dagster.market.state import State, accept_day
-    from quantlab_dagster.market.state_store import StateStore
+    from quantlab_dagster.lake.market import SymbolDay, parse_day
+    from quantlab_dagster.market.accepting import accept
     from quantlab_dagster.settings import load_settings
-    from quantlab_dagster.work.clock import utc_now
     from quantlab_dagster.work.stopping import run_interruptible
 
-    check_eligible(day, utc_now())
-    place = open_market(load_settings())
-    store = StateStore(place.compact)
-
-    def change(before: State | None) -> State:
-        if before is None:
-            raise ObjectNotFound(store.name, "there is no state yet", "There is nothing to accept")
-        return accept_day(before, day, reason, place.clock())
-
-    after = run_interruptible(store.update(change))
-    typer.echo(f"{day} is accepted; last_compacted_date is {after.last_compacted_date or 'none yet'}")
+    settings = load_settings()
+    accepted = SymbolDay.of_state_key(what) if "/" in what else parse_day(what)
+    after = run_interruptible(accept(open_market(settings), accepted, reason, settings.pairs))
+    typer.echo(f"{accepted} is accepted; last_compacted_date is {after.last_compacted_date or 'none yet'}")
 
 
 @state_app.command("rebuild")

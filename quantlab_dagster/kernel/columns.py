@@ -10,14 +10,13 @@ import pyarrow as pa
 
 from quantlab_dagster.errors import SchemaConflict
 from quantlab_dagster.kernel.leaves import ColumnType, Leaf, Stored, agreed_field, expected, merged_fields, says_more
-from quantlab_dagster.kernel.parts import Footer, Part, is_text
+from quantlab_dagster.kernel.parts import Footer, is_text
+from quantlab_dagster.kernel.terms import SEQ, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = ["SEQ", "Columns", "ConstantValue", "may_be_constant", "odd_ones", "unite", "widen"]
-
-SEQ = "seq"
 
 ConstantValue = int | str | bool
 

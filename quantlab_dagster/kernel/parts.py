@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from quantlab_dagster.errors import BadPart, CorruptPart
+from quantlab_dagster.kernel.bounds import check_rows, check_shape, check_width
+from quantlab_dagster.kernel.faults import raise_machine_fault
 from quantlab_dagster.kernel.layout import ARROW_SCHEMA, Layout, read_layout
+from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,21 +26,6 @@ __all__ = ["Footer", "FooterReader", "Part", "footer_bytes", "is_text", "readabl
 
 _TAIL_BYTES = 8  # the footer's length, and the magic bytes
 _UNREADABLE_FOOTER = (pa.ArrowException, OSError, ValueError, IndexError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A raw Parquet file, whole.
-
-    Attributes:
-        key: name in error messages and in the total order; parts are merged in byte order of their keys.
-        source: the file's bytes, or a local path to it.
-        size_bytes: compressed size.
-    """
-
-    key: str
-    source: bytes | Path
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +73,14 @@ class FooterReader:
     Nothing is read of a row group but its number of rows. PyArrow ends the whole process when it looks at a column
     whose metadata is damaged, and statistics need not be true.
 
-    A schema of 40,000 columns takes about 4 s once, survey included; time grows with the number of columns.
-
     Args:
         order_by: the order column, which may be of 64 unsigned bits.
+        budget_bytes: what a row group may take when it is decoded.
     """
 
-    def __init__(self, order_by: str = "") -> None:
+    def __init__(self, order_by: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
         self._order_by = order_by
+        self._budget_bytes = budget_bytes
         self._known: list[Layout] = []
         self._metadata: dict[bytes, bytes] = {}
 
@@ -100,22 +88,24 @@ class FooterReader:
         """Parse the footer of one part.
 
         Raises:
-            CorruptPart: the file has no readable footer.
+            CorruptPart: the file has no readable footer, or declares more than may be decoded (`bounds`).
             SchemaConflict: it has a column that cannot be given back as it is, or two of one name.
+            MachineFault: it is not the file's fault.
         """
         try:
             source = pa.BufferReader(part.source) if isinstance(part.source, bytes) else str(part.source)
             metadata = pq.read_metadata(source)
+            check_shape(part, metadata.num_columns, metadata.num_row_groups)
             row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            check_rows(part, metadata.num_rows, row_groups)
             pairs = metadata.metadata or {}
             layout = self._layout(part, metadata, pairs.pop(ARROW_SCHEMA, b""))
         except BadPart:
             raise
         except (*_UNREADABLE_FOOTER, PolarsError, PanicException) as error:
+            raise_machine_fault(error, part.key)
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
-        if min(row_groups, default=0) < 0 or sum(row_groups) != metadata.num_rows:
-            cause = f"its row groups of {row_groups} rows do not add up to the {metadata.num_rows} that it declares"
-            raise CorruptPart(part.key, cause)
+        check_width(part, row_groups, layout.schema, self._budget_bytes)
         if pairs != self._metadata:
             self._metadata = pairs
         return Footer(row_groups, layout, self._metadata)

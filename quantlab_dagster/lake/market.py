@@ -31,6 +31,7 @@ __all__ = [
     "Pair",
     "SymbolDay",
     "day_text",
+    "find_days",
     "find_pairs",
     "find_parts",
     "find_symbols",
@@ -210,6 +211,22 @@ async def find_symbols_of(
     found = {pair: task.result() for pair, task in tasks.items()}
     odd = sorted(path for one in found.values() for path in one.odd)
     return {pair: one.items for pair, one in found.items()}, tuple(odd)
+
+
+async def find_days(store: Store, pair: Pair, symbol: str) -> list[dt.date]:
+    """The days of a symbol that a lake has a directory for, sorted: one listing. What is no day is left out.
+
+    Raises:
+        StoreError: the listing failed.
+    """
+    found = await _values(store, "date", f"{pair.prefix}{segment('symbol', symbol)}/")
+    days = []
+    for text in found.items:
+        try:
+            days.append(parse_day(text, compact_only=True))
+        except PathError:
+            continue
+    return sorted(days)
 
 
 async def _symbols(store: Store, pair: Pair) -> Found[str]:

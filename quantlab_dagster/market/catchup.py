@@ -14,7 +14,8 @@ from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import yesterday
 from quantlab_dagster.market.late import scan_slice
 from quantlab_dagster.market.rollup import unclaimed_prefixes
-from quantlab_dagster.market.state import State, begin, missing_pairs, unsettled_days, utc_text
+from quantlab_dagster.market.settling import begin, missing_pairs, unsettled_days
+from quantlab_dagster.market.state import State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ class Tries:
     """What became of the attempts at a task.
 
     Attributes:
-        made: all of them, however they ended.
+        last_number: the largest number (`DayRequest.number`) of those that are still known; 0 if none has one.
         failed: those that failed, since the last one that succeeded. One that somebody cancelled is none of them.
         last_ended: when the last of all ended; None if none has.
         last_failed: whether that one failed.
         last_died: whether its process died, by a signal or with its machine.
     """
 
-    made: int = 0
+    last_number: int = 0
     failed: int = 0
     last_ended: dt.datetime | None = None
     last_failed: bool = True
@@ -103,7 +104,8 @@ class DayRequest:
         day: UTC day.
         pairs: pairs to compact; empty where only the roll-up is missing.
         task: what is to be done, the same for every attempt at it.
-        number: 1 for the first run of the task; grows with every run, so that no key comes twice.
+        number: 1 for the first run of the task, and larger than that of every run that is still known: Dagster passes
+            over a key that one of them has, without a word. How many there are says nothing once some are deleted.
         attempt: 1 for the first try, and one more after each that failed.
         why: for people.
     """
@@ -178,7 +180,7 @@ def decide_open_days(state: State, rules: CatchUpRules) -> CatchUp:
     return _decide(
         (
             _Due(day, tuple(missing_pairs(state, day, rules.pairs)), f"day:{day:%Y%m%d}", "not settled")
-            for day in unsettled_days(state, rules.last_eligible)
+            for day in unsettled_days(state, rules.last_eligible, rules.pairs)
         ),
         rules,
         CatchUp(),
@@ -187,9 +189,9 @@ def decide_open_days(state: State, rules: CatchUpRules) -> CatchUp:
 
 def decide_late_days(state: State, rules: CatchUpRules, before: CatchUp) -> CatchUp:
     """What was decided before, and which days with late parts to run besides, oldest first."""
-    stale = _stale_days(state)
+    stale = _stale_days(state, rules.pairs)
     asked = {request.day for request in before.requests}  # settled since they were found open
-    days = [day for day in sorted(stale.keys() - asked) if day <= rules.last_eligible and state.is_settled(day)]
+    days = [day for day in sorted(stale.keys() - asked) if day <= rules.last_eligible]
     late = (_late(day, stale[day], rules.pairs) for day in days)
     return _decide((item for item in late if item.pairs), rules, before)
 
@@ -218,14 +220,16 @@ def _decide(due: Iterable[_Due], rules: CatchUpRules, before: CatchUp) -> CatchU
         tries = rules.tries(item.task)
         if tries.failed >= rules.most_attempts:
             exhausted.append(item.day)
-            remedy = "" if item.task.startswith(_LATE) else f", then `quantlab state accept {item.day}`"
-            text = f"failed {tries.failed} times; see its runs{remedy}"
+            what = "SYMBOL-DAY" if item.task.startswith(_LATE) else f"{item.day}"
+            text = f"failed {tries.failed} times; see its runs, then `quantlab state accept {what}`"
             skipped.append(f"{item.day}: {text}")
         elif again := _again_from(tries, rules):
             waiting.append(item.day)
             skipped.append(f"{item.day}: {_so_far(tries)}, tried again from {utc_text(again)} on")
         else:
-            requests.append(DayRequest(item.day, item.pairs, item.task, tries.made + 1, tries.failed + 1, item.why))
+            requests.append(
+                DayRequest(item.day, item.pairs, item.task, tries.last_number + 1, tries.failed + 1, item.why)
+            )
     return CatchUp(tuple(requests), tuple(skipped), tuple(exhausted), tuple(waiting))
 
 
@@ -234,13 +238,17 @@ def _so_far(tries: Tries) -> str:
     return failed if tries.last_failed else "its last run did not fail, and yet it is due"
 
 
-def _stale_days(state: State) -> dict[dt.date, dict[str, str]]:
+def _stale_days(state: State, pairs: Collection[Pair]) -> dict[dt.date, dict[str, str]]:
+    """What is stale of days that are settled for a configured pair, and was not accepted so."""
     days: dict[dt.date, dict[str, str]] = {}
-    for key, raw_fingerprint in state.late_scan.stale.items():
+    for key, what in state.late_scan.stale.items():
         try:
-            days.setdefault(SymbolDay.of_state_key(key).day, {})[key] = raw_fingerprint
+            symbol_day = SymbolDay.of_state_key(key)
         except PathError:
             continue  # no symbol-day: somebody else wrote it; the end of a round drops it
+        pair, day = symbol_day.pair, symbol_day.day
+        if pair in pairs and state.covers(pair, day) and not state.is_accepted(key):
+            days.setdefault(day, {})[key] = what
     return days
 
 
@@ -249,18 +257,22 @@ def _digest(found: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-async def read_or_begin(place: MarketPlace) -> State:
-    """The state; where there is none it begins now, with yesterday only.
+async def read_or_begin(place: MarketPlace, pairs: Sequence[Pair] = (), *, busy: Collection[dt.date] = ()) -> State:
+    """The state with all that steps did; where there is none it begins now, with yesterday only.
+
+    What steps did on days that nobody works on any more is folded into the file, in one change.
+
+    Args:
+        place: the lakes.
+        pairs: configured pairs.
+        busy: days with a run that is queued or running: their roll-up will fold what they did.
 
     Raises:
         StoreError: it cannot be read.
         MalformedObject: it cannot be understood.
     """
-    store, now = StateStore(place.compact), place.clock()
-    state = await store.read()
-    if state is None or state.catch_up_from is None:
-        state = await store.update(lambda before: begin(before, yesterday(now), now))
-    return state
+    now = place.clock()
+    return await StateStore(place.compact).fold(lambda before: begin(before, yesterday(now), now, pairs), but=busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,4 +324,4 @@ async def look_around(
     except QuantlabError as error:
         errors.append(error)
     first = errors[0] if errors else None
-    return LookedAround(state, findings(state, unclaimed, place.clock(), failure=str(first or "")), first)
+    return LookedAround(state, findings(state, unclaimed, pairs, place.clock(), failure=str(first or "")), first)

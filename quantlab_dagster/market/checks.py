@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from quantlab_dagster.market.eligibility import yesterday
 from quantlab_dagster.market.outcome import Status
-from quantlab_dagster.market.state import unsettled_days
+from quantlab_dagster.market.settling import unsettled_days
 from quantlab_dagster.work.finding import Finding
 from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.market.state import State
 
 __all__ = ["FRESHNESS", "NOT_STALE", "NO_UNCLAIMED_RAW_PREFIX", "failed_days", "findings", "quarantined"]
@@ -32,20 +33,21 @@ def expected_day(now: dt.datetime) -> dt.date:
 
 
 def findings(
-    state: State | None, unclaimed: Sequence[str] | None, now: dt.datetime, *, failure: str = ""
+    state: State | None, unclaimed: Sequence[str] | None, pairs: Sequence[Pair], now: dt.datetime, *, failure: str = ""
 ) -> list[Finding]:
     """The state's findings.
 
     Args:
         state: as read just now; None if there is none yet.
         unclaimed: pairs of the raw lake that no asset claims; None if they could not be listed.
+        pairs: configured pairs.
         now: the present time.
         failure: why late parts could not be looked for just now; empty if they could, or were not to be.
     """
-    return [_freshness(state, now), _not_stale(state, failure), _nothing_unclaimed(state, unclaimed)]
+    return [_freshness(state, pairs, now), _not_stale(state, failure), _nothing_unclaimed(state, unclaimed)]
 
 
-def _freshness(state: State | None, now: dt.datetime) -> Finding:
+def _freshness(state: State | None, pairs: Sequence[Pair], now: dt.datetime) -> Finding:
     """Whether every day that should be done by now is done: one open day below settled ones is never fine."""
     due = expected_day(now)
     watermark = state.watermark if state else None
@@ -53,15 +55,16 @@ def _freshness(state: State | None, now: dt.datetime) -> Finding:
         text = f"last_compacted_date {watermark} lies in the future, so nothing is caught up until then"
         return Finding(FRESHNESS, passed=False, text=f"{text}: `quantlab state seed --move-back` mends it")
     # Nothing was promised for days before catch-up began.
-    late = unsettled_days(state, due) if state is not None and state.first_open_day is not None else [due]
+    late = unsettled_days(state, due, pairs) if state is not None and state.first_open_day is not None else [due]
     named = name_some([str(day) for day in late])
     text = f"{named} should have been done by 04:00 UTC" if late else f"everything up to {due} is settled"
     return Finding(FRESHNESS, passed=not late, text=text)
 
 
 def _not_stale(state: State | None, failure: str) -> Finding:
-    unreadable = state.late_scan.unreadable if state else {}
-    late = sorted(state.late_scan.stale.keys() - unreadable.keys()) if state else []
+    stale = {key for key in state.late_scan.stale if not state.is_accepted(key)} if state else set()
+    unreadable = {key: text for key, text in state.unreadable.items() if key in stale} if state else {}
+    late = sorted(stale - unreadable.keys())
     texts = []
     if failure:
         texts.append(f"late parts could not be looked for: {failure}")
@@ -87,11 +90,11 @@ def _nothing_unclaimed(state: State | None, unclaimed: Sequence[str] | None) -> 
 
 
 def quarantined(state: State) -> dict[str, str]:
-    """Symbol-days in quarantine, as far as the state remembers, with the reason."""
+    """Symbol-days in quarantine that nobody has accepted, with the reason."""
     return {
         key: record.error or ""
         for key, record in sorted(state.partitions.items())
-        if record.status == Status.QUARANTINE
+        if record.status == Status.QUARANTINE and not state.is_accepted(key)
     }
 
 

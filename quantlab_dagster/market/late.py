@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,16 +18,18 @@ from quantlab_dagster.errors import PathError, StoreError, StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text, find_symbols_of
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.market.looks import Look, look_of, note_of
 from quantlab_dagster.market.plan import ITS_OWN_FAULT, Action, Requested, plan_symbol_day
-from quantlab_dagster.market.state import LateScan, State, utc_text
+from quantlab_dagster.market.settling import Note, note_looks
+from quantlab_dagster.market.state import LateScan, Round, State, utc_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from quantlab_dagster.market.place import MarketPlace
     from quantlab_dagster.market.state_store import StateStore
 
-__all__ = ["SCAN_SECONDS", "scan_slice"]
+__all__ = ["SCAN_SECONDS", "look_at", "round_name", "scan_slice"]
 
 SCAN_SECONDS = 20.0
 """How long a slice of the sensor's may take: Dagster ends a tick after 60 s, and its other requests need time, too."""
@@ -35,6 +39,13 @@ AT_ONCE = 64
 
 ROUND_EVERY = dt.timedelta(hours=1)
 
+_FORGOTTEN_AFTER = dt.timedelta(days=7)
+
+
+def round_name(pairs: Iterable[Pair]) -> str:
+    """Whose round it is: deployments with other pairs look on their own."""
+    return hashlib.sha256("\n".join(sorted(map(str, pairs))).encode()).hexdigest()[:12]
+
 
 @dataclass(slots=True)
 class _Looked:
@@ -42,26 +53,22 @@ class _Looked:
 
     Attributes:
         of: all that were to be looked at, in the order of the cursor.
-        stale: by position, of those that were: what is stale about it, or None.
+        looks: by position, those that were, with what was seen.
         error: what ended the slice early; None if that was the deadline, or nothing.
     """
 
     of: Sequence[SymbolDay]
-    stale: dict[int, str | None] = field(default_factory=dict)
+    looks: dict[int, Look] = field(default_factory=dict)
     error: StoreError | None = None
 
     @property
     def through(self) -> int:
         """How many from the first on were looked at without a gap: only what lies behind these may be passed over."""
-        return next((number for number in range(len(self.of)) if number not in self.stale), len(self.of))
+        return next((number for number in range(len(self.of)) if number not in self.looks), len(self.of))
 
-    def found(self) -> dict[str, str]:
-        """The stale ones, with what is stale about them."""
-        return {self.of[number].state_key: what for number, what in self.stale.items() if what is not None}
-
-    def fine(self) -> set[str]:
-        """Those that are not stale."""
-        return {self.of[number].state_key for number, what in self.stale.items() if what is None}
+    def notes(self, now: dt.datetime) -> dict[str, Note]:
+        """By state key what is to be noted."""
+        return {self.of[number].state_key: note_of(look, now) for number, look in self.looks.items()}
 
 
 async def scan_slice(
@@ -90,7 +97,8 @@ async def scan_slice(
         StoreError: a listing or a read failed, or not one symbol-day was looked at in time. What was looked at before
             is recorded.
     """
-    now, scan = place.clock(), state.late_scan
+    now, name = place.clock(), round_name(pairs)
+    scan = state.late_scan.rounds.get(name, Round())
     if scan.cursor is None and scan.started_at and _age(scan.started_at, now) < ROUND_EVERY:
         return state
     until = None if seconds is None else asyncio.get_running_loop().time() + seconds
@@ -99,18 +107,22 @@ async def scan_slice(
             symbols, odd = await find_symbols_of(place.raw, pairs, at_once=place.limits.request_concurrency)
     except TimeoutError:
         raise _too_slow(place, f"the symbols of {len(pairs)} pairs were not listed", seconds) from None
-    days = _days(state, now, look_back_days)
-    remaining = _remaining(symbols, days, scan.cursor)
+    wanted = set(_of_days(state, symbols, _days(state, now, look_back_days)))
+    remaining = _remaining(wanted | _troubled(state, symbols), scan.cursor)
     looked = await _look_at(place, remaining, until)
     cursor = _cursor(looked, scan.cursor)
     started = scan.started_at if scan.cursor is not None and scan.started_at else utc_text(now)
 
     def change(before: State | None) -> State:
-        base = before or state
-        fine = looked.fine()
-        before_it = {key: value for key, value in base.late_scan.stale.items() if key not in fine}
-        stale = {key: value for key, value in before_it.items() if _is_listed(key, symbols)} | looked.found()
-        late_scan = LateScan(started_at=started, cursor=cursor, stale=stale, odd=odd or None)
+        base = note_looks(before or state, looked.notes(now), troubled_only=True)
+        others = {other: one for other, one in _recent(base.late_scan.rounds, now).items() if other != name}
+        stale = {
+            key: what
+            for key, what in base.late_scan.stale.items()
+            if _may_be_looked_at(key, symbols, by_others=bool(others))
+        }
+        rounds = {**others, name: Round(started_at=started, cursor=cursor)}
+        late_scan = LateScan(rounds=rounds, stale=stale, odd=odd or None)
         return base.model_copy(update={"late_scan": late_scan, "updated_at": utc_text(now)})
 
     after = await state_store.update(change)
@@ -121,32 +133,51 @@ async def scan_slice(
     return after
 
 
-def _is_listed(state_key: str, symbols: dict[Pair, tuple[str, ...]]) -> bool:
-    """Whether a symbol-day still has a place in the raw lake: else no round would ever look at it again."""
+def _may_be_looked_at(state_key: str, symbols: dict[Pair, tuple[str, ...]], *, by_others: bool) -> bool:
+    """Whether some round would look at a symbol-day again: it is in the raw lake, or is another deployment's."""
     try:
         symbol_day = SymbolDay.of_state_key(state_key)
     except PathError:
         return False
-    return symbol_day.symbol in symbols.get(symbol_day.pair, ())
+    return symbol_day.symbol in symbols[symbol_day.pair] if symbol_day.pair in symbols else by_others
+
+
+def _recent(rounds: dict[str, Round], now: dt.datetime) -> dict[str, Round]:
+    """The rounds of deployments that still look."""
+    return {
+        name: one for name, one in rounds.items() if one.started_at and _age(one.started_at, now) < _FORGOTTEN_AFTER
+    }
 
 
 def _days(state: State, now: dt.datetime, look_back_days: int) -> list[dt.date]:
-    """The settled days of the look-back. What lies before the beginning is history: an operator's matter, not ours."""
+    """The days of the look-back. What lies before the beginning is history: an operator's matter, not ours."""
     last, first = last_eligible_day(now), state.catch_up_from
     days = (last - dt.timedelta(days=number) for number in reversed(range(look_back_days)))
-    return [day for day in days if first is not None and day_text(day) >= first and state.is_settled(day)]
+    return [day for day in days if first is not None and day_text(day) >= first]
 
 
-def _remaining(symbols: dict[Pair, tuple[str, ...]], days: Iterable[dt.date], cursor: str | None) -> list[SymbolDay]:
+def _of_days(state: State, symbols: dict[Pair, tuple[str, ...]], days: Sequence[dt.date]) -> Iterator[SymbolDay]:
+    """The symbol-days of days that are settled for their pair: others are run anyway."""
+    for pair, found in symbols.items():
+        settled = [day for day in days if state.covers(pair, day)]
+        yield from (SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found for day in settled)
+
+
+def _troubled(state: State, symbols: dict[Pair, tuple[str, ...]]) -> set[SymbolDay]:
+    """The quarantined and failed symbol-days of settled days, however old: whether their cause is gone."""
+    found = set()
+    for key, record in state.partitions.items():
+        if record.troubled:
+            with suppress(PathError):
+                symbol_day = SymbolDay.of_state_key(key)
+                if symbol_day.pair in symbols and state.covers(symbol_day.pair, symbol_day.day):
+                    found.add(symbol_day)
+    return found
+
+
+def _remaining(wanted: Iterable[SymbolDay], cursor: str | None) -> list[SymbolDay]:
     """What of a round is to be looked at yet, in the order of the cursor."""
-    days = list(days)
-    symbol_days = [
-        SymbolDay(pair.exchange, pair.stream, symbol, day)
-        for pair, found in symbols.items()
-        for symbol in found
-        for day in days
-    ]
-    return sorted((item for item in symbol_days if cursor is None or item.prefix > cursor), key=_place_in_round)
+    return sorted((item for item in wanted if cursor is None or item.prefix > cursor), key=_place_in_round)
 
 
 def _place_in_round(symbol_day: SymbolDay) -> str:
@@ -169,7 +200,7 @@ async def _look_at(place: MarketPlace, symbol_days: Sequence[SymbolDay], until: 
 
     async def work() -> None:
         for number, symbol_day in next_ones:  # shared by all workers
-            looked.stale[number] = await _stale(place, symbol_day)
+            looked.looks[number] = await look_at(place, symbol_day)
 
     try:
         async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
@@ -185,15 +216,17 @@ async def _look_at(place: MarketPlace, symbol_days: Sequence[SymbolDay], until: 
     return looked
 
 
-async def _stale(place: MarketPlace, symbol_day: SymbolDay) -> str | None:
-    """What is stale about a settled symbol-day: the fingerprint of its parts, or why it cannot be looked at."""
+async def look_at(place: MarketPlace, symbol_day: SymbolDay) -> Look:
+    """Look at a symbol-day. One that cannot be looked at for a reason of its own is open, and stale by that reason.
+
+    Raises:
+        StoreError: a listing or a read failed for another reason.
+    """
     try:
-        plan = await plan_symbol_day(place.raw, place.compact, symbol_day, Requested())
-    except ITS_OWN_FAULT as error:
-        return f"{error.where}: {error.cause}"  # its run fails, and says what is wrong
-    if plan.action is Action.BROKEN:
-        return f"{symbol_day}: {plan.reason}"
-    return plan.raw_fingerprint if plan.action is Action.BUILD else None
+        return look_of(await plan_symbol_day(place.raw, place.compact, symbol_day, Requested()))
+    except ITS_OWN_FAULT as error:  # its run fails, and says what is wrong
+        text = f"{error.where}: {error.cause}"
+        return Look(symbol_day, Action.BROKEN, text, None, text)
 
 
 def _too_slow(place: MarketPlace, what: str, seconds: float | None) -> StoreUnavailable:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from quantlab_dagster.errors import BadPart, ShrinkRefused
-    from quantlab_dagster.kernel.merge import Merged
+    from quantlab_dagster.kernel.terms import Merged
     from quantlab_dagster.lake.market import Pair, SymbolDay
     from quantlab_dagster.market.records import DayMeta
 
@@ -68,6 +68,7 @@ class Outcome:
         columns: name to dtype of the built file; empty where nothing was built.
         minute_width: one minute in units of ts_event, None where the unit is not known.
         minutes: (ts_event // minute_width, rows) of the built file.
+        raw_fingerprint: of the raw parts listed; empty where that is not known.
     """
 
     symbol_day: SymbolDay
@@ -87,6 +88,7 @@ class Outcome:
     columns: dict[str, str] = field(default_factory=dict)
     minute_width: int | None = None
     minutes: tuple[tuple[int, int], ...] = ()
+    raw_fingerprint: str = ""
 
     @property
     def built(self) -> bool:
@@ -141,9 +143,7 @@ def failed(symbol_day: SymbolDay, error: Exception, reason: str) -> Outcome:
 def quarantined(plan: Plan, error: BadPart) -> Outcome:
     """The outcome of a build that met a part which cannot be merged."""
     reason = f"{error.part}: {error.cause}"
-    return Outcome(
-        plan.symbol_day, Status.QUARANTINE, plan.action, reason, parts=len(plan.parts), bytes_in=plan.bytes_in
-    )
+    return _bare(plan, Status.QUARANTINE, reason)
 
 
 def refused(plan: Plan, error: ShrinkRefused) -> Outcome:
@@ -200,7 +200,19 @@ def standing(plan: Plan) -> Outcome | None:
     reason = plan.reason
     if plan.action is Action.QUARANTINED and quarantine and quarantine.part:
         reason = f"{quarantine.part}: {reason}"
-    return Outcome(plan.symbol_day, status, plan.action, reason, parts=len(plan.parts), bytes_in=plan.bytes_in)
+    return _bare(plan, status, reason)
+
+
+def _bare(plan: Plan, status: Status, reason: str) -> Outcome:
+    return Outcome(
+        plan.symbol_day,
+        status,
+        plan.action,
+        reason,
+        parts=len(plan.parts),
+        bytes_in=plan.bytes_in,
+        raw_fingerprint=plan.raw_fingerprint,
+    )
 
 
 def _as_published(plan: Plan, meta: DayMeta, bytes_out: int) -> Outcome:
@@ -217,6 +229,7 @@ def _as_published(plan: Plan, meta: DayMeta, bytes_out: int) -> Outcome:
         ts_event_max=meta.ts_event_max,
         revision=meta.revision,
         day_quality=meta.day_quality,
+        raw_fingerprint=plan.raw_fingerprint,
     )
 
 

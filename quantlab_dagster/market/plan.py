@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from quantlab_dagster.errors import MalformedObject, ObjectNotFound, UnaddressableKey
 from quantlab_dagster.lake.market import DATA, META, QUARANTINE, SOURCES, SymbolDay, find_parts, find_symbols_of
@@ -14,7 +14,7 @@ from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.base import Store
@@ -27,10 +27,14 @@ __all__ = [
     "Plan",
     "Published",
     "Requested",
+    "each_plan",
     "load_published",
     "plan_days",
+    "plan_each",
     "plan_symbol_day",
 ]
+
+T = TypeVar("T")
 
 ITS_OWN_FAULT = (UnaddressableKey, MalformedObject)
 """Errors that speak of what lies in one symbol-day's directory, and so of no other symbol-day."""
@@ -313,35 +317,68 @@ async def plan_days(
     symbols: Sequence[str] = (),
     requested: Requested | None = None,
 ) -> list[Plan]:
+    """Plan every symbol-day of the pairs and days that has raw parts or a published file; see `each_plan`."""
+    return await each_plan(place, pairs, days, lambda plan: plan, symbols=symbols, requested=requested)
+
+
+async def each_plan(
+    place: MarketPlace,
+    pairs: Iterable[Pair],
+    days: Sequence[dt.date],
+    reduce: Callable[[Plan], T],
+    *,
+    symbols: Sequence[str] = (),
+    requested: Requested | None = None,
+) -> list[T]:
     """Plan every symbol-day of the pairs and days that has raw parts or a published file, many at a time.
 
     One with a record that cannot be understood, or a key that cannot be addressed, is broken, and stops no other.
 
+    Args:
+        place: the lakes.
+        pairs: whose symbol-days.
+        days: which days.
+        reduce: what is kept of a plan: a plan holds the listing of its parts, and those of a large day fill the memory.
+        symbols: only these; empty for all that the raw lake has or ever had.
+        requested: what the caller allows.
+
     Raises:
         StoreError: a listing or a read failed for another reason: then nothing can be said of any.
     """
-    at_once = place.limits.request_concurrency
-    gate = asyncio.Semaphore(at_once)
     pairs = list(pairs)
-
-    async def one(symbol_day: SymbolDay) -> Plan:
-        async with gate:
-            try:
-                return await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested())
-            except ITS_OWN_FAULT as error:
-                return Plan(symbol_day, Action.BROKEN, str(error), (), "", Published())
-
     found = dict.fromkeys(pairs, tuple(symbols))
     if not symbols:
-        found, _ = await find_symbols_of(place.raw, pairs, at_once=at_once)
+        found, _ = await find_symbols_of(place.raw, pairs, at_once=place.limits.request_concurrency)
+    wanted = [
+        SymbolDay(pair.exchange, pair.stream, symbol, day) for pair in pairs for symbol in found[pair] for day in days
+    ]
+    return await plan_each(place, wanted, reduce, requested=requested)
+
+
+async def plan_each(
+    place: MarketPlace,
+    wanted: Iterable[SymbolDay],
+    reduce: Callable[[Plan], T],
+    *,
+    requested: Requested | None = None,
+) -> list[T]:
+    """Plan these symbol-days, in order; those that are nowhere are left out. As `each_plan` otherwise."""
+    kept: dict[int, T] = {}
+    next_ones = iter(enumerate(wanted))
+
+    async def work() -> None:
+        for number, symbol_day in next_ones:  # shared by all workers
+            try:
+                plan = await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested())
+            except ITS_OWN_FAULT as error:
+                plan = Plan(symbol_day, Action.BROKEN, str(error), (), "", Published())
+            if plan.action is not Action.NO_FILES:
+                kept[number] = reduce(plan)
+
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(one(SymbolDay(pair.exchange, pair.stream, symbol, day)))
-                for pair in pairs
-                for symbol in found[pair]
-                for day in days
-            ]
+            for _ in range(place.limits.request_concurrency):
+                group.create_task(work())
     except BaseExceptionGroup as errors:
         raise first_error(errors) from errors
-    return [plan for task in tasks if (plan := task.result()).action is not Action.NO_FILES]
+    return [kept[number] for number in sorted(kept)]

@@ -3,68 +3,120 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import MalformedObject
+from quantlab_dagster.lake.market import Pair, SymbolDay, find_days, find_pairs, find_symbols
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.outcome import Outcome, Status, standing
+from quantlab_dagster.market.inventory import move_oldest
+from quantlab_dagster.market.journal import Journal
+from quantlab_dagster.market.looks import look_of, note_of
+from quantlab_dagster.market.plan import plan_each
 from quantlab_dagster.market.rollup import roll_up_day
-from quantlab_dagster.market.state import LOOK_BACK_DAYS, State, advance, begin, record_outcomes, settle_day
+from quantlab_dagster.market.settling import Note, advance, begin, fold, leave_open, note_looks, settle_day
+from quantlab_dagster.market.state import DayRecord, State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from quantlab_dagster.lake.market import Pair
+    from quantlab_dagster.market.outcome import Status
     from quantlab_dagster.market.place import MarketPlace
     from quantlab_dagster.market.rollup import DayRollUp
 
-__all__ = ["rebuild_state"]
+__all__ = ["REBUILT_DAYS", "rebuild_state"]
+
+REBUILT_DAYS = 30
+"""How many days back, from the last eligible one, are looked at."""
+
+_AT_ONCE = 1_000
 
 
 async def rebuild_state(place: MarketPlace, pairs: Sequence[Pair]) -> State:
-    """Look at every day of the look-back, and write what was found.
+    """Look at every day of the look-back, and note what was found.
 
-    The watermark and the beginning are kept where the present state can be read. Where it cannot, catch-up begins with
-    the oldest day of the look-back that has raw parts or something published, so that no open day is passed over.
+    Of a state that can be read everything else stays: the watermark and the beginning, days, decisions, and what it
+    says of older symbol-days. Of one that cannot be read as a whole stays what is valid by itself. Where nothing is,
+    catch-up begins with the oldest day of the look-back that has raw parts or something published, so that no open day
+    is passed over, and the inventory is made of all that the compact lake holds.
 
     Raises:
         StoreError: the lake cannot be read.
     """
     now = place.clock()
     last = last_eligible_day(now)
-    days = [last - dt.timedelta(days=number) for number in reversed(range(LOOK_BACK_DAYS))]
-    rolled = [await roll_up_day(place, pairs, day) for day in days]
-    store = StateStore(place.compact)
+    days = [last - dt.timedelta(days=number) for number in reversed(range(REBUILT_DAYS))]
+    found = [_found(await roll_up_day(place, pairs, day), now) for day in days]
+    states, journal = StateStore(place.compact), Journal(place.compact)
+    kept = await journal.read()
 
     def change(before: State | None) -> State:
-        touched = [item.day for item in rolled if item.plans]  # open ones, too
-        state = begin(before, min(touched, default=last), now)
-        kept = {day: record for day, record in state.days.items() if record.reason}  # an operator's decisions
-        state = state.model_copy(update={"days": kept, "open_days": {}})
-        for item in rolled:
-            state = _fold(state, item, now)
+        touched = [item.day for item in found if item.notes]  # open ones, too
+        state = fold(begin(before, min(touched, default=last), now, pairs), kept.entries.values())
+        for item in found:
+            state = _noted(state, item, pairs, now)
         return advance(state, now)
 
     try:
-        return await store.update(change)
+        after = await states.update(change)
     except MalformedObject:
-        return await store.replace_unreadable(change(None))
+        everything = [notes async for notes in _inventory(place, now)]
+
+        def anew(believed: State | None) -> State:
+            state = change(believed)
+            for notes in everything:
+                unknown = {key: note for key, note in notes.items() if key not in state.partitions}
+                state = note_looks(state, {key: (record, None) for key, (record, _) in unknown.items()})
+            return state
+
+        after = await states.replace_unreadable(anew)
+    after = await move_oldest(place.compact, after, states.update)
+    await journal.forget(kept)
+    return after
 
 
-def _fold(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
-    by_pair: dict[Pair, list[Outcome]] = {}
-    for outcome in _recorded(rolled):
-        by_pair.setdefault(outcome.symbol_day.pair, []).append(outcome)
-    for pair, outcomes in by_pair.items():
-        state = record_outcomes(state, pair, rolled.day, outcomes, now, whole=False)
-    first_open = state.first_open_day
-    if rolled.settled and first_open is not None and rolled.day >= first_open:
-        state = settle_day(state, rolled.day, rolled.status, now)
-    return state
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a day's roll-up found; small."""
+
+    day: dt.date
+    status: Status
+    settled: bool
+    open: frozenset[Pair]
+    why_open: str
+    notes: dict[str, Note]
 
 
-def _recorded(rolled: DayRollUp) -> list[Outcome]:
-    """What is published or quarantined of a day: what a state made anew can tell."""
-    stands = [standing(plan) for plan in rolled.plans]
-    return [outcome for outcome in stands if outcome and outcome.status in (Status.SUCCESS, Status.QUARANTINE)]
+def _found(rolled: DayRollUp, now: dt.datetime) -> _Found:
+    return _Found(
+        rolled.day,
+        rolled.status,
+        rolled.settled,
+        frozenset(look.symbol_day.pair for look in rolled.open),
+        "" if rolled.settled else rolled.open_text,
+        {look.symbol_day.state_key: note_of(look, now) for look in rolled.looks},
+    )
+
+
+def _noted(state: State, found: _Found, pairs: Sequence[Pair], now: dt.datetime) -> State:
+    state = note_looks(state, found.notes)
+    if any(state.owes(pair, found.day) for pair in pairs):
+        if found.settled:
+            return settle_day(state, found.day, found.status, now, pairs)
+        return leave_open(state, found.day, found.open or set(pairs), found.why_open, now)
+    record = state.day(found.day)
+    if record is None or not record.settled or record.reason or not found.settled or record.status == found.status:
+        return state  # an operator's decision stays, and so does what was settled by others
+    renewed = DayRecord(status=found.status.value, updated_at=utc_text(now))
+    return state.model_copy(update={"days": {**state.days, f"{found.day:%Y%m%d}": renewed}})
+
+
+async def _inventory(place: MarketPlace, now: dt.datetime) -> AsyncIterator[dict[str, Note]]:
+    """Every symbol-day that the compact lake has a directory for, of whatever pair."""
+    for pair in (await find_pairs(place.compact)).items:
+        for symbol in await find_symbols(place.compact, pair):
+            days = await find_days(place.compact, pair, symbol)
+            wanted = [SymbolDay(pair.exchange, pair.stream, symbol, day) for day in days]
+            looks = await plan_each(place, wanted, look_of)
+            yield {look.symbol_day.state_key: note_of(look, now) for look in looks}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.lake.market import Pair, find_pairs
 from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
-from quantlab_dagster.market.outcome import Status, standing, worst
-from quantlab_dagster.market.plan import Plan, plan_days
-from quantlab_dagster.market.state import State, begin, leave_open, settle_day
+from quantlab_dagster.market.looks import Look, look_of, note_of
+from quantlab_dagster.market.outcome import Status, worst
+from quantlab_dagster.market.plan import Action, each_plan
+from quantlab_dagster.market.settling import begin, leave_open, note_looks, settle_day
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.wording import name_some
 
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.market.state import State
     from quantlab_dagster.work.finding import Finding
 
-__all__ = ["DayRollUp", "roll_up_and_settle", "roll_up_day", "unclaimed_prefixes"]
+__all__ = ["DayRollUp", "note_rolled", "roll_up_and_settle", "roll_up_day", "unclaimed_prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +33,33 @@ class DayRollUp:
 
     Attributes:
         day: UTC day.
-        status: what the day would be settled as.
-        plans: one per symbol-day that has raw parts or a published file.
-        open: those that are neither published nor quarantined.
-        stale: those that are published, but have raw parts that the published file does not hold.
+        looks: one per symbol-day that has raw parts or a published file.
         nowhere: why the raw lake cannot be the right one; empty if it can.
     """
 
     day: dt.date
-    status: Status
-    plans: tuple[Plan, ...]
-    open: tuple[Plan, ...]
-    stale: tuple[Plan, ...]
+    looks: tuple[Look, ...]
     nowhere: str = ""
+
+    @property
+    def status(self) -> Status:
+        """What the day would be settled as."""
+        return worst([look.outcome for look in self.looks if look.outcome is not None and not look.open])
+
+    @property
+    def open(self) -> tuple[Look, ...]:
+        """Those that are neither published nor quarantined."""
+        return tuple(look for look in self.looks if look.open)
+
+    @property
+    def stale(self) -> tuple[Look, ...]:
+        """Those that are published, but have raw parts that the published file does not hold."""
+        return tuple(look for look in self.looks if look.stale is not None and not look.open)
+
+    @property
+    def actions(self) -> dict[Action, int]:
+        """How many symbol-days there are by what is to be done with them."""
+        return dict(Counter(look.action for look in self.looks))
 
     @property
     def settled(self) -> bool:
@@ -54,9 +71,9 @@ class DayRollUp:
         """Which symbol-days are open, and why."""
         if self.nowhere:
             return self.nowhere
-        named = [f"{plan.symbol_day}: {plan.reason}" for plan in self.open]
+        named = [f"{look.symbol_day}: {look.reason}" for look in self.open]
         return (
-            f"{len(named)} of {len(self.plans)} symbol-days are neither published nor quarantined: "
+            f"{len(named)} of {len(self.looks)} symbol-days are neither published nor quarantined: "
             f"{name_some(named, separator='; ')}"
         )
 
@@ -64,10 +81,11 @@ class DayRollUp:
 async def roll_up_and_settle(
     place: MarketPlace, pairs: Sequence[Pair], day: dt.date
 ) -> tuple[DayRollUp, State, list[Finding]]:
-    """Look at every symbol-day of a day; if nothing is open, settle it, and advance the watermark.
+    """Look at every symbol-day of a day; if nothing is open, settle it for the pairs, and advance the watermark.
 
     Else the day is recorded as failed, and the pairs that were found open are to run again, however their steps ended:
-    a part may have been replaced, or a symbol come, between a step and this look.
+    a part may have been replaced, or a symbol come, between a step and this look. What steps recorded of the day is
+    folded into the state, and what the lake shows is recorded in the place of what they said.
 
     Returns:
         What was found; the state that now stands; the lake's findings, or none if the day is open.
@@ -79,25 +97,32 @@ async def roll_up_and_settle(
     now = place.clock()
     check_eligible(day, now)
     rolled = await roll_up_day(place, pairs, day)
+    pairs_open = {look.symbol_day.pair for look in rolled.open} or set(pairs)
+
+    def look_again(state: State) -> State:
+        state = note_rolled(state, rolled, now)
+        if not rolled.settled:
+            return leave_open(state, day, pairs_open, rolled.open_text, now)
+        return settle_day(state, day, rolled.status, now, pairs)
+
+    states = StateStore(place.compact)
+    after = await states.fold(lambda before: begin(before, yesterday(now), now, pairs), day=day, then=look_again)
     if not rolled.settled:
-        pairs_open = {plan.symbol_day.pair for plan in rolled.open} or set(pairs)
-        return rolled, await _left_open(place, rolled, pairs_open, now), []
-    stale = {plan.symbol_day.state_key: plan.raw_fingerprint for plan in rolled.stale}
-
-    def change(before: State | None) -> State:
-        state = begin(before, yesterday(now), now)
-        scan = state.late_scan.model_copy(update={"stale": {**state.late_scan.stale, **stale}})
-        return settle_day(state.model_copy(update={"late_scan": scan}), day, rolled.status, now)
-
-    after = await StateStore(place.compact).update(change)
-    return rolled, after, findings(after, await unclaimed_prefixes(place, pairs), now)
+        return rolled, after, []
+    return rolled, after, findings(after, await unclaimed_prefixes(place, pairs), pairs, now)
 
 
-async def _left_open(place: MarketPlace, rolled: DayRollUp, pairs: set[Pair], now: dt.datetime) -> State:
-    def change(before: State | None) -> State:
-        return leave_open(begin(before, yesterday(now), now), rolled.day, pairs, rolled.open_text, now)
+def note_rolled(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
+    """Note what a roll-up found of each symbol-day; pure. Of an open one what its step said stays.
 
-    return await StateStore(place.compact).update(change)
+    One that is open runs again with its day; only where the day is settled it must be told apart.
+    """
+    notes = {}
+    for look in rolled.looks:
+        record, stale = note_of(look, now)
+        runs_anyway = look.open and state.owes(look.symbol_day.pair, rolled.day)
+        notes[look.symbol_day.state_key] = (record, None if runs_anyway else stale)
+    return note_looks(state, notes)
 
 
 async def _nowhere(place: MarketPlace, pairs: Iterable[Pair]) -> str:
@@ -117,14 +142,8 @@ async def roll_up_day(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -
     Raises:
         StoreError: a listing or a read failed: then nothing can be said.
     """
-    plans = await plan_days(place, pairs, [day])
-    stands = [(plan, standing(plan)) for plan in plans]
-    settled = [outcome for _, outcome in stands if outcome is not None and outcome.status is not Status.FAILED]
-    open_ = tuple(plan for plan, outcome in stands if outcome is None or outcome.status is Status.FAILED)
-    stale = tuple(plan for plan in plans if plan.stale)
-    return DayRollUp(
-        day, worst(settled), tuple(plans), open_, stale, nowhere="" if plans else await _nowhere(place, pairs)
-    )
+    looks = await each_plan(place, pairs, [day], look_of)
+    return DayRollUp(day, tuple(looks), nowhere="" if looks else await _nowhere(place, pairs))
 
 
 async def unclaimed_prefixes(place: MarketPlace, pairs: Iterable[Pair]) -> list[str]:

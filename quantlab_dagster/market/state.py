@@ -1,47 +1,41 @@
-"""The audit record `compacted/_state.json`: which days are settled, and what became of each symbol-day lately.
+"""The audit record `compacted/_state.json`: which days are settled for which pairs, what became of each symbol-day.
 
-Everything in here is pure: a state in, a state out. `last_compacted_date` is a watermark: every day from
-`catch_up_from` up to it is settled for all configured pairs. It never moves back, and never jumps over an open day.
+The documents only; how they change is in `settling`. `last_compacted_date` is a watermark: every day from
+`catch_up_from` up to it was settled for the pairs configured then, which `settled_pairs` names. It never moves back,
+and never jumps over an open day.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from quantlab_dagster.errors import MalformedObject, PathError, QuantlabError
+from quantlab_dagster.errors import MalformedObject, PathError
 from quantlab_dagster.lake.market import Pair, day_text, parse_day
 from quantlab_dagster.lake.record import Record
-from quantlab_dagster.market.eligibility import check_eligible
-from quantlab_dagster.market.outcome import Outcome, Status, worst
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+from quantlab_dagster.market.days import Ranges, contains
+from quantlab_dagster.market.outcome import Status
 
 __all__ = [
+    "ADOPTED_KEY",
     "STATE_KEY",
+    "Acceptance",
     "DayRecord",
     "LateScan",
     "PartitionRecord",
+    "Round",
     "Seed",
     "State",
-    "accept_day",
-    "advance",
-    "begin",
-    "leave_open",
-    "record_outcomes",
-    "seed",
-    "settle_day",
-    "unsettled_days",
+    "salvage",
+    "utc_text",
 ]
 
 STATE_KEY = "compacted/_state.json"
-LOOK_BACK_DAYS = 30
-"""Symbol-days that succeeded are kept in the state for so many days; older detail is in the meta files."""
+ADOPTED_KEY = "compacted/_state.adopted.json"
+"""The file of other software, as it was before we wrote to it for the first time."""
 
 _ONE_DAY = dt.timedelta(days=1)
 SETTLED = frozenset({Status.SUCCESS, Status.QUARANTINE, Status.SKIPPED, Status.NO_FILES})
@@ -66,7 +60,11 @@ class DayRecord(Record):
 
 
 class PartitionRecord(Record):
-    """One symbol-day."""
+    """One symbol-day.
+
+    Attributes:
+        raw_fingerprint: of a quarantined one, what lies in the raw lake: what an operator accepts.
+    """
 
     status: str
     rows: int = 0
@@ -74,28 +72,39 @@ class PartitionRecord(Record):
     day_quality_post: str | None = None
     updated_at: str
     error: str | None = None
+    raw_fingerprint: str | None = None
+
+    @property
+    def troubled(self) -> bool:
+        """Whether somebody should look: it failed, or is quarantined."""
+        return self.status in (Status.FAILED, Status.QUARANTINE)
+
+
+class Round(Record):
+    """A round of the search for late parts.
+
+    Attributes:
+        started_at: when the present or last round began.
+        cursor: symbol-day after which it goes on; None between rounds.
+    """
+
+    started_at: str | None = None
+    cursor: str | None = None
 
 
 class LateScan(Record):
     """Where the search for late parts is, and what it found.
 
     Attributes:
-        started_at: when the present or last round began.
-        cursor: symbol-day after which it goes on; None between rounds.
+        rounds: by the pairs that a deployment looks at (see `late.round_name`).
         stale: symbol-days that have raw parts their published day does not hold, with the raw fingerprint seen; and
-            those that cannot be looked at for a reason of their own, with that reason (see `unreadable`).
+            those that cannot be looked at for a reason of their own, with that reason (see `State.unreadable`).
         odd: directories in the place of symbols that cannot be addressed, for people; None if there are none.
     """
 
-    started_at: str | None = None
-    cursor: str | None = None
+    rounds: dict[str, Round] = Field(default_factory=dict)
     stale: dict[str, str] = Field(default_factory=dict)
     odd: tuple[str, ...] | None = None
-
-    @property
-    def unreadable(self) -> dict[str, str]:
-        """Of the stale ones those that cannot be looked at, with the reason: a fingerprint is one word."""
-        return {key: value for key, value in self.stale.items() if " " in value}
 
 
 class Seed(Record):
@@ -107,10 +116,35 @@ class Seed(Record):
     updated_at: str
 
 
+class Acceptance(Record):
+    """A decision of an operator that a quarantined or stale symbol-day may stay as it is.
+
+    Attributes:
+        of: what was accepted: the fingerprint of the raw parts, or the text of what cannot be read. When the raw parts
+            change it is something else, and the decision is void.
+        reason: why.
+        updated_at: when.
+    """
+
+    of: str
+    reason: str
+    updated_at: str
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether what is noted of a stale symbol-day is a fingerprint, one word, and not a sentence."""
+    return " " not in text
+
+
 class State(Record):
     """The whole file. Unknown fields of other writers are kept.
 
-    `open_days` says of each day at or after the watermark that is not settled how its (exchange, stream) pairs ended.
+    Attributes:
+        settled_pairs: for which days each pair was settled, by whatever deployment; None in a state of an earlier
+            version, which is read as: up to the watermark, for all.
+        open_days: of each day that is not settled for a pair, how the pair's last step ended.
+        accepted: decisions on single symbol-days.
+        inventory_months: months (YYYYMM) whose oldest successes have moved to files of their own.
     """
 
     remedy: ClassVar[str] = "Restore it, or run `quantlab state rebuild`"
@@ -123,18 +157,27 @@ class State(Record):
     open_days: dict[str, dict[str, str]] = Field(default_factory=dict)
     late_scan: LateScan = LateScan()
     seeds: tuple[Seed, ...] | None = None
+    settled_pairs: dict[str, Ranges] | None = None
+    accepted: dict[str, Acceptance] | None = None
+    inventory_months: tuple[str, ...] | None = None
 
     @field_validator("last_compacted_date", "catch_up_from")
     @classmethod
     def _is_a_day(cls, text: str | None) -> str | None:
         if text is not None:
-            try:
-                day = parse_day(text, compact_only=True)
-            except PathError as error:
-                raise ValueError(str(error)) from None
-            if day == dt.date.max:
+            _check_day(text)
+            if parse_day(text) == dt.date.max:
                 raise ValueError(f"{text} is the last day of the calendar: no day could follow it")
         return text
+
+    @field_validator("settled_pairs")
+    @classmethod
+    def _are_days(cls, pairs: dict[str, Ranges] | None) -> dict[str, Ranges] | None:
+        for ranges in (pairs or {}).values():
+            for first, last in ranges:
+                _check_day(first)
+                _check_day(last)
+        return pairs
 
     @classmethod
     def read(cls, content: bytes, where: str) -> Self:
@@ -151,10 +194,10 @@ class State(Record):
 
     def dump(self) -> bytes:
         """The file's bytes."""
-        document = self.model_dump(mode="json", exclude_none=True) | {
-            "last_compacted_date": self.last_compacted_date,
-        }
-        return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+        text = self.model_dump_json(exclude_none=True, exclude={"last_compacted_date"}, indent=1)
+        # Readers look for this one even while there is none.
+        first = f'{{\n "last_compacted_date": {json.dumps(self.last_compacted_date)},\n '
+        return f"{first}{text.removeprefix('{').lstrip()}\n".encode()
 
     @property
     def watermark(self) -> dt.date | None:
@@ -173,178 +216,71 @@ class State(Record):
         return self.days.get(day_text(day))
 
     def is_settled(self, day: dt.date) -> bool:
-        """Whether a day is settled: by the watermark, or by its own record."""
+        """Whether a day is settled for the pairs of whoever settled it: by the watermark, or by its own record."""
         record = self.day(day)
         first_open = self.first_open_day
         below = first_open is not None and day < first_open and self.watermark is not None
         return below or (record is not None and record.settled)
 
+    def covers(self, pair: Pair, day: dt.date) -> bool:
+        """Whether a day is settled for a pair."""
+        if self.settled_pairs is None:
+            return self.is_settled(day)
+        return contains(self.settled_pairs.get(str(pair), ()), day_text(day))
 
-def begin(state: State | None, day: dt.date, now: dt.datetime) -> State:
-    """The state before any work: a cold deployment starts with `day`, and remembers it even if that day fails."""
-    if state is not None and state.catch_up_from is not None:
-        return state
-    base = state or State()
-    # A state of other software has a watermark but says nothing of its beginning: ours is the day after it.
-    day = base.first_open_day or day
-    return base.model_copy(update={"catch_up_from": day_text(day), "updated_at": utc_text(now)})
+    def owes(self, pair: Pair, day: dt.date) -> bool:
+        """Whether a day is to be settled for a pair: it is not, and does not lie before the beginning."""
+        return self.catch_up_from is not None and day_text(day) >= self.catch_up_from and not self.covers(pair, day)
+
+    def noted(self, state_key: str) -> str | None:
+        """What an operator could accept about a symbol-day: that it is stale, or else that it is quarantined."""
+        stale = self.late_scan.stale.get(state_key)
+        record = self.partitions.get(state_key)
+        quarantined = record is not None and record.status == Status.QUARANTINE
+        return stale or ((record.raw_fingerprint or "") if record and quarantined else None)
+
+    def is_accepted(self, state_key: str) -> bool:
+        """Whether an operator has accepted a symbol-day as it is now."""
+        acceptance = (self.accepted or {}).get(state_key)
+        return acceptance is not None and acceptance.of == self.noted(state_key)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Symbol-days that cannot be looked at, with the reason."""
+        return {key: text for key, text in self.late_scan.stale.items() if not is_fingerprint(text)}
 
 
-def seed(state: State | None, last: dt.date, now: dt.datetime, *, move_back: str | None = None) -> State:
-    """Say by hand that everything up to `last` is settled.
+def _check_day(text: str) -> None:
+    try:
+        parse_day(text, compact_only=True)
+    except PathError as error:
+        raise ValueError(str(error)) from None
 
-    Args:
-        state: as it is.
-        last: an eligible day.
-        now: the present time.
-        move_back: why the watermark is moved back, where an earlier seed was a mistake; kept in the state. Days that
-            have a record of their own stay settled.
 
-    Raises:
-        DayRefused: the day is not eligible yet.
-        QuantlabError: the watermark is later already, and is not to be moved back.
+def salvage(content: bytes) -> State | None:
+    """What can be believed of a state file that is not valid as a whole; None if nothing can.
+
+    Every field, and every record within one, is believed by itself. Without both dates nothing can be said of the
+    days: a rebuild then finds the beginning anew.
     """
-    check_eligible(last, now)
-    base = state or State()
-    text, moment = day_text(last), utc_text(now)
-    update: dict[str, Any] = {"last_compacted_date": text, "updated_at": moment}
-    if base.watermark is not None and base.watermark > last:
-        if not move_back:
-            raise QuantlabError(
-                STATE_KEY,
-                f"last_compacted_date is {base.last_compacted_date} already, and never moves back by itself",
-                "To compact older days, launch a backfill or use `quantlab compact`. If a seed was a mistake, "
-                'add --move-back --reason "…"',
-            )
-        taken_back = Seed(
-            last_compacted_date=text, before=base.last_compacted_date, reason=move_back, updated_at=moment
-        )
-        update["seeds"] = (*(base.seeds or ()), taken_back)
-    first = day_text(last + _ONE_DAY)
-    update["catch_up_from"] = min(base.catch_up_from or first, first) if move_back else base.catch_up_from or first
-    return advance(base.model_copy(update=update), now)
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    kept: dict[str, Any] = {}
+    for name, value in document.items():
+        if name in ("days", "partitions", "accepted", "open_days") and isinstance(value, dict):
+            kept[name] = {key: item for key, item in value.items() if _is_valid({name: {key: item}})}
+        elif _is_valid({name: value}):
+            kept[name] = value
+    return State.model_validate(kept)
 
 
-def record_outcomes(
-    state: State, pair: Pair, day: dt.date, outcomes: Iterable[Outcome], now: dt.datetime, *, whole: bool = True
-) -> State:
-    """Fold the results of a pair's step into the state: its symbol-days and, if it was `whole`, how the pair ended."""
-    moment = utc_text(now)
-    outcomes = list(outcomes)
-    partitions = dict(state.partitions)
-    stale = dict(state.late_scan.stale)
-    for outcome in outcomes:
-        key = outcome.symbol_day.state_key
-        # What could not be built anew is still what was published before.
-        stays = partitions.get(key) if outcome.status in (Status.FAILED, Status.QUARANTINE) else None
-        partitions[key] = PartitionRecord(
-            status=outcome.status.value,
-            rows=stays.rows if stays else outcome.rows,
-            total_size_bytes=outcome.bytes_in or (stays.total_size_bytes if stays else 0),
-            day_quality_post=stays.day_quality_post if stays else outcome.day_quality,
-            updated_at=moment,
-            error=outcome.reason if outcome.status in (Status.FAILED, Status.QUARANTINE) else None,
-        )
-        if outcome.status is not Status.FAILED:
-            stale.pop(key, None)
-    days, open_days, text = dict(state.days), dict(state.open_days), day_text(day)
-    if whole and state.first_open_day is not None and day >= state.first_open_day and not state.is_settled(day):
-        open_days[text] = {**open_days.get(text, {}), str(pair): worst(outcomes).value}
-        failed = [name for name, status in open_days[text].items() if status == Status.FAILED]
-        if failed:
-            reason = f"failed: {', '.join(sorted(failed))}"
-            days[text] = DayRecord(status=Status.FAILED.value, updated_at=moment, reason=reason)
-        else:
-            days.pop(text, None)
-    return state.model_copy(
-        update={
-            "partitions": partitions,
-            "days": days,
-            "open_days": open_days,
-            "late_scan": state.late_scan.model_copy(update={"stale": stale}),
-            "updated_at": moment,
-        }
-    )
-
-
-def settle_day(state: State, day: dt.date, status: Status, now: dt.datetime, *, reason: str | None = None) -> State:
-    """Record a day as settled, and move the watermark over all settled days that follow it."""
-    days = {**state.days, day_text(day): DayRecord(status=status.value, updated_at=utc_text(now), reason=reason)}
-    open_days = {text: pairs for text, pairs in state.open_days.items() if text != day_text(day)}
-    return advance(state.model_copy(update={"days": days, "open_days": open_days}), now)
-
-
-def leave_open(state: State, day: dt.date, pairs: Iterable[Pair], reason: str, now: dt.datetime) -> State:
-    """Record that the roll-up found a day open, and for which pairs: these have to run again.
-
-    A day that is settled already, or lies before the beginning, stays what it is.
-    """
-    text, first_open = day_text(day), state.first_open_day
-    if first_open is None or day < first_open or state.is_settled(day):
-        return state
-    ended = {**state.open_days.get(text, {}), **{str(pair): Status.FAILED.value for pair in pairs}}
-    failed = DayRecord(status=Status.FAILED.value, updated_at=utc_text(now), reason=reason)
-    return state.model_copy(
-        update={
-            "open_days": {**state.open_days, text: ended},
-            "days": {**state.days, text: failed},
-            "updated_at": utc_text(now),
-        }
-    )
-
-
-def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime) -> State:
-    """An operator's decision that a day is good enough as it is.
-
-    Raises:
-        QuantlabError: the day is settled already.
-    """
-    if state.is_settled(day):
-        raise QuantlabError(f"{day}", "is settled already", "There is nothing to accept")
-    return settle_day(state, day, Status.SKIPPED, now, reason=f"accepted: {reason}")
-
-
-def advance(state: State, now: dt.datetime) -> State:
-    """Move the watermark over settled days, and forget old successes."""
-    day = state.first_open_day
-    last = state.watermark
-    while day is not None and (record := state.day(day)) is not None and record.settled:
-        last, day = day, day + _ONE_DAY
-    update: dict[str, Any] = {"updated_at": utc_text(now)}
-    if last is not None:
-        update["last_compacted_date"] = day_text(last)
-    return _pruned(state.model_copy(update=update), now)
-
-
-def _pruned(state: State, now: dt.datetime) -> State:
-    oldest = day_text(now.astimezone(dt.UTC).date() - dt.timedelta(days=LOOK_BACK_DAYS))
-    first_open = state.first_open_day
-    keep_from = min(oldest, day_text(first_open)) if first_open else oldest
-    kept_days = {
-        day: record
-        for day, record in state.days.items()
-        if day >= keep_from or record.status not in (Status.SUCCESS, Status.NO_FILES)
-    }
-    kept_partitions = {
-        key: record
-        for key, record in state.partitions.items()
-        if key.rpartition("/")[2] >= oldest or record.status not in (Status.SUCCESS, Status.NO_FILES)
-    }
-    return state.model_copy(update={"days": kept_days, "partitions": kept_partitions})
-
-
-def unsettled_days(state: State, last_eligible: dt.date) -> list[dt.date]:
-    """Every day from the first open one to the last eligible one that is not settled, oldest first."""
-    day = state.first_open_day
-    found = []
-    while day is not None and day <= last_eligible:
-        if not state.is_settled(day):
-            found.append(day)
-        day += _ONE_DAY
-    return found
-
-
-def missing_pairs(state: State, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs of an unsettled day whose step is not known to have ended well."""
-    ended = state.open_days.get(day_text(day), {})
-    return [pair for pair in pairs if ended.get(str(pair), Status.FAILED.value) == Status.FAILED.value]
+def _is_valid(document: dict[str, Any]) -> bool:
+    try:
+        State.model_validate(document)
+    except ValidationError:
+        return False
+    return True

@@ -159,6 +159,7 @@ def _moments() -> Iterator[float]:
         yield 0.9 * random_.random()  # at the very end its process only exits
 
 
+@pytest.mark.guards("dead-run")
 @pytest.mark.parametrize("fraction", [pytest.param(value, id=f"{value:.3f}") for value in _moments()])
 def test_the_next_command_finishes_the_day(raw: Raw, deployment: Deployment, fraction: float) -> None:
     dead = deployment.killed(fraction * raw.seconds)
@@ -174,6 +175,7 @@ def test_the_next_command_finishes_the_day(raw: Raw, deployment: Deployment, fra
     deployment.assert_done(raw.expected)
 
 
+@pytest.mark.guards("dead-run")
 def test_the_sensor_finishes_the_day(raw: Raw, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     assert deployment.killed(0.02 * raw.seconds)
     for name, value in deployment.env.items():

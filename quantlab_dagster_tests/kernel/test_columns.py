@@ -71,6 +71,7 @@ def expected(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
 PAIRS = list(itertools.product(ALL, repeat=2))
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize("a", ALL, ids=str)
 def test_widen_holds_every_value_of_both(a: pl.DataType) -> None:
     for b in ALL:
@@ -99,6 +100,7 @@ def test_the_order_of_three_parts_does_not_matter() -> None:
         assert len({str(fold(order)) for order in itertools.permutations(three)}) == 1, three
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize(
     ("a", "b", "united"),
     [
@@ -143,6 +145,7 @@ def extremes(dtype: pl.DataType) -> list[Any]:
 WIDENED = [(a, b) for a, b in PAIRS if a != b and expected(a, b) is not None and not {a, b} & set(OTHERS)]
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize(("a", "b"), WIDENED, ids=str)
 def test_the_scan_casts_without_loss(a: pl.DataType, b: pl.DataType) -> None:
     """What we allow, Polars does, to the last bit."""
@@ -229,6 +232,7 @@ def test_constants_do_not_vary() -> None:
     assert unite_schemas(schema).varying == list(schema)
 
 
+@pytest.mark.guards("helper-names")
 def test_helper_names_are_free() -> None:
     columns = unite_schemas({"ts_event": pl.Int64(), "position": pl.Int8(), "_position": pl.Int8()})
     assert columns.helper("position") == "__position"

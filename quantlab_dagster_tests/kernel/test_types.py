@@ -37,6 +37,7 @@ BY_NAME = {case.name: case for case in CASES}
 RESPELLED = ("string", "Enum", "Categorical", "dictionary", "date64")
 
 
+@pytest.mark.guards("types-lost", "types-silently-other")
 @pytest.mark.parametrize("lake", LAKES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_type_survives_or_is_refused(case: Case, lake: str, tmp_path: Path) -> None:
@@ -144,6 +145,7 @@ UNITED: list[tuple[str, Sequence[Part]]] = [
 ]
 
 
+@pytest.mark.guards("types-silently-other", "widening-loses")
 @pytest.mark.parametrize(("what", "parts"), UNITED, ids=[what for what, _ in UNITED])
 def test_parts_that_differ_in_more_than_width_do_not_unite(what: str, parts: Sequence[Part]) -> None:
     with pytest.raises(SchemaConflict, match=r"'x' is .* not widened without loss") as caught:
@@ -163,6 +165,7 @@ def test_parts_of_two_writers_unite_where_parquet_says_the_same(tmp_path: Path) 
         assert pq.read_table(compacted.path)["x"].null_count == 2
 
 
+@pytest.mark.guards("types-lost")
 def test_required_and_field_ids_stay_where_all_parts_agree(tmp_path: Path) -> None:
     def field(*, nullable: bool, identity: str, inner: str) -> pa.Field:
         element = pa.field("element", pa.int32(), nullable, {"PARQUET:field_id": inner})
@@ -214,6 +217,7 @@ def test_widening_is_told(tmp_path: Path) -> None:
     assert merged.widened == {"ts_event": "Int32, Int64, UInt64 → Int64", "x": "Int8, UInt8 → Int16"}
 
 
+@pytest.mark.guards("types-lost")
 def test_zones_are_kept_where_all_parts_agree(tmp_path: Path) -> None:
     berlin, tokyo = pa.timestamp("us", "Europe/Berlin"), pa.timestamp("us", "Asia/Tokyo")
     for name, kinds, expected in (
@@ -236,6 +240,7 @@ def test_int96_and_other_time_stamps_beside_each_other(tmp_path: Path) -> None:
     assert read_back(path)["y"].cast(pa.int64()).to_pylist() == [None, 7]
 
 
+@pytest.mark.guards("types-silently-other")
 def test_no_reader_prunes_by_the_bytes_of_what_has_another_order(tmp_path: Path) -> None:
     case = BY_NAME["DECIMAL(30, 2), by DuckDB"]
     path = survive(case, "market", tmp_path).after
@@ -260,6 +265,7 @@ def test_parts_on_disk_are_read_plainly_and_left_as_they_are(tmp_path: Path) -> 
 # -- An order column of 64 unsigned bits ------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("uint64-order")
 @pytest.mark.parametrize("order", LAKES.values(), ids=LAKES)
 def test_unsigned_order_column_becomes_signed(order: Order, tmp_path: Path) -> None:
     kinds = (pa.uint64(), pa.int64(), pa.uint64())
@@ -270,6 +276,7 @@ def test_unsigned_order_column_becomes_signed(order: Order, tmp_path: Path) -> N
     assert found.to_pylist() == [0, 1, 2, 2**63 - 3, 2**63 - 2, 2**63 - 1]
 
 
+@pytest.mark.guards("uint64-order")
 @pytest.mark.parametrize("order", LAKES.values(), ids=LAKES)
 @pytest.mark.parametrize("value", [2**63, 2**64 - 1])
 def test_greater_value_of_an_unsigned_order_column_is_refused(order: Order, value: int) -> None:
@@ -285,6 +292,7 @@ def test_greater_value_of_an_unsigned_order_column_is_refused(order: Order, valu
 # -- A column called seq ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("seq-for-ever")
 def test_raw_seq_gets_another_name_if_asked(tmp_path: Path) -> None:
     parts = [
         part_of("a", pa.table({"ts_event": [2], "seq": ["p"]})),
@@ -317,6 +325,7 @@ def test_seq_of_events_is_a_column_like_others(tmp_path: Path) -> None:
 ODD = ["*", "^.*$", "", "a", "A", "^ts_.*$", "a.b", "x" * 10_000, "é", "position", "key", "window"]
 
 
+@pytest.mark.guards("pattern-names")
 @pytest.mark.parametrize("budget_bytes", [512 << 20, 30_000], ids=["one window", "runs"])
 @pytest.mark.parametrize("lake", LAKES)
 def test_odd_names_are_names(lake: str, budget_bytes: int, tmp_path: Path) -> None:
@@ -407,6 +416,7 @@ def without_id(schema: pa.Schema) -> pa.Schema:
     return schema.set(schema.get_field_index("i"), schema.field("i").remove_metadata())
 
 
+@pytest.mark.guards("types-lost")
 @pytest.mark.parametrize("broken", [other_integers, any_size, required, without_id])
 def test_writer_that_changes_a_type_is_found(broken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = writer._arrow_schema
@@ -415,12 +425,14 @@ def test_writer_that_changes_a_type_is_found(broken: Any, tmp_path: Path, monkey
         compact([mixed_part()], tmp_path)
 
 
+@pytest.mark.guards("types-lost")
 def test_writer_that_forgets_an_annotation_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "restored", lambda *_: None)
     with pytest.raises(AuditFailed, match=r"t INT32 \(levels 1/0\) where t INT32 Time\(.* should be"):
         compact([mixed_part()], tmp_path)
 
 
+@pytest.mark.guards("types-lost")
 def test_writer_that_adds_a_wrong_annotation_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     date = Leaf("INT32", "Date", ((6, 5, bytes([12])),))
 

@@ -16,10 +16,11 @@ from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.objects import Names
 from quantlab_dagster.market.checks import findings
-from quantlab_dagster.market.late import scan_slice
+from quantlab_dagster.market.late import round_name, scan_slice
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import plan_days
-from quantlab_dagster.market.state import State, begin, settle_day
+from quantlab_dagster.market.settling import begin, settle_day
+from quantlab_dagster.market.state import Round, State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.synthetic.market import generate_parts
 from quantlab_dagster_tests.conftest import Rig
@@ -59,7 +60,7 @@ def settled_lakes(rig: Rig) -> Lakes:
     def settled(before: State | None) -> State:
         state = begin(before, DAYS[0], NOW)
         for day in DAYS:
-            state = settle_day(state, day, Status.SUCCESS, NOW)
+            state = settle_day(state, day, Status.SUCCESS, NOW, [PAIR])
         return state
 
     asyncio.run(StateStore(lakes.compact).update(settled))
@@ -128,24 +129,29 @@ def state_of(lakes: Lakes) -> State:
     return state
 
 
+def cursor_of(state: State) -> str | None:
+    return state.late_scan.rounds[round_name([PAIR])].cursor
+
+
 ROUND = [symbol_day(symbol, day).prefix for symbol in SYMBOLS for day in DAYS]
 
 
+@pytest.mark.guards("scan-gap", "mutant-cursor")
 def test_slices_go_on_after_what_was_looked_at_without_a_gap_and_find_everything(lakes: Lakes) -> None:
     late = [symbol_day("a", DAYS[0]), symbol_day("b", DAYS[1]), symbol_day("b", DAYS[2]), symbol_day("c", DAYS[2])]
     for day in late:
         put_late(lakes, day)
     state, faulty = scan_faulty(lakes, NOW, seconds=1.0, stuck=[ROUND[4], ROUND[6]])
     assert faulty.listed == ROUND, "all are begun in order, side by side"
-    assert state.late_scan.cursor == ROUND[3], "the fifth was not looked at: it must not be passed over"
+    assert cursor_of(state) == ROUND[3], "the fifth was not looked at: it must not be passed over"
     assert set(state.late_scan.stale) == {day.state_key for day in late} - {late[1].state_key}
     state, faulty = scan_faulty(lakes, NOW, seconds=1.0, stuck=[ROUND[6]])
     assert faulty.listed == ROUND[4:]
-    assert state.late_scan.cursor == ROUND[5]
+    assert cursor_of(state) == ROUND[5]
     assert set(state.late_scan.stale) == {day.state_key for day in late}
     state, faulty = scan_faulty(lakes, NOW, seconds=30.0)
     assert faulty.listed == ROUND[6:]
-    assert state.late_scan.cursor is None
+    assert cursor_of(state) is None
     assert set(state.late_scan.stale) == {day.state_key for day in late}
     _, requests = scan(lakes, NOW + dt.timedelta(minutes=59))
     assert requests == 0, "the next round is not due"
@@ -153,25 +159,28 @@ def test_slices_go_on_after_what_was_looked_at_without_a_gap_and_find_everything
     assert faulty.listed == ROUND
 
 
+@pytest.mark.guards("scan-one-by-one")
 def test_a_slice_ends_at_its_deadline_and_says_if_it_got_nowhere(lakes: Lakes) -> None:
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match=r"bbo/a/20260108, the next .* not looked at within 0.3 s"):
         scan_faulty(lakes, NOW, seconds=0.3, stuck=ROUND)
     assert time.monotonic() - began < 10
-    assert state_of(lakes).late_scan.cursor == "", "begun, and nothing passed over"
+    assert cursor_of(state_of(lakes)) == "", "begun, and nothing passed over"
     state, faulty = scan_faulty(lakes, NOW)
-    assert (faulty.listed, state.late_scan.cursor) == (ROUND, None)
+    assert (faulty.listed, cursor_of(state)) == (ROUND, None)
 
 
+@pytest.mark.guards("scan-gap")
 def test_a_store_error_ends_the_slice_and_what_was_looked_at_before_is_kept(lakes: Lakes) -> None:
     put_late(lakes, symbol_day("a", DAYS[1]))
     with pytest.raises(StoreUnavailable, match="made up"):
         scan_faulty(lakes, NOW, failing=[ROUND[5]], request_concurrency=1)
     state = state_of(lakes)
-    assert state.late_scan.cursor == ROUND[4]
+    assert cursor_of(state) == ROUND[4]
     assert set(state.late_scan.stale) == {symbol_day("a", DAYS[1]).state_key}
 
 
+@pytest.mark.guards("scan-one-by-one")
 @pytest.mark.parametrize("request_concurrency", [2, 64])
 def test_many_symbol_days_are_looked_at_at_once_but_no_more_than_is_allowed(
     lakes: Lakes, request_concurrency: int
@@ -181,6 +190,7 @@ def test_many_symbol_days_are_looked_at_at_once_but_no_more_than_is_allowed(
     assert faulty.most_at_once == min(len(ROUND), request_concurrency)
 
 
+@pytest.mark.guards("scan-one-by-one")
 def test_the_symbols_of_all_pairs_are_listed_at_once(lakes: Lakes) -> None:
     pairs = [Pair("binance", f"stream{number}") for number in range(8)]
     place = lakes.place(now=NOW)
@@ -203,6 +213,7 @@ def test_the_symbols_of_all_pairs_are_listed_at_once(lakes: Lakes) -> None:
         assert most == len(pairs)
 
 
+@pytest.mark.guards("stale-never-ends")
 def test_what_is_mended_is_forgotten_in_the_next_round(lakes: Lakes) -> None:
     put_late(lakes, symbol_day("a"))
     state, _ = scan(lakes, NOW)
@@ -219,18 +230,20 @@ def test_only_the_look_back_is_looked_at(lakes: Lakes) -> None:
     assert requests == 1 + len(SYMBOLS)
 
 
+@pytest.mark.guards("unreadable-record-stops-all")
 def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) -> None:
     asyncio.run(lakes.compact.put(symbol_day("b").key("meta.json"), b"{"))
     put_late(lakes, symbol_day("c", DAYS[2]))
     state, _ = scan(lakes, NOW)
     assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c", DAYS[2]).state_key}
-    assert set(state.late_scan.unreadable) == {symbol_day("b").state_key}
-    [_, not_stale, _] = findings(state, [], NOW)
+    assert set(state.unreadable) == {symbol_day("b").state_key}
+    [_, not_stale, _] = findings(state, [], [PAIR], NOW)
     assert not not_stale.passed
     assert f"late parts: {symbol_day('c', DAYS[2])}; cannot be looked at: {symbol_day('b')} (" in not_stale.text
     assert f"{symbol_day('b').key('meta.json')}: is not a valid DayMeta record" in not_stale.text
 
 
+@pytest.mark.guards("odd-name-stops-all")
 def test_an_odd_name_stops_itself_only_and_is_reported(local_lakes: Lakes) -> None:
     lakes = local_lakes
     odd_part = Path(lakes.raw_url) / symbol_day("b").key("part-\x01.parquet")
@@ -240,8 +253,8 @@ def test_an_odd_name_stops_itself_only_and_is_reported(local_lakes: Lakes) -> No
     state, faulty = scan_faulty(lakes, NOW)
     assert faulty.listed == ROUND
     assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c").state_key}
-    assert "cannot be addressed" in state.late_scan.unreadable[symbol_day("b").state_key]
-    [_, not_stale, unclaimed] = findings(state, [], NOW)
+    assert "cannot be addressed" in state.unreadable[symbol_day("b").state_key]
+    [_, not_stale, unclaimed] = findings(state, [], [PAIR], NOW)
     assert symbol_day("b").state_key in not_stale.text
     assert not unclaimed.passed
     assert f"cannot be addressed: {PAIR.prefix}'symbol=x\\x01y'" in unclaimed.text
@@ -257,6 +270,7 @@ def test_late_parts_make_a_new_revision_and_the_same_bytes_again(lakes: Lakes) -
     assert lakes.get(symbol_day("a").key("data.parquet")) == content
 
 
+@pytest.mark.guards("odd-times")
 @pytest.mark.parametrize("moment", ["yesterday", "2026-01-11T11:59:59", "9999-01-01T00:00:00Z"])
 def test_a_moment_that_makes_no_sense_does_not_stop_the_search(local_lakes: Lakes, moment: str) -> None:
     late = symbol_day("b", DAYS[1])
@@ -265,13 +279,20 @@ def test_a_moment_that_makes_no_sense_does_not_stop_the_search(local_lakes: Lake
 
     def confused(before: State | None) -> State:
         assert before is not None
-        return before.model_copy(update={"late_scan": before.late_scan.model_copy(update={"started_at": moment})})
+        return before.model_copy(
+            update={
+                "late_scan": before.late_scan.model_copy(
+                    update={"rounds": {round_name([PAIR]): Round(started_at=moment)}}
+                )
+            }
+        )
 
     state = asyncio.run(store.update(confused))
     after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
     assert list(after.late_scan.stale) == [late.state_key]
 
 
+@pytest.mark.guards("stale-never-ends")
 def test_entries_that_no_round_would_look_at_again_are_dropped(local_lakes: Lakes) -> None:
     """A pair that is not configured any more, a symbol that retention removed, and what is no symbol-day."""
     store = StateStore(local_lakes.compact)
@@ -286,6 +307,7 @@ def test_entries_that_no_round_would_look_at_again_are_dropped(local_lakes: Lake
     assert after.late_scan.stale == {}
 
 
+@pytest.mark.guards("settled-day-breaks")
 def test_a_settled_day_that_breaks_is_found(local_lakes: Lakes) -> None:
     """Its data is overwritten, and a part of it has expired: it cannot be rebuilt, and must not look fine."""
     broken = symbol_day("b", DAYS[1])
@@ -296,4 +318,4 @@ def test_a_settled_day_that_breaks_is_found(local_lakes: Lakes) -> None:
     state = asyncio.run(store.read())
     assert state is not None
     after = asyncio.run(scan_slice(local_lakes.place(now=NOW), store, state, [PAIR], look_back_days=7, seconds=None))
-    assert "data.parquet is not what meta.json says" in after.late_scan.unreadable[broken.state_key]
+    assert "data.parquet is not what meta.json says" in after.unreadable[broken.state_key]

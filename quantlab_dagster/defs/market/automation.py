@@ -12,7 +12,15 @@ import dagster as dg
 from quantlab_dagster.defs.checks import check_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.liveness import end_dead_runs
-from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, JOB, PRIORITY_TAG, STATE_ASSET, compact_key
+from quantlab_dagster.defs.names import (
+    CATCH_UP_PRIORITY,
+    DAILY_PRIORITY,
+    JOB,
+    PRIORITY_TAG,
+    SENSOR,
+    STATE_ASSET,
+    compact_key,
+)
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.catchup import (
@@ -54,7 +62,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
     """Asks for every open day between the watermark and yesterday, and for days with late parts."""
 
     @dg.sensor(
-        name="catch_up",
+        name=SENSOR,
         job_name=JOB,
         minimum_interval_seconds=30,
         description="Runs days that are not settled, oldest first, and days that have late parts.",
@@ -69,12 +77,13 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         for run in end_dead_runs(context.instance, clock(), log=context.log):
             context.log.warning(run.text)
         place = market_place(raw_lake, compact_lake, limits, clock)
-        state = run_interruptible(read_or_begin(place))
+        busy = busy_days(context.instance)
+        state = run_interruptible(read_or_begin(place, pairs, busy=busy))
         rules = CatchUpRules(
             pairs,
             last_eligible_day(clock()),
             clock(),
-            busy_days(context.instance),
+            busy,
             lambda task: tries_of(context.instance, task),
             most_runs=settings.catch_up_runs,
             most_attempts=settings.catch_up_attempts,

@@ -10,7 +10,8 @@ from typing import Any
 import dagster as dg
 
 from quantlab_dagster.defs.checks import check_result, check_specs
-from quantlab_dagster.defs.names import GROUP, STATE_ASSET, compact_key
+from quantlab_dagster.defs.liveness import say_which_process
+from quantlab_dagster.defs.names import GROUP, MARKET_POOL, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.lake.market import Pair
@@ -37,6 +38,7 @@ def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
         deps=[compact_key(pair) for pair in pairs],
         partitions_def=partitions,
         group_name=GROUP,
+        pool=MARKET_POOL,
         kinds={"json"},
         check_specs=check_specs(STATE_ASSET, CHECKS),
         description=(
@@ -51,6 +53,7 @@ def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
         limits: LimitsResource,
         clock: dg.ResourceParam[Clock],
     ) -> Iterator[Any]:
+        say_which_process(context)
         day = dt.date.fromisoformat(context.partition_key)
         try:
             place = market_place(raw_lake, compact_lake, limits, clock)
@@ -66,13 +69,11 @@ def state_asset(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
 
 
 def _metadata(rolled: DayRollUp, state: State) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    for plan in rolled.plans:
-        counts[plan.action.value] = counts.get(plan.action.value, 0) + 1
+    counts = {action.value: number for action, number in rolled.actions.items()}
     return {
         "status": rolled.status.value,
         "last_compacted_date": state.last_compacted_date or "none",
-        "symbol-days": len(rolled.plans),
+        "symbol-days": len(rolled.looks),
         "stale symbol-days": len(rolled.stale),
         "symbol-days by what is to be done": dg.MetadataValue.json(counts),
     }
