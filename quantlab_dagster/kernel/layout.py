@@ -43,6 +43,7 @@ _ANNOTATION = frozenset({_CONVERTED, 7, 8, _LOGICAL})  # with scale and precisio
 _PLAIN_GROUPS = (1, 2, 3)  # converted types of maps and lists
 _PLAIN_LOGICAL_GROUPS = (2, 3)  # so, of logical types
 
+_UNDEFINED = "Undefined"
 _UNSIGNED = "Int(bitWidth=64, isSigned=false)"
 
 
@@ -96,6 +97,7 @@ def read_layout(part: str, metadata: Any, footer: bytes, arrow: bytes, order_by:
         leaf_of(metadata.schema.column(at), tuple(one for one in elements.fields[index] if one[0] in _ANNOTATION))
         for at, index in enumerate(leaf_indices)
     ]
+    _refuse_odd_annotations(part, names, leaves)
     bare = {index for index, leaf in zip(leaf_indices, leaves, strict=True) if is_carried(leaf)}
     order_at = _first_leaf(names, order_by)
     unsigned = order_at is not None and leaves[order_at].annotation == _UNSIGNED
@@ -172,6 +174,15 @@ def _refuse_odd_group(part: str, path: str, fields: tuple[RawField, ...]) -> Non
         )
         if odd:
             raise SchemaConflict(part, f"column {path!r} is a group of a kind that is neither list nor map")
+
+
+def _refuse_odd_annotations(part: str, names: dict[str, int], leaves: list[Leaf]) -> None:
+    """Refuse what PyArrow calls undefined: what it does not know, and what does not fit the physical type."""
+    of_leaf = (name for name, count in names.items() for _ in range(count))
+    for name, leaf in zip(of_leaf, leaves, strict=True):
+        if leaf.annotation == _UNDEFINED:
+            cause = f"column {name!r} is {leaf.physical} with an annotation that is not known, or does not fit that"
+            raise SchemaConflict(part, cause)
 
 
 def _children(fields: tuple[RawField, ...]) -> int:

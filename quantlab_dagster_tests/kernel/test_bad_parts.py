@@ -159,7 +159,7 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(sound: bytearray) -> None:
             except BadPart as error:
                 assert error.part == "bad"  # noqa: PT017 - many of the bits raise, not all
                 blamed += 1
-    assert blamed > 1_000
+    assert blamed > len(sound)
 
 
 @pytest.mark.guards("footer-ends-process")
