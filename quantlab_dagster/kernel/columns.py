@@ -9,7 +9,16 @@ import polars as pl
 import pyarrow as pa
 
 from quantlab_dagster.errors import SchemaConflict
-from quantlab_dagster.kernel.leaves import ColumnType, Leaf, Stored, agreed_field, expected, merged_fields, says_more
+from quantlab_dagster.kernel.leaves import (
+    OWN_WIDTH,
+    ColumnType,
+    Leaf,
+    Stored,
+    agreed_field,
+    expected,
+    merged_fields,
+    says_more,
+)
 from quantlab_dagster.kernel.parts import Footer, is_text
 from quantlab_dagster.kernel.terms import SEQ, Part
 
@@ -36,9 +45,7 @@ _WIDE: dict[pl.DataType, tuple[pa.DataType, Leaf]] = {
     pl.Float32(): (pa.float32(), Leaf("FLOAT", "")),
     pl.Float64(): (pa.float64(), Leaf("DOUBLE", "")),
 }
-# An integer of the physical type's own width is the same type with an annotation and without.
-_OWN_WIDTH = {Leaf(f"INT{bits}", f"Int(bitWidth={bits}, isSigned=true)") for bits in (32, 64)}
-_NUMBERS = {leaf for _, leaf in _WIDE.values()} | _OWN_WIDTH
+_NUMBERS = {leaf for _, leaf in _WIDE.values()} | OWN_WIDTH
 _INT64 = [leaf for leaf in _NUMBERS if leaf.physical == "INT64" and "false" not in leaf.annotation]
 _NULL = Leaf("INT32", "Null")
 

@@ -18,6 +18,7 @@ from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.faults import raise_machine_fault
 from quantlab_dagster.kernel.layout import file_shape, plain_metadata
+from quantlab_dagster.kernel.leaves import OWN_WIDTH
 from quantlab_dagster.kernel.parts import footer_bytes
 from quantlab_dagster.kernel.terms import FileDigest
 
@@ -52,8 +53,11 @@ def sequence_hash(hashes: pl.Series, first_index: int) -> pl.Series:
 
 
 def column_dtypes(path: Path) -> dict[str, str]:
-    """Path to Parquet type of a file's leaves, in file order."""
-    return {".".join(one.path): str(one.leaf) for one in file_shape(footer_bytes(path))}
+    """Path to Parquet type of a file's leaves, in file order. How a writer spells a plain integer is left out."""
+    return {
+        ".".join(one.path): one.leaf.physical if one.leaf in OWN_WIDTH else str(one.leaf)
+        for one in file_shape(footer_bytes(path))
+    }
 
 
 def digest_file(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.kernel.thrift import RawField
 
 __all__ = [
+    "OWN_WIDTH",
     "ColumnType",
     "Leaf",
     "Stored",
@@ -97,6 +98,10 @@ class Stored:
         levels = f"levels {self.definition}/{self.repetition}"
         identity = "" if self.field_id is None else f", field id {self.field_id}"
         return f"{'.'.join(self.path)} {self.leaf} ({levels}{identity})"
+
+
+OWN_WIDTH = frozenset(Leaf(f"INT{bits}", f"Int(bitWidth={bits}, isSigned=true)") for bits in (32, 64))
+"""Integers of the physical type's own width: the same type with this annotation and without."""
 
 
 def leaf_of(column: Any, raw: tuple[RawField, ...] = ()) -> Leaf:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
-import io
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.defs.market.metadata import describe
@@ -28,6 +26,7 @@ from quantlab_dagster_tests.lakes import (
     Recorder,
     damage_downloads,
     oracle,
+    parquet_bytes,
     same_rows,
     spec,
     symbol_day,
@@ -436,7 +435,8 @@ def test_a_raw_seq_is_refused_or_renamed_as_the_setting_says(local_lakes: Lakes)
     lakes = local_lakes
     columns = [{"ts_event": [5, 3], "seq": ["p", "q"]}, {"ts_event": [4], "seq": ["r"], "x": [1]}]
     lakes.put_raw(
-        symbol_day(), [RawPart(f"part-1767830426-00000{at}.parquet", to_part(c)) for at, c in enumerate(columns)]
+        symbol_day(),
+        [RawPart(f"part-1767830426-00000{at}.parquet", parquet_bytes(pa.table(c))) for at, c in enumerate(columns)],
     )
     [item] = lakes.run().outcomes
     assert item.status is Status.QUARANTINE
@@ -460,7 +460,8 @@ def test_a_raw_seq_is_refused_or_renamed_as_the_setting_says(local_lakes: Lakes)
 def test_a_widened_column_is_told(local_lakes: Lakes) -> None:
     columns = [{"ts_event": [1], "x": pa.array([1], pa.int8())}, {"ts_event": [2], "x": pa.array([2], pa.int16())}]
     local_lakes.put_raw(
-        symbol_day(), [RawPart(f"part-1767830426-00000{at}.parquet", to_part(c)) for at, c in enumerate(columns)]
+        symbol_day(),
+        [RawPart(f"part-1767830426-00000{at}.parquet", parquet_bytes(pa.table(c))) for at, c in enumerate(columns)],
     )
     [item] = local_lakes.run().outcomes
     assert item.widened == {"x": "Int8, Int16 → Int16"}
@@ -472,9 +473,3 @@ def test_a_widened_column_is_told(local_lakes: Lakes) -> None:
     same = replace(item, widened={})
     assert line(same).endswith("published as revision 1")
     assert "widened" not in describe(PairOutcome(PAIR, DAY, (same,), 1.0, {}))
-
-
-def to_part(columns: dict[str, Any]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue()
