@@ -20,6 +20,7 @@ from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
 from quantlab_dagster.kernel.digest import add_hashes, digest_file, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
+from quantlab_dagster.kernel.parts import sound_copies
 from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.kernel.terms import Merged
@@ -74,35 +75,37 @@ def merge(
         BadPart: a part cannot be decoded, or contradicts its footer.
         AuditFailed: the file is not proved to be right. This is a bug or broken hardware.
         Cancelled: as asked.
+        MachineFault: what lay on the disk was damaged there.
     """
-    rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
-    plan = plan_windows(survey, rows)
-    windows: Windows = (
-        SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
-    )
-    ledger = Ledger()
-    with (
-        SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
-        ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
-    ):
-        encoding: Future[None] | None = None
-        for frame in windows:
-            if cancelled():
-                raise Cancelled
-            ordered = _ordered(frame, survey)
-            ledger.record(ordered, survey, bucket_width)
+    with sound_copies(survey.parts, always=True):
+        rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
+        plan = plan_windows(survey, rows)
+        windows: Windows = (
+            SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
+        )
+        ledger = Ledger()
+        with (
+            SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
+            ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
+        ):
+            encoding: Future[None] | None = None
+            for frame in windows:
+                if cancelled():
+                    raise Cancelled
+                ordered = _ordered(frame, survey)
+                ledger.record(ordered, survey, bucket_width)
+                if encoding is not None:
+                    encoding.result()
+                encoding = encoder.submit(writer.append, _numbered(ordered, survey, ledger.rows - ordered.height))
             if encoding is not None:
                 encoding.result()
-            encoding = encoder.submit(writer.append, _numbered(ordered, survey, ledger.rows - ordered.height))
-        if encoding is not None:
-            encoding.result()
-    release_memory(survey)
-    sha256 = file_sha256(output)
-    digest = digest_file(
-        output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
-    )
-    release_memory(survey)
-    audit(output, survey, windows.content, ledger, digest)
+        release_memory(survey)
+        sha256 = file_sha256(output)
+        digest = digest_file(
+            output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
+        )
+        release_memory(survey)
+        audit(output, survey, windows.content, ledger, digest)
     return Merged(
         rows=digest.rows,
         key_min=digest.key_min,

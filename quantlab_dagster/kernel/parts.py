@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import shutil
+import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
-from quantlab_dagster.errors import BadPart, CorruptPart
+from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, MachineFault
 from quantlab_dagster.kernel.bounds import check_rows, check_shape, check_width
 from quantlab_dagster.kernel.faults import raise_machine_fault
 from quantlab_dagster.kernel.layout import ARROW_SCHEMA, Layout, read_layout
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Footer", "FooterReader", "Part", "footer_bytes", "is_text", "readable"]
+__all__ = ["Footer", "FooterReader", "Part", "footer_bytes", "is_text", "readable", "sound_copies"]
 
+_COPY = ".plain-"  # and its checksum
+_CHUNK_BYTES = 1 << 20
 _TAIL_BYTES = 8  # the footer's length, and the magic bytes
 _UNREADABLE_FOOTER = (pa.ArrowException, OSError, ValueError, IndexError, RecursionError)
 
@@ -139,13 +142,50 @@ def readable(part: Part, layout: Layout) -> Part:
     pages = part.size_bytes - len(footer) - _TAIL_BYTES
     if isinstance(part.source, bytes):
         return replace(part, source=part.source[:pages] + layout.readable(footer))
-    copy = part.source.with_name(f"{part.source.name}.plain")
-    shutil.copyfile(part.source, copy)
-    with copy.open("r+b") as file:
-        file.seek(pages)
-        file.write(layout.readable(footer))
-        file.truncate()
-    return replace(part, source=copy)
+    plain, checksum = part.source.with_name(f"{part.source.name}{_COPY}"), 0
+    with part.source.open("rb") as original, plain.open("wb") as copy:
+        while pages:
+            content = original.read(min(pages, _CHUNK_BYTES)) or b"\0"  # a part that has shrunk since is found later
+            pages -= len(content)
+            checksum = zlib.crc32(content, checksum)
+            copy.write(content)
+        copy.write(layout.readable(footer))
+        checksum = zlib.crc32(layout.readable(footer), checksum)
+    return replace(part, source=plain.rename(plain.with_name(f"{plain.name}{checksum:08x}")))
+
+
+@contextmanager
+def sound_copies(parts: Sequence[Part], *, always: bool) -> Iterator[None]:
+    """What is found within is not the fault of a copy that was damaged on the disk.
+
+    Args:
+        parts: as they are read; also those that come to the list within.
+        always: whether the copies are also compared with their checksums if nothing was found.
+
+    Raises:
+        MachineFault: a copy holds other bytes than were written to it.
+    """
+    try:
+        yield
+    except (BadPart, AuditFailed):
+        _check_copies(parts)
+        raise
+    if always:
+        _check_copies(parts)
+
+
+def _check_copies(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if isinstance(part.source, bytes) or _COPY not in part.source.name:
+            continue
+        checksum = 0
+        with part.source.open("rb") as copy:
+            while content := copy.read(_CHUNK_BYTES):
+                checksum = zlib.crc32(content, checksum)
+        if not part.source.name.endswith(f"{_COPY}{checksum:08x}"):
+            cause = "this temporary file holds other bytes than were written to it"
+            remedy = "Check this machine's memory and disk, or set QUANTLAB_SCRATCH_DIR"
+            raise MachineFault(str(part.source), cause, remedy)
 
 
 def is_text(dtype: pl.DataType) -> bool:

@@ -18,7 +18,7 @@ from quantlab_dagster.errors import NullOrder, SchemaConflict
 from quantlab_dagster.kernel.checksums import verify_pages
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, scan
-from quantlab_dagster.kernel.parts import Footer, FooterReader, readable
+from quantlab_dagster.kernel.parts import Footer, FooterReader, readable, sound_copies
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Order, Part
 
 if TYPE_CHECKING:
@@ -118,16 +118,17 @@ class Surveyor:
                 63 bits; or it has a column that cannot be given back as it is.
             NullOrder: a part has a null in the order column.
         """
-        for part in parts:
-            footer = self._footers.read(part)
-            verify_pages(part)
-            if footer.rows > _ROWS_PER_SCAN:
-                self._scan_pending()
-            self._parts.append(readable(part, footer.layout))
-            self._part_footers.append(footer)
-            self._pending_rows += footer.rows
-            if self._pending_rows >= _ROWS_PER_SCAN:
-                self._scan_pending()
+        with sound_copies(self._parts, always=False):
+            for part in parts:
+                footer = self._footers.read(part)
+                verify_pages(part)
+                if footer.rows > _ROWS_PER_SCAN:
+                    self._scan_pending()
+                self._parts.append(readable(part, footer.layout))
+                self._part_footers.append(footer)
+                self._pending_rows += footer.rows
+                if self._pending_rows >= _ROWS_PER_SCAN:
+                    self._scan_pending()
 
     def finish(self) -> Survey:
         """The survey of all parts added.
@@ -135,7 +136,8 @@ class Surveyor:
         Raises:
             SchemaConflict: the parts' schemas cannot be united.
         """
-        self._scan_pending()
+        with sound_copies(self._parts, always=False):
+            self._scan_pending()
         reserved = frozenset({SEQ}) if self.order.numbered else frozenset()
         rows = np.array([footer.rows for footer in self._part_footers], dtype=np.int64)
         ranges = np.array(self._ranges, dtype=np.int64).reshape(-1, 2)

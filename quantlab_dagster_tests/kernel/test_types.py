@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import AuditFailed, SchemaConflict
+from quantlab_dagster.errors import AuditFailed, MachineFault, SchemaConflict
 from quantlab_dagster.kernel import writer
 from quantlab_dagster.kernel.layout import restored
 from quantlab_dagster.kernel.leaves import Leaf
-from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.kernel.merge import merge
+from quantlab_dagster.kernel.survey import Order, Surveyor
 from quantlab_dagster_tests.kernel.building import compact, on_disk, part_from, part_of, read_back, survey_of
 from quantlab_dagster_tests.kernel.type_survival import (
     CASES,
@@ -262,6 +263,26 @@ def test_parts_on_disk_are_read_plainly_and_left_as_they_are(tmp_path: Path) -> 
     path = compact(parts, directory).path
     assert raw_values(path) == [86_400_000, -1, 86_400_000, -1]
     assert [part.source.read_bytes() for part in parts] == before  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("readable", [True, False])
+@pytest.mark.parametrize("when", ["survey", "merge"])
+def test_a_copy_that_is_damaged_on_the_disk_is_no_bad_part(when: str, *, readable: bool, tmp_path: Path) -> None:
+    case = BY_NAME["time ms, by PyArrow"]
+    part = on_disk(part_from("part", case.write(1)), tmp_path)
+    surveyor = Surveyor(Order())
+    surveyor.add([part])
+    if when == "merge":
+        survey = surveyor.finish()
+    [copy] = tmp_path.glob("*.plain-*")
+    data = bytearray(copy.read_bytes())
+    data[4:-200] = bytes(len(data) - 204) if not readable else data[4:-200]
+    data[-1 if not readable else data.rindex(b"parquet-cpp")] ^= 1
+    copy.write_bytes(data)
+    if when == "survey" and readable:
+        survey = surveyor.finish()  # nothing stumbles over it yet
+    with pytest.raises(MachineFault, match="holds other bytes than were written"):
+        merge(surveyor.finish() if when == "survey" and not readable else survey, tmp_path / "out", scratch=tmp_path)
 
 
 # -- An order column of 64 unsigned bits ------------------------------------------------------------------------------
