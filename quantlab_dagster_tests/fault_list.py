@@ -356,7 +356,6 @@ KNOWN_GAPS = frozenset(
         "mutant-accepts",
         "output-larger",
         "own-fault-quarantines",
-        "put-not-compared",
         "quarantine-goes-green",
         "quarantine-not-acceptable",
         "rebuild-drops-accepts",

@@ -306,3 +306,13 @@ def test_a_rebuild_never_moves_the_watermark_over_a_day_it_did_not_look_at(lakes
     after = asyncio.run(rebuild_state(lakes.place(), [PAIR]))
     assert after.watermark is None
     assert after.days["20260108"].status == "success"
+
+
+@pytest.mark.guards("rebuild-from-published")
+def test_a_rebuild_says_of_an_open_day_why_it_is_open(lakes: Lakes) -> None:
+    lakes.put_spec(spec("a", parts=2, rows=20))
+    begun(lakes)
+    after = asyncio.run(rebuild_state(lakes.place(), [PAIR, OTHER]))
+    assert after.days["20260108"].status == "failed"
+    assert "binance/bbo/a/20260108: not published" in str(after.days["20260108"].reason)
+    assert after.open_days == {"20260108": {"binance/bbo": "failed"}}, "the other pair has nothing there"
