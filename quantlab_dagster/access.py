@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster.market.place import MarketPlace
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.lake.store.base import Store
 
-__all__ = ["Access", "limits_of", "open_lake", "open_market", "open_warehouse", "rules_of", "s3_options"]
+__all__ = ["Access", "limits_of", "open_lake", "open_market", "open_warehouse", "order_of", "rules_of", "s3_options"]
 
 _URL_SETTINGS: dict[Lake, str] = {
     "raw": "QUANTLAB_RAW_URL",
@@ -69,7 +70,7 @@ def open_market(settings: Settings, clock: Clock = utc_now) -> MarketPlace:
         SettingsError: a URL or its credentials are not usable.
     """
     raw, compact = open_lake("raw", settings.raw_url), open_lake("compact", settings.compact_url)
-    return MarketPlace(raw, compact, limits_of(settings), clock)
+    return MarketPlace(raw, compact, limits_of(settings), clock, order_of(settings.rename_raw_seq))
 
 
 def open_warehouse(settings: Settings, clock: Clock = utc_now) -> WarehousePlace:
@@ -86,6 +87,11 @@ def open_warehouse(settings: Settings, clock: Clock = utc_now) -> WarehousePlace
 def limits_of(settings: Settings) -> Limits:
     """What the settings let a run use of this machine."""
     return Limits(int(settings.memory_budget), settings.request_concurrency, settings.scratch_dir)
+
+
+def order_of(rename_raw_seq: str) -> Order:
+    """The order of published days, and what becomes of a raw column `seq`: "" refuses it."""
+    return Order(column="ts_event", numbered=True, raw_seq=rename_raw_seq)
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.kernel.terms import SEQ
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.work.schedule import Schedule
 
@@ -111,6 +112,11 @@ class Settings(_FromEnvironment):
         le=1024,
         validation_alias="QUANTLAB_REQUEST_CONCURRENCY",
         description="Requests in flight at once.",
+    )
+    rename_raw_seq: str = Field(
+        default="",
+        validation_alias="QUANTLAB_RENAME_RAW_SEQ",
+        description="What a raw column `seq` is called in the compact lake; unset: parts that have one are refused.",
     )
 
     catch_up_runs: int = Field(
@@ -206,6 +212,13 @@ class Settings(_FromEnvironment):
         if value < 16 << 20:
             raise ValueError("must be at least 16MiB")
         return value
+
+    @field_validator("rename_raw_seq")
+    @classmethod
+    def _another_name(cls, name: str) -> str:
+        if name in (SEQ, "ts_event") or "\0" in name:
+            raise ValueError(f"{name!r} cannot be the name of a raw column seq")
+        return name
 
     @property
     def pairs(self) -> list[Pair]:

@@ -356,7 +356,6 @@ KNOWN_GAPS = frozenset(
         "mutant-accepts",
         "output-larger",
         "own-fault-quarantines",
-        "pattern-names",
         "quarantine-goes-green",
         "quarantine-not-acceptable",
         "rebuild-drops-accepts",
@@ -365,13 +364,10 @@ KNOWN_GAPS = frozenset(
         "restricted-run-backfill",
         "roll-up-memory",
         "scratch-predictable",
-        "seq-for-ever",
         "settled-for-others",
         "slots-in-the-way",
         "state-squared",
         "timeouts",
-        "types-lost",
-        "uint64-order",
     }
 )
 """Faults that no test guards yet. It only shrinks: who adds the first test takes the fault out of here."""

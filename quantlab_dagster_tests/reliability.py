@@ -2,8 +2,8 @@
 
 python quantlab_dagster_tests/reliability.py > docs/reliability.md
 
-Nothing runs: the marks `@pytest.mark.guards(…)` are read in the tests' source, the outcomes in what the last long run
-of the corpus wrote.
+The marks `@pytest.mark.guards(…)` are read in the tests' source, the outcomes in what the last long run of the corpus
+wrote. Only the table of types is made on the spot, by a small merge for each.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_MEMORY_BUDGET", "memory_budget", "1.5GiB", 3 << 29),
     ("QUANTLAB_SCRATCH_DIR", "scratch_dir", "/fast disk/scratch", Path("/fast disk/scratch")),
     ("QUANTLAB_REQUEST_CONCURRENCY", "request_concurrency", "7", 7),
+    ("QUANTLAB_RENAME_RAW_SEQ", "rename_raw_seq", "exchange_seq", "exchange_seq"),
     ("QUANTLAB_CATCH_UP_RUNS", "catch_up_runs", "9", 9),
     ("QUANTLAB_CATCH_UP_ATTEMPTS", "catch_up_attempts", "2", 2),
     ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
@@ -185,6 +186,8 @@ def test_sizes(text: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> N
         ("QUANTLAB_REQUEST_CONCURRENCY", "0", "greater than or equal to 1"),
         ("QUANTLAB_REQUEST_CONCURRENCY", "1025", "less than or equal to 1024"),
         ("QUANTLAB_REQUEST_CONCURRENCY", "many", "integer"),
+        ("QUANTLAB_RENAME_RAW_SEQ", "seq", "'seq' cannot be the name"),
+        ("QUANTLAB_RENAME_RAW_SEQ", "ts_event", "'ts_event' cannot be the name"),
         ("QUANTLAB_CATCH_UP_RUNS", "0", "greater than or equal to 1"),
         ("QUANTLAB_CATCH_UP_ATTEMPTS", "0", "greater than or equal to 1"),
         ("QUANTLAB_LATE_LOOK_BACK_DAYS", "-1", "greater than or equal to 0"),
@@ -391,6 +394,7 @@ def test_a_wrong_setting_of_the_event_lake_stops_that_lake_only(
     for lake in ("raw", "compact"):
         (tmp_path / "demo-lake" / lake).mkdir(parents=True)
     assert open_market(loaded).raw.url == "demo-lake/raw"
+    assert open_market(loaded).order.raw_seq == ""
 
 
 def test_a_wrong_setting_of_both_lakes_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from quantlab_dagster.access import Access, limits_of, open_lake, rules_of
+from quantlab_dagster.access import Access, limits_of, open_lake, order_of, rules_of
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.warehouse.place import WarehousePlace
@@ -84,11 +84,12 @@ def _lake(name: str) -> Lake:
 
 
 class LimitsResource(dg.ConfigurableResource[None]):
-    """What a run may use of this machine."""
+    """What a run may use of this machine, and what it may do with the data."""
 
     memory_budget: int = Field(default=512 << 20, description="Bytes for downloaded parts and the merge together.")
     request_concurrency: int = Field(default=64, description="Requests in flight at once.")
     scratch_dir: str | None = Field(default=None, description="Where temporary files go; default: the system's place.")
+    rename_raw_seq: str = Field(default="", description="What a raw column seq is called; none: it is refused.")
 
     @classmethod
     def of(cls, settings: Settings) -> LimitsResource:
@@ -98,6 +99,7 @@ class LimitsResource(dg.ConfigurableResource[None]):
             memory_budget=limits.memory_budget,
             request_concurrency=limits.request_concurrency,
             scratch_dir=str(limits.scratch_base) if limits.scratch_base else None,
+            rename_raw_seq=settings.rename_raw_seq,
         )
 
     def limits(self) -> Limits:
@@ -112,7 +114,7 @@ def market_place(raw: LakeResource, compact: LakeResource, limits: LimitsResourc
     Raises:
         SettingsError: a URL or its credentials are not usable.
     """
-    return MarketPlace(raw.store(), compact.store(), limits.limits(), clock)
+    return MarketPlace(raw.store(), compact.store(), limits.limits(), clock, order_of(limits.rename_raw_seq))
 
 
 def warehouse_place(

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.digest import FileDigest, add_hashes, row_hashes, sequence_hash
+from quantlab_dagster.kernel.layout import file_shape
+from quantlab_dagster.kernel.parts import footer_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import polars as pl
 
+    from quantlab_dagster.kernel.leaves import Stored
     from quantlab_dagster.kernel.survey import Survey
 
 __all__ = ["Ledger", "audit"]
+
+_MOST_TOLD = 3
 
 
 @dataclass(slots=True)
@@ -42,7 +48,7 @@ class Ledger:
             survey: of all parts.
             bucket_width: of the histogram, in units of the order column; None for no histogram.
         """
-        hashes = row_hashes(frame.select(survey.columns.varying))
+        hashes = row_hashes(frame[survey.columns.varying])
         self.content = add_hashes(self.content, hashes)
         self.sequence = add_hashes(self.sequence, sequence_hash(hashes, self.rows))
         self.rows += frame.height
@@ -65,6 +71,7 @@ def audit(output: Path, survey: Survey, parts_content: int, ledger: Ledger, dige
     Raises:
         AuditFailed: they are not the same rows in the same order.
     """
+    types = _differences(survey.columns.shape(numbered=survey.order.numbered), file_shape(footer_bytes(output)))
     expected_range = survey.key_range or (None, None)
     findings = {
         f"{survey.total_rows} rows in the parts, {ledger.rows} in the windows, {digest.rows} in the file": (
@@ -75,6 +82,7 @@ def audit(output: Path, survey: Survey, parts_content: int, ledger: Ledger, dige
         "the rows of the file are not in the order of the windows": digest.sequence == ledger.sequence,
         f"{digest.inversions} rows of the file are out of order": digest.inversions == 0,
         f"{digest.misnumbered} rows of the file are misnumbered": digest.misnumbered == 0,
+        f"the types of the file are not those of the parts: {types}": not types,
         "the range of the file is not the range of the parts": (digest.key_min, digest.key_max) == expected_range,
     }
     failed = [finding for finding, held in findings.items() if not held]
@@ -84,3 +92,10 @@ def audit(output: Path, survey: Survey, parts_content: int, ledger: Ledger, dige
             "; ".join(failed),
             "Nothing was published. Check the machine's memory and disk, and report this with the raw parts",
         )
+
+
+def _differences(expected: tuple[Stored, ...], found: tuple[Stored, ...]) -> str:
+    """The leaves that are not as they should be, the first few of them."""
+    pairs = [(a, b) for a, b in zip_longest(expected, found) if a != b]
+    told = "; ".join(f"{b or 'nothing'} where {a or 'nothing'} should be" for a, b in pairs[:_MOST_TOLD])
+    return told if len(pairs) <= _MOST_TOLD else f"{told}; and {len(pairs) - _MOST_TOLD} more"

@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.faults import raise_machine_fault
+from quantlab_dagster.kernel.layout import file_shape, plain_metadata
+from quantlab_dagster.kernel.leaves import OWN_WIDTH
+from quantlab_dagster.kernel.parts import footer_bytes
 from quantlab_dagster.kernel.terms import FileDigest
 
 if TYPE_CHECKING:
@@ -50,8 +53,11 @@ def sequence_hash(hashes: pl.Series, first_index: int) -> pl.Series:
 
 
 def column_dtypes(path: Path) -> dict[str, str]:
-    """Name to Polars dtype of a Parquet file's columns, in file order."""
-    return {name: str(dtype) for name, dtype in pl.read_parquet_schema(path).items()}
+    """Path to Parquet type of a file's leaves, in file order. How a writer spells a plain integer is left out."""
+    return {
+        ".".join(one.path): one.leaf.physical if one.leaf in OWN_WIDTH else str(one.leaf)
+        for one in file_shape(footer_bytes(path))
+    }
 
 
 def digest_file(
@@ -73,6 +79,7 @@ def digest_file(
     key_min: int | None = None
     key_max: int | None = None
     constants = constants or {}
+    left_out = {*constants, *([SEQ] if numbered else [])}
     for frame in _batches(path, order_by, numbered=numbered):
         _check_constants(path, frame, constants)
         keys = frame[order_by].cast(pl.Int64)
@@ -86,7 +93,7 @@ def digest_file(
             index = np.arange(rows, rows + frame.height, dtype=np.int64)
             seq = frame[SEQ].cast(pl.Int64).fill_null(-1).to_numpy()
             misnumbered += int((seq != index).sum())
-        hashes = row_hashes(frame.drop(*constants, *([SEQ] if numbered else [])))
+        hashes = row_hashes(frame[[name for name in frame.columns if name not in left_out]])
         content = add_hashes(content, hashes)
         sequence = add_hashes(sequence, sequence_hash(hashes, rows))
         rows += frame.height
@@ -95,13 +102,18 @@ def digest_file(
 
 def _check_constants(path: Path, frame: pl.DataFrame, constants: Mapping[str, ConstantValue]) -> None:
     for name, value in constants.items():
-        if not frame[name].eq_missing(pl.Series([value], dtype=frame[name].dtype)).all():
+        column = frame[name].alias("constant")  # to the comparison some names are patterns
+        if not column.eq_missing(pl.Series([value], dtype=column.dtype)).all():
             raise _unproved(path, f"column {name!r} does not hold {value!r} in every row")
 
 
 def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFrame]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # Without a look at the footer first there would be none to read plainly.
+        pq.read_metadata(path)
+        plain = plain_metadata(footer_bytes(path))
+        # Buffering ahead would hold the whole file.
+        with pq.ParquetFile(path, metadata=plain, page_checksum_verification=True, pre_buffer=False) as file:
             names = file.schema_arrow.names
             for needed in [order_by, SEQ] if numbered else [order_by]:
                 if needed not in names:
@@ -110,8 +122,9 @@ def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFr
                 if batch.num_rows:
                     frame = pl.from_arrow(batch)
                     if isinstance(frame, pl.DataFrame):
+                        frame.columns = names  # Polars takes an empty name for none
                         yield frame
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except (pa.ArrowException, OSError, ValueError, IndexError, MemoryError) as error:
         raise_machine_fault(error, str(path))
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise _unproved(path, f"cannot be read back ({first})") from error

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
-from quantlab_dagster.errors import CorruptPart
+from quantlab_dagster.errors import CorruptPart, SchemaConflict
 from quantlab_dagster.kernel.faults import raise_machine_fault
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ POSITION = "position"
 """Base name of the helper column with a row's position in the day: Int64, the number of rows before it in
 (part, row) order. (order column, position) is the total order of a day."""
 
+_INT64_MAX = (1 << 63) - 1
+
 # What Polars raises for damaged input. A panic of its Rust core is no Exception in Python.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -30,12 +33,16 @@ UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _LOSSLESS = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast", categorical_to_string="allow")
 
 
-def scan(parts: Sequence[Part], dtypes: dict[str, pl.DataType], row_index: str) -> pl.LazyFrame:
-    """One scan over all parts, in order, with the given columns and a row index over their concatenation."""
+def scan(parts: Sequence[Part], columns: Columns, row_index: str) -> pl.LazyFrame:
+    """One scan over all parts, in order, with the united columns and a row index over their concatenation.
+
+    Columns of it are selected by `cs.by_name`: to `pl.col` some names are patterns.
+    """
     sources: list[bytes] | list[Path] = [part.source for part in parts]  # type: ignore[assignment]
-    return pl.scan_parquet(
+    renamed = columns.renamed
+    frame = pl.scan_parquet(
         sources,
-        schema=dtypes,
+        schema={renamed.get(name, name): dtype for name, dtype in columns.dtypes.items()},
         missing_columns="insert",
         extra_columns="raise",
         cast_options=_LOSSLESS,
@@ -44,6 +51,7 @@ def scan(parts: Sequence[Part], dtypes: dict[str, pl.DataType], row_index: str) 
         hive_partitioning=False,
         cache=False,
     )
+    return frame.rename({raw: name for name, raw in renamed.items()}) if renamed else frame
 
 
 def read_parts(
@@ -68,10 +76,11 @@ def read_parts(
 
     Raises:
         CorruptPart: naming the part that cannot be decoded, or that contradicts its own footer.
+        SchemaConflict: a part has a value that would not come back as it is.
     """
     position = columns.helper(POSITION)
     try:
-        lazy = scan(parts, columns.dtypes, position).select(*columns.varying, position)
+        lazy = scan(parts, columns, position).select(cs.by_name(*columns.varying, position))
         if part_slice is not None:
             lazy = lazy.slice(*part_slice)
         frame = lazy.collect(engine="streaming")
@@ -80,12 +89,23 @@ def read_parts(
     expected = int(rows.sum()) if part_slice is None else part_slice[1]
     if frame.height != expected:
         raise blame(parts, rows, columns, f"{frame.height} rows were decoded where the footers declare {expected}")
+    for name in columns.int96:
+        _check_range(parts, rows, name, frame[name], whole=part_slice is None)
     if part_slice is None:
         starts = np.concatenate(([0], np.cumsum(rows)[:-1]))
         shift = pl.Series(np.repeat(first_positions - starts, rows))
     else:
         shift = pl.Series([int(first_positions[0])], dtype=pl.Int64)
     return frame.with_columns((pl.col(position).cast(pl.Int64) + shift).alias(position))
+
+
+def _check_range(parts: Sequence[Part], rows: np.ndarray, name: str, values: pl.Series, *, whole: bool) -> None:
+    """Refuse time stamps of 96 bits that do not fit into 64 bits of nanoseconds: the reader makes them the greatest."""
+    beyond = (values.to_physical() == _INT64_MAX).arg_true()
+    if len(beyond):
+        culprit = int(np.searchsorted(np.cumsum(rows), int(beyond[0]), side="right")) if whole else 0
+        cause = f"column {name!r} is INT96 and has a time before 1677 or after 2262, which Polars cannot read"
+        raise SchemaConflict(parts[culprit].key, cause)
 
 
 def blame(parts: Sequence[Part], rows: np.ndarray, columns: Columns, error: object) -> CorruptPart:
@@ -104,7 +124,7 @@ def blame(parts: Sequence[Part], rows: np.ndarray, columns: Columns, error: obje
         raise_machine_fault(error, parts[0].key)
     for part, expected in zip(parts, rows.tolist(), strict=True):
         # Decodes every column, and holds none of them: the culprit may be huge.
-        lazy = scan([part], columns.dtypes, columns.helper(POSITION))
+        lazy = scan([part], columns, columns.helper(POSITION))
         counts = lazy.select(pl.all().null_count(), pl.len().alias(columns.helper("rows")))
         try:
             decoded = counts.collect(engine="streaming")[columns.helper("rows")][0]

@@ -16,9 +16,11 @@ import polars as pl
 from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.audit import Ledger, audit
 from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
+from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
 from quantlab_dagster.kernel.digest import add_hashes, digest_file, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
+from quantlab_dagster.kernel.parts import sound_copies
 from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.kernel.terms import Merged
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from quantlab_dagster.kernel.columns import Columns
     from quantlab_dagster.kernel.cuts import Window
     from quantlab_dagster.kernel.survey import Survey
 
@@ -74,40 +75,43 @@ def merge(
         BadPart: a part cannot be decoded, or contradicts its footer.
         AuditFailed: the file is not proved to be right. This is a bug or broken hardware.
         Cancelled: as asked.
+        MachineFault: what lay on the disk was damaged there.
     """
-    rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
-    plan = plan_windows(survey, rows)
-    windows: Windows = (
-        SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
-    )
-    ledger = Ledger()
-    with (
-        SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
-        ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
-    ):
-        encoding: Future[None] | None = None
-        for frame in windows:
-            if cancelled():
-                raise Cancelled
-            ordered = _ordered(frame, survey)
-            ledger.record(ordered, survey, bucket_width)
+    with sound_copies(survey.parts, always=True):
+        rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
+        plan = plan_windows(survey, rows)
+        windows: Windows = (
+            SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
+        )
+        ledger = Ledger()
+        with (
+            SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
+            ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
+        ):
+            encoding: Future[None] | None = None
+            for frame in windows:
+                if cancelled():
+                    raise Cancelled
+                ordered = _ordered(frame, survey)
+                ledger.record(ordered, survey, bucket_width)
+                if encoding is not None:
+                    encoding.result()
+                encoding = encoder.submit(writer.append, _numbered(ordered, survey, ledger.rows - ordered.height))
             if encoding is not None:
                 encoding.result()
-            encoding = encoder.submit(writer.append, ordered.select(survey.columns.varying))
-        if encoding is not None:
-            encoding.result()
-    release_memory(survey)
-    sha256 = file_sha256(output)
-    digest = digest_file(
-        output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
-    )
-    release_memory(survey)
-    audit(output, survey, windows.content, ledger, digest)
+        release_memory(survey)
+        sha256 = file_sha256(output)
+        digest = digest_file(
+            output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
+        )
+        release_memory(survey)
+        audit(output, survey, windows.content, ledger, digest)
     return Merged(
         rows=digest.rows,
         key_min=digest.key_min,
         key_max=digest.key_max,
-        columns=_file_columns(survey),
+        columns=survey.columns.described(numbered=survey.order.numbered),
+        widened=dict(survey.columns.widened),
         size_bytes=output.stat().st_size,
         windows=len(plan.windows),
         distributed=plan.distribute,
@@ -138,7 +142,7 @@ class _Direct:
             [survey.parts[i] for i in window.parts], survey.columns, survey.first_positions[parts], survey.rows[parts]
         )
         # A part that reaches into several windows is hashed as a whole where it is first met.
-        hashes = row_hashes(frame.select(survey.columns.varying))
+        hashes = row_hashes(frame[survey.columns.varying])
         if seen[parts].any():
             hashes = hashes.filter(pl.Series(np.repeat(~seen[parts], survey.rows[parts])))
         self.content = add_hashes(self.content, hashes)
@@ -166,11 +170,16 @@ def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     return frame
 
 
-def _file_columns(survey: Survey) -> dict[str, str]:
-    columns: Columns = survey.columns
-    result: dict[str, str] = {}
-    for name, dtype in columns.dtypes.items():
-        result[name] = str(dtype)
-        if name == columns.order_by and survey.order.numbered:
-            result["seq"] = "Int64"
-    return result
+def _numbered(frame: pl.DataFrame, survey: Survey, first: int) -> pl.DataFrame:
+    """What goes to the writer: the varying columns, and `seq` after the order column where the file has it.
+
+    Args:
+        frame: rows of a window, in order.
+        survey: of all parts.
+        first: how many rows come before them.
+    """
+    frame = frame[survey.columns.varying]
+    if not survey.order.numbered:
+        return frame
+    numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True).alias(SEQ)
+    return frame.insert_column(frame.columns.index(survey.order.column) + 1, numbers)

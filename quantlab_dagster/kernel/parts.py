@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -11,15 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
-from quantlab_dagster.errors import CorruptPart, SchemaConflict
+from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, MachineFault
 from quantlab_dagster.kernel.bounds import check_rows, check_shape, check_width
 from quantlab_dagster.kernel.faults import raise_machine_fault
+from quantlab_dagster.kernel.layout import ARROW_SCHEMA, Layout, read_layout
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-__all__ = ["Footer", "FooterReader", "Part"]
+__all__ = ["Footer", "FooterReader", "Part", "footer_bytes", "is_text", "readable", "sound_copies"]
+
+_COPY = ".plain-"  # and its checksum
+_CHUNK_BYTES = 1 << 20
+_TAIL_BYTES = 8  # the footer's length, and the magic bytes
+_UNREADABLE_FOOTER = (pa.ArrowException, OSError, ValueError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,18 @@ class Footer:
 
     Attributes:
         row_groups: rows of each row group, in file order.
-        schema: column names and dtypes, in file order. Shared between parts that agree.
+        layout: its columns. Shared between parts that agree.
+        metadata: its key-value pairs, without Arrow's schema. Shared between neighbours that agree.
     """
 
     row_groups: tuple[int, ...]
-    schema: pl.Schema
+    layout: Layout
+    metadata: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column names and dtypes, in file order, as they are read."""
+        return self.layout.schema
 
     @property
     def rows(self) -> int:
@@ -61,19 +77,22 @@ class FooterReader:
     whose metadata is damaged, and statistics need not be true.
 
     Args:
+        order_by: the order column, which may be of 64 unsigned bits.
         budget_bytes: what a row group may take when it is decoded.
     """
 
-    def __init__(self, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+    def __init__(self, order_by: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+        self._order_by = order_by
         self._budget_bytes = budget_bytes
-        self._known: list[tuple[Any, bytes, pl.Schema]] = []
+        self._known: list[Layout] = []
+        self._metadata: dict[bytes, bytes] = {}
 
     def read(self, part: Part) -> Footer:
         """Parse the footer of one part.
 
         Raises:
             CorruptPart: the file has no readable footer, or declares more than may be decoded (`bounds`).
-            SchemaConflict: two columns share one name.
+            SchemaConflict: it has a column that cannot be given back as it is, or two of one name.
             MachineFault: it is not the file's fault.
         """
         try:
@@ -82,25 +101,91 @@ class FooterReader:
             check_shape(part, metadata.num_columns, metadata.num_row_groups)
             row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
             check_rows(part, metadata.num_rows, row_groups)
-            schema = self._schema(part, metadata)
-        except (pa.ArrowException, OSError, UnicodeDecodeError, PolarsError, PanicException) as error:
+            pairs = metadata.metadata or {}
+            layout = self._layout(part, metadata, pairs.pop(ARROW_SCHEMA, b""))
+        except BadPart:
+            raise
+        except (*_UNREADABLE_FOOTER, PolarsError, PanicException) as error:
             raise_machine_fault(error, part.key)
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
-        check_width(part, row_groups, schema, self._budget_bytes)
-        return Footer(row_groups, schema)
+        check_width(part, row_groups, layout.schema, self._budget_bytes)
+        if pairs != self._metadata:
+            self._metadata = pairs
+        return Footer(row_groups, layout, self._metadata)
 
-    def _schema(self, part: Part, metadata: Any) -> pl.Schema:
-        arrow_schema = (metadata.metadata or {}).get(b"ARROW:schema", b"")
-        for known, known_arrow, schema in self._known:
-            if known_arrow == arrow_schema and known.equals(metadata.schema):
-                return schema
-        source = io.BytesIO(part.source) if isinstance(part.source, bytes) else part.source
-        try:
-            schema = pl.Schema(pl.read_parquet_schema(source))
-        except pl.exceptions.DuplicateError as error:
-            raise SchemaConflict(part.key, f"two columns share one name ({_first_line(error)})") from error
-        self._known.append((metadata.schema, arrow_schema, schema))
-        return schema
+    def _layout(self, part: Part, metadata: Any, arrow: bytes) -> Layout:
+        footer = footer_bytes(part.source)
+        for known in self._known:
+            if footer.startswith(known.prefix) and known.arrow == arrow:
+                return known
+        layout = read_layout(part.key, metadata, footer, arrow, self._order_by)
+        self._known.append(layout)
+        return layout
+
+
+def footer_bytes(source: bytes | Path) -> bytes:
+    """The footer of a Parquet file, without its length and the magic bytes; the file is known to have one."""
+    if isinstance(source, bytes):
+        return source[-_TAIL_BYTES - int.from_bytes(source[-_TAIL_BYTES:-4], "little") : -_TAIL_BYTES]
+    with source.open("rb") as file:
+        end = file.seek(-_TAIL_BYTES, io.SEEK_END)
+        size = int.from_bytes(file.read(4), "little")
+        file.seek(end - size)
+        return file.read(size)
+
+
+def readable(part: Part, layout: Layout) -> Part:
+    """The part as it is to be read: itself, or a copy with another footer. That of a local file lies beside it."""
+    if layout.plain is None:
+        return part
+    footer = footer_bytes(part.source)
+    pages = part.size_bytes - len(footer) - _TAIL_BYTES
+    if isinstance(part.source, bytes):
+        return replace(part, source=part.source[:pages] + layout.readable(footer))
+    plain, checksum = part.source.with_name(f"{part.source.name}{_COPY}"), 0
+    with part.source.open("rb") as original, plain.open("wb") as copy:
+        while pages:
+            content = original.read(min(pages, _CHUNK_BYTES)) or b"\0"  # a part that has shrunk since is found later
+            pages -= len(content)
+            checksum = zlib.crc32(content, checksum)
+            copy.write(content)
+        copy.write(layout.readable(footer))
+        checksum = zlib.crc32(layout.readable(footer), checksum)
+    return replace(part, source=plain.rename(plain.with_name(f"{plain.name}{checksum:08x}")))
+
+
+@contextmanager
+def sound_copies(parts: Sequence[Part], *, always: bool) -> Iterator[None]:
+    """What is found within is not the fault of a copy that was damaged on the disk.
+
+    Args:
+        parts: as they are read; also those that come to the list within.
+        always: whether the copies are also compared with their checksums if nothing was found.
+
+    Raises:
+        MachineFault: a copy holds other bytes than were written to it.
+    """
+    try:
+        yield
+    except (BadPart, AuditFailed):
+        _check_copies(parts)
+        raise
+    if always:
+        _check_copies(parts)
+
+
+def _check_copies(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if isinstance(part.source, bytes) or _COPY not in part.source.name:
+            continue
+        checksum = 0
+        with part.source.open("rb") as copy:
+            while content := copy.read(_CHUNK_BYTES):
+                checksum = zlib.crc32(content, checksum)
+        if not part.source.name.endswith(f"{_COPY}{checksum:08x}"):
+            cause = "this temporary file holds other bytes than were written to it"
+            remedy = "Check this machine's memory and disk, or set QUANTLAB_SCRATCH_DIR"
+            raise MachineFault(str(part.source), cause, remedy)
 
 
 def is_text(dtype: pl.DataType) -> bool:

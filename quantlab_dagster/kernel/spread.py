@@ -74,7 +74,7 @@ class SpreadWindows:
         for frame in self._batches():
             if self._cancelled():
                 raise Cancelled
-            self.content = add_hashes(self.content, row_hashes(frame.select(self._survey.columns.varying)))
+            self.content = add_hashes(self.content, row_hashes(frame[self._survey.columns.varying]))
             target = self._window_of(frame)
             name = self._survey.columns.helper("window")
             for (window,), rows in (
@@ -147,6 +147,8 @@ def _read_run(path: Path, checksum: int) -> pl.DataFrame:
     tables = []
     while source.tell() < len(content):
         tables.append(pa.ipc.open_stream(source).read_all())
-    frame = pl.from_arrow(pa.concat_tables(tables))
+    table = pa.concat_tables(tables)
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # a table with columns is never a Series
+    frame.columns = table.column_names  # Polars takes an empty name for none
     return frame

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
-from quantlab_dagster.errors import NullOrder
+from quantlab_dagster.errors import NullOrder, SchemaConflict
 from quantlab_dagster.kernel.checksums import verify_pages
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, scan
-from quantlab_dagster.kernel.parts import Footer, FooterReader
+from quantlab_dagster.kernel.parts import Footer, FooterReader, readable, sound_copies
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Order, Part
 
 if TYPE_CHECKING:
@@ -106,26 +107,28 @@ class Surveyor:
     _pending_rows: int = 0
 
     def __post_init__(self) -> None:
-        self._footers = FooterReader(self.budget_bytes)
+        self._footers = FooterReader(self.order.column, self.budget_bytes)
 
     def add(self, parts: Iterable[Part]) -> None:
         """Survey more parts, whose keys follow those before.
 
         Raises:
             CorruptPart: a part cannot be read, declares too much, or has a page that is not what its checksum says.
-            SchemaConflict: a part lacks the order column, or has one of an unfitting type.
+            SchemaConflict: a part lacks the order column, or has one of an unfitting type or with a value of more than
+                63 bits; or it has a column that cannot be given back as it is.
             NullOrder: a part has a null in the order column.
         """
-        for part in parts:
-            footer = self._footers.read(part)
-            verify_pages(part)
-            if footer.rows > _ROWS_PER_SCAN:
-                self._scan_pending()
-            self._parts.append(part)
-            self._part_footers.append(footer)
-            self._pending_rows += footer.rows
-            if self._pending_rows >= _ROWS_PER_SCAN:
-                self._scan_pending()
+        with sound_copies(self._parts, always=False):
+            for part in parts:
+                footer = self._footers.read(part)
+                verify_pages(part)
+                if footer.rows > _ROWS_PER_SCAN:
+                    self._scan_pending()
+                self._parts.append(readable(part, footer.layout))
+                self._part_footers.append(footer)
+                self._pending_rows += footer.rows
+                if self._pending_rows >= _ROWS_PER_SCAN:
+                    self._scan_pending()
 
     def finish(self) -> Survey:
         """The survey of all parts added.
@@ -133,7 +136,8 @@ class Surveyor:
         Raises:
             SchemaConflict: the parts' schemas cannot be united.
         """
-        self._scan_pending()
+        with sound_copies(self._parts, always=False):
+            self._scan_pending()
         reserved = frozenset({SEQ}) if self.order.numbered else frozenset()
         rows = np.array([footer.rows for footer in self._part_footers], dtype=np.int64)
         ranges = np.array(self._ranges, dtype=np.int64).reshape(-1, 2)
@@ -144,7 +148,12 @@ class Surveyor:
             parts=tuple(self._parts),
             footers=tuple(self._part_footers),
             columns=unite(
-                self._parts, self._part_footers, self.order.column, constants=self._constants, reserved=reserved
+                self._parts,
+                self._part_footers,
+                self.order.column,
+                constants=self._constants,
+                reserved=reserved,
+                rename=self.order.rename,
             ),
             rows=rows,
             first_positions=np.cumsum(rows) - rows,
@@ -162,7 +171,7 @@ class Surveyor:
         if not parts:
             return
         # Fails early, and names the culprit, where the order column is missing or no integer.
-        columns = unite(parts, footers, self.order.column)
+        columns = unite(parts, footers, self.order.column, rename=self.order.rename)
         filled = [(part, footer) for part, footer in zip(parts, footers, strict=True) if footer.rows]
         if len(filled) == 1:
             ranges = iter([self._scan_slices(*filled[0], columns)])
@@ -174,7 +183,7 @@ class Surveyor:
         if not filled:
             return []
         rows = _rows(filled)
-        lazy = scan([part for part, _ in filled], columns.dtypes, columns.helper(POSITION))
+        lazy = scan([part for part, _ in filled], columns, columns.helper(POSITION))
         keys = self._order_values(filled, lazy, columns, int(rows.sum()))
         starts = np.cumsum(rows) - rows
         values = keys.to_numpy()
@@ -185,7 +194,7 @@ class Surveyor:
     def _scan_slices(self, part: Part, footer: Footer, columns: Columns) -> tuple[int, int]:
         lows, highs = [], []
         for offset, length in footer.slices(_ROWS_PER_SCAN):
-            lazy = scan([part], columns.dtypes, columns.helper(POSITION)).slice(offset, length)
+            lazy = scan([part], columns, columns.helper(POSITION)).slice(offset, length)
             keys = self._order_values([(part, footer)], lazy, columns, length)
             lows.append(int(keys.min()))  # type: ignore[arg-type]  # integers, and none of them null
             highs.append(int(keys.max()))  # type: ignore[arg-type]
@@ -201,7 +210,7 @@ class Surveyor:
             if self._constants is None:
                 self._constants = _same_everywhere(lazy.head(_FIRST_ROWS).collect(engine="streaming"), columns)
             kept = [name for name in self._constants if name in columns.dtypes]
-            frame = lazy.select(columns.order_by, *kept).collect(engine="streaming")
+            frame = lazy.select(cs.by_name(columns.order_by, *kept)).collect(engine="streaming")
         except UNREADABLE as error:
             raise blame(parts, rows, columns, error) from error
         if frame.height != expected_rows:
@@ -209,6 +218,7 @@ class Surveyor:
             raise blame(parts, rows, columns, cause)
         self._constants = {name: self._constants[name] for name in kept if _holds(frame[name], self._constants[name])}
         values = frame[columns.order_by].cast(pl.Int64)
+        _check_signed(filled, values, columns.order_by)
         if values.null_count():
             if not self.order.nulls_first:
                 first_null = int(values.is_null().arg_true()[0])
@@ -220,6 +230,21 @@ class Surveyor:
         self._samples.append(frame.gather_every(self.stride, self.stride // 2))
         self._scanned_rows += len(values)
         return values
+
+
+def _check_signed(filled: list[tuple[Part, Footer]], values: pl.Series, order_by: str) -> None:
+    """Refuse values of the order column of 2^63 and more, which were read as negative ones."""
+    if not any(footer.layout.unsigned_order for _, footer in filled):
+        return
+    start = 0
+    for part, footer in filled:
+        # Of a part that is read by itself, this is one slice.
+        own = values.slice(start, footer.rows)
+        start += footer.rows
+        if footer.layout.unsigned_order and (own < 0).any():
+            greatest = int(own.min()) + (1 << 64)  # type: ignore[arg-type]  # there is one, and it is an integer
+            cause = f"column {order_by!r} has the value {greatest}, which does not fit into 64 signed bits"
+            raise SchemaConflict(part.key, cause)
 
 
 def _rows(filled: list[tuple[Part, Footer]]) -> Int64Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-__all__ = ["DEFAULT_BUDGET_BYTES", "FileDigest", "Merged", "Order", "Part"]
+__all__ = ["DEFAULT_BUDGET_BYTES", "SEQ", "FileDigest", "Merged", "Order", "Part"]
 
+SEQ = "seq"
 DEFAULT_BUDGET_BYTES = 512 << 20
 
 _INT64_MIN = -(1 << 63)
@@ -40,11 +41,18 @@ class Order:
         column: integer column that orders the rows; ties keep the order of (part, row).
         numbered: whether a column `seq` (Int64, 0 … N-1) follows the order column.
         nulls_first: whether nulls are allowed in the order column; they come first, as if the smallest integer.
+        raw_seq: what a numbered output calls a column `seq` of the parts; "" refuses it.
     """
 
     column: str = "ts_event"
     numbered: bool = True
     nulls_first: bool = False
+    raw_seq: str = ""
+
+    @property
+    def rename(self) -> dict[str, str]:
+        """Columns of the parts that get another name in the output."""
+        return {SEQ: self.raw_seq} if self.numbered and self.raw_seq else {}
 
     def key(self) -> pl.Expr:
         """The order column as a total order without nulls."""
@@ -86,7 +94,7 @@ class Merged:
         rows: rows in it, equal to the rows of all parts.
         key_min: least value of the order column; None without rows.
         key_max: greatest value of the order column.
-        columns: name to Polars dtype, in file order, `seq` included.
+        columns: name to type, in file order, `seq` included: as Polars has it, or as Parquet where that says more.
         size_bytes: of the file.
         windows: how many windows the day was cut into.
         distributed: whether parts were first distributed into runs.
@@ -94,6 +102,7 @@ class Merged:
             are in no bucket.
         digest: of the file, as read back.
         sha256: of the file, hexadecimal, taken before that: bytes that still have it are those that were audited.
+        widened: name to the types of a column in the parts and the wider one that it got: "Int32 → Int64".
     """
 
     rows: int
@@ -106,3 +115,4 @@ class Merged:
     histogram: tuple[tuple[int, int], ...]
     digest: FileDigest
     sha256: str
+    widened: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -10,12 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantlab_dagster.kernel.columns import SEQ
+from quantlab_dagster.kernel.layout import ARROW_SCHEMA, restored, store_type
+from quantlab_dagster.kernel.leaves import is_ordered_otherwise
+from quantlab_dagster.kernel.parts import footer_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from quantlab_dagster.kernel.columns import Columns
+    from quantlab_dagster.kernel.leaves import ColumnType, Leaf
     from quantlab_dagster.kernel.survey import Order
 
 __all__ = ["ROW_GROUP_ROWS", "SortedFileWriter"]
@@ -49,19 +55,21 @@ class SortedFileWriter:
         row_group_rows: int | None = None,
     ) -> None:
         self._group_rows = row_group_rows or ROW_GROUP_ROWS
+        self._path = path
         self._columns = columns
-        self._order = order
-        self._schema = _arrow_schema(columns, order)
+        self._types = columns.file_types(numbered=order.numbered)
+        self._schema = _arrow_schema(columns, self._types)
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0
-        self._written_rows = 0
-        self._writer = pq.ParquetWriter(path, self._schema, **_writer_options(self._schema, order))
-        if metadata:
+        self._writer = pq.ParquetWriter(path, self._schema, **_writer_options(self._schema, columns, order))
+        pairs = columns.metadata | _own_arrow_schema(self._types)
+        pairs |= {key.encode(): value.encode() for key, value in (metadata or {}).items()}
+        if pairs:
             # Not as metadata of the schema, which goes the way of Arrow's own schema: it is not stored.
-            self._writer.add_key_value_metadata(metadata)
+            self._writer.add_key_value_metadata(pairs)
 
     def append(self, frame: pl.DataFrame) -> None:
-        """Take the next rows: the varying columns, in order. Writes whole row groups as they fill."""
+        """Take the next rows: the varying columns and `seq`, in order. Writes whole row groups as they fill."""
         self._waiting.append(frame)
         self._waiting_rows += frame.height
         while self._waiting_rows >= self._group_rows:
@@ -81,19 +89,17 @@ class SortedFileWriter:
         # One chunk a column: the encoder ends pages at chunk boundaries, which would show the windows in the bytes.
         table = self._table(pl.concat(group, rechunk=True))
         self._writer.write_table(table, row_group_size=self._group_rows)
-        self._written_rows += table.num_rows
 
     def _table(self, frame: pl.DataFrame) -> pa.Table:
-        varying = frame.to_arrow(compat_level=_OLDEST)
+        given = iter(frame.to_arrow(compat_level=_OLDEST).columns)
+        constants = self._columns.constants
         arrays: list[Any] = []
         for field in self._schema:
-            if field.name == SEQ and self._order.numbered:
-                first = self._written_rows
-                arrays.append(pa.array(np.arange(first, first + frame.height, dtype=np.int64)))
-            elif field.name in self._columns.constants:
-                arrays.append(_constant_array(self._columns.constants[field.name], field.type, frame.height))
+            if field.name in constants:
+                arrays.append(_constant_array(constants[field.name], field.type, frame.height))
             else:
-                arrays.append(varying.column(field.name))
+                array = next(given)
+                arrays.append(array if array.type == field.type else array.cast(field.type))
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def __enter__(self) -> Self:
@@ -107,30 +113,56 @@ class SortedFileWriter:
                 self._write_group()
         finally:
             self._writer.close()
+        if error is None:
+            _restore(self._path, [leaf for one in self._types.values() for leaf in one.leaves])
 
 
-def _arrow_schema(columns: Columns, order: Order) -> pa.Schema:
-    empty = pl.DataFrame(schema=columns.dtypes).to_arrow(compat_level=_OLDEST)
+def _restore(path: Path, leaves: list[Leaf]) -> None:
+    """Say of the leaves what they are, where PyArrow wrote them as the bytes they are made of."""
+    written = footer_bytes(path)
+    footer = restored(written, leaves)
+    if footer is None:
+        return
+    with path.open("r+b") as file:
+        file.seek(-len(written) - 8, io.SEEK_END)
+        file.write(footer + len(footer).to_bytes(4, "little") + b"PAR1")
+        file.truncate()
+
+
+def _arrow_schema(columns: Columns, types: dict[str, ColumnType]) -> pa.Schema:
     fields: list[pa.Field] = []
-    nulls_only = _has_nulls_only(empty.schema)
-    for field in empty.schema:
-        if isinstance(columns.constants.get(field.name), str) and not nulls_only:
+    some_int96 = bool(columns.int96)
+    for name, one in types.items():
+        timestamp96 = any(leaf.physical == "INT96" for leaf in one.leaves)
+        kind = store_type(one.field.type, int96=some_int96 and not timestamp96)
+        if isinstance(columns.constants.get(name), str):
             # A dictionary with one entry: encoded without looking at a million equal strings.
-            fields.append(pa.field(field.name, pa.dictionary(pa.int32(), pa.string())))
-        else:
-            fields.append(field)
-        if field.name == columns.order_by and order.numbered:
-            fields.append(pa.field(SEQ, pa.int64()))
+            kind = pa.dictionary(pa.int32(), pa.string())
+        fields.append(one.field.with_type(kind))
     return pa.schema(fields)
 
 
-def _has_nulls_only(schema: pa.Schema) -> bool:
-    """Whether a column has no type of its own.
+def _own_arrow_schema(types: dict[str, ColumnType]) -> dict[bytes, bytes]:
+    """Arrow's schema, for the columns whose types Parquet cannot tell, as far as all parts agree on them.
 
-    Parquet makes Int32 of it, which could not be united with text when the file is merged again. Such a file keeps
-    Arrow's schema, which must then be the one that readers should see.
+    Durations, zones, fixed sizes, extensions, decimals of other than 128 bits, and columns that have no type of their
+    own: Parquet makes Int32 of those, which could not be united with text when the file is merged again. Other files
+    go without: readers see what Parquet says.
     """
-    return any(pa.types.is_null(field.type) for field in schema)
+    if not any(_is_beyond_parquet(one.spelled) for one in types.values()):
+        return {}
+    schema = pa.schema([one.field.with_type(one.spelled).remove_metadata() for one in types.values()])
+    return {ARROW_SCHEMA: base64.b64encode(schema.serialize())}
+
+
+def _is_beyond_parquet(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        inside = [kind.field(at).type for at in range(kind.num_fields)]
+        return bool(pa.types.is_fixed_size_list(kind)) or any(map(_is_beyond_parquet, inside))
+    zoned = pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC")
+    sized = pa.types.is_decimal(kind) and not pa.types.is_decimal128(kind)
+    extension = isinstance(kind, pa.BaseExtensionType)
+    return bool(pa.types.is_null(kind) or pa.types.is_duration(kind) or zoned or sized or extension)
 
 
 def _constant_array(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
@@ -139,16 +171,30 @@ def _constant_array(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
     return pa.repeat(pa.scalar(value, type=kind), rows)
 
 
-def _writer_options(schema: pa.Schema, order: Order) -> dict[str, Any]:
+def _writer_options(schema: pa.Schema, columns: Columns, order: Order) -> dict[str, Any]:
     names = [order.column, SEQ] if order.numbered else [order.column]
-    delta = [field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type)]
-    flat = [field.name for field in schema if field.name not in delta and not pa.types.is_nested(field.type)]
+    int96 = set(columns.int96)
+    integers = [field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type)]
+    delta = [name for name in integers if name not in int96]
+    encoded = set(delta)
+    flat = [field.name for field in schema if field.name not in encoded and not pa.types.is_nested(field.type)]
     return {
         "compression": "zstd",
         "column_encoding": dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
         "use_dictionary": flat,
+        "write_statistics": _with_statistics(schema, columns),
         "write_page_index": True,
         "write_page_checksum": True,
-        "store_schema": _has_nulls_only(schema),
+        "store_schema": False,
+        "use_deprecated_int96_timestamps": bool(columns.int96),
         "sorting_columns": pq.SortingColumn.from_ordering(schema, [(name, "ascending") for name in names], "at_start"),
     }
+
+
+def _with_statistics(schema: pa.Schema, columns: Columns) -> bool | list[str]:
+    """The columns whose least and greatest value readers may believe.
+
+    They are found by comparing bytes. What is carried as bytes and has another order goes without.
+    """
+    misleading = {name for name, one in columns.types.items() if any(map(is_ordered_otherwise, one.leaves))}
+    return [field.name for field in schema if field.name not in misleading] if misleading else True

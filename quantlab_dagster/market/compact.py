@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, ShrinkRefused
 from quantlab_dagster.kernel.faults import machine_fault
-from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.journal import Journal, entry_of
@@ -45,11 +44,9 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.market.place import MarketPlace
 
-__all__ = ["ORDER", "compact_and_record", "compact_pair"]
+__all__ = ["compact_and_record", "compact_pair"]
 
 logger = logging.getLogger(__name__)
-
-ORDER = Order(column="ts_event", numbered=True)
 
 _SYMBOL_DAYS_AT_ONCE = 16
 _ATTEMPTS = 4
@@ -202,7 +199,7 @@ class _Step:
         built = await self._merging.build(
             self._place.raw,
             plan.parts,
-            Recipe(ORDER, width),
+            Recipe(self._place.order, width),
             directory / DATA,
             progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
         )

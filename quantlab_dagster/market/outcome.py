@@ -66,6 +66,7 @@ class Outcome:
         revision: of the published day; None where nothing is.
         day_quality: label of the published day; None where nothing is.
         columns: name to dtype of the built file; empty where nothing was built.
+        widened: name to the types of a column in the parts and the wider one that it got; of the built file.
         minute_width: one minute in units of ts_event, None where the unit is not known.
         minutes: (ts_event // minute_width, rows) of the built file.
         raw_fingerprint: of the raw parts listed; empty where that is not known.
@@ -86,6 +87,7 @@ class Outcome:
     revision: int | None = None
     day_quality: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    widened: dict[str, str] = field(default_factory=dict)
     minute_width: int | None = None
     minutes: tuple[tuple[int, int], ...] = ()
     raw_fingerprint: str = ""
@@ -169,6 +171,7 @@ def published(plan: Plan, meta: DayMeta, merged: Merged, seconds: float) -> Outc
         _as_published(plan, meta, merged.size_bytes),
         seconds=seconds,
         columns=merged.columns,
+        widened=merged.widened,
         minute_width=minute_width(meta.ts_event_min, meta.ts_event_max, plan.symbol_day.day),
         minutes=merged.histogram,
     )
@@ -273,10 +276,11 @@ class VerifiedDay:
 def line(outcome: Outcome) -> str:
     """One line on a symbol-day: parts merged, bytes in and out, rows, time, and how it ended."""
     if outcome.built:
+        widened = "".join(f", widened {name}: {how}" for name, how in outcome.widened.items())
         return (
             f"{outcome.symbol_day}: {outcome.parts:,} parts, {format_bytes(outcome.bytes_in)} → "
             f"{format_bytes(outcome.bytes_out)}, {outcome.rows:,} rows, {outcome.seconds:.2f} s, "
-            f"published as revision {outcome.revision}"
+            f"published as revision {outcome.revision}{widened}"
         )
     if outcome.status is Status.SUCCESS:
         verb = "kept" if outcome.action is Action.KEEP else "up to date"

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.market import find_symbols
 from quantlab_dagster.work.clock import Clock, utc_now
 from quantlab_dagster.work.limits import Limits
@@ -26,12 +27,14 @@ class MarketPlace:
         compact: lake of published days.
         limits: what a run may use of the machine.
         clock: the present time, aware.
+        order: of the rows of published days.
     """
 
     raw: Store
     compact: Store
     limits: Limits = field(default_factory=Limits)
     clock: Clock = utc_now
+    order: Order = field(default_factory=Order)
 
     async def symbols(self, pair: Pair) -> set[str]:
         """Symbols that a pair has, or ever had, in either lake.

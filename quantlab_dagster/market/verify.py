@@ -12,7 +12,6 @@ from quantlab_dagster.errors import AuditFailed, BadPart, QuantlabError
 from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.lake.store.transfers import check_content
-from quantlab_dagster.market.compact import ORDER
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.work.merging import Merging, Recipe
@@ -94,7 +93,7 @@ async def _verify_file(
         await asyncio.to_thread(check_content, place.compact.name(info.key), path, info.received)
 
     try:
-        digested = await merging.digest(path, ORDER.column)
+        digested = await merging.digest(path, place.order.column)
     except (AuditFailed, BadPart) as error:
         await check_copy()
         return VerifiedDay(plan.symbol_day, Verdict.WRONG, (f"data.parquet: {error.cause}",))
@@ -183,10 +182,10 @@ async def _raw_findings(
     """Merge the raw parts again, and compare the result with the published file: its columns, rows and order."""
     merged = scratch / "merged.parquet"
     try:
-        await merging.build(place.raw, listed, Recipe(ORDER), merged)
+        await merging.build(place.raw, listed, Recipe(place.order), merged)
     except BadPart as error:
         return [f"the raw parts cannot be merged any more: {error.part}: {error.cause}"]
-    expected = await merging.digest(merged, ORDER.column)
+    expected = await merging.digest(merged, place.order.column)
     return _comparison(published.columns, published.digest, expected.columns, expected.digest)
 
 

@@ -132,7 +132,7 @@ def _in_memory(part: Part, budget_bytes: int) -> Part:
 
 def _odd_among(parts: list[Part], request: OddOnes) -> dict[str, str]:
     """Names of the parts that are damaged or do not unite with the others, and why."""
-    reader, bad, readable = FooterReader(request.budget_bytes), dict[str, str](), []
+    reader, bad, readable = FooterReader(request.order_by, request.budget_bytes), dict[str, str](), []
     for part in parts:
         try:
             readable.append((part, reader.read(part)))

@@ -16,10 +16,12 @@ from dagster._serdes import serialize_value
 from dagster_aws.s3 import S3Resource
 
 from quantlab_dagster import access
+from quantlab_dagster.access import open_market
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.errors import AccessDenied, SettingsError
-from quantlab_dagster.settings import Settings, load_aws
+from quantlab_dagster.kernel.terms import Order
+from quantlab_dagster.settings import Settings, load_aws, load_settings
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster.work.limits import Limits
 
@@ -290,6 +292,18 @@ def test_limits_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"QUANTLAB_MEMORY_BUDGET": "64MiB", "QUANTLAB_SCRATCH_DIR": "/x"})
     limits = LimitsResource.of(Settings())
     assert (limits.memory_budget, limits.request_concurrency, limits.scratch_dir) == (64 << 20, 64, "/x")
+
+
+def test_runs_and_commands_rename_a_raw_seq_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = {f"QUANTLAB_{lake.upper()}_URL": str(tmp_path / lake) for lake in ("raw", "compact")}
+    (tmp_path / "raw").mkdir()
+    for given in ("", "exchange_seq"):
+        set_all(monkeypatch, urls | {"QUANTLAB_RENAME_RAW_SEQ": given})
+        settings = load_settings()
+        raw = LakeResource(lake="raw", url=settings.raw_url)
+        compact = LakeResource(lake="compact", url=settings.compact_url)
+        place = market_place(raw, compact, LimitsResource.of(settings), utc_now)
+        assert place.order == open_market(settings).order == Order("ts_event", numbered=True, raw_seq=given)
 
 
 # ---- secrets ---------------------------------------------------------------------------------------------------------

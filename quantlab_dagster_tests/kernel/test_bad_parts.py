@@ -155,7 +155,7 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(sound: bytearray) -> None:
             bad = bytearray(sound)
             bad[place] ^= 1 << bit
             try:
-                FooterReader().read(part_from("bad", bytes(bad)))
+                FooterReader("ts_event").read(part_from("bad", bytes(bad)))
             except BadPart as error:
                 assert error.part == "bad"  # noqa: PT017 - many of the bits raise, not all
                 blamed += 1
@@ -235,7 +235,7 @@ class _MistakenFooters(FooterReader):
 @pytest.mark.guards("rows-not-declared")
 def test_part_of_fewer_rows_than_declared_is_named_by_the_survey() -> None:
     surveyor = Surveyor(Order())
-    surveyor._footers = _MistakenFooters()
+    surveyor._footers = _MistakenFooters("ts_event")
     surveyor.add(day())
     with pytest.raises(CorruptPart, match="50 rows were decoded where the footer declares 51") as caught:
         surveyor.finish()
@@ -307,8 +307,8 @@ def test_null_in_a_large_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        pa.array(range(ROWS), pa.uint64()),
         pa.array(range(ROWS), pa.float64()),
+        pa.array(range(ROWS), pa.time64("us")),
         pa.array([str(at) for at in range(ROWS)]),
         pa.array([str(at) for at in range(ROWS)]).dictionary_encode(),
         pa.array(range(ROWS), pa.timestamp("ns")),
@@ -328,8 +328,8 @@ def test_order_column_of_another_type_is_named(values: pa.Array, at: int) -> Non
 
 def test_the_part_with_the_wrong_type_is_named_not_the_one_before() -> None:
     first = pa.table({"ts_event": pa.array([1], pa.uint32())})
-    second = pa.table({"ts_event": pa.array([2], pa.uint64())})
-    with pytest.raises(SchemaConflict, match="UInt64") as caught:
+    second = pa.table({"ts_event": pa.array([2], pa.float64())})
+    with pytest.raises(SchemaConflict, match="Float64") as caught:
         survey_of([part_of("a", first), part_of("b", second)])
     assert caught.value.part == "b"
 
@@ -391,23 +391,6 @@ def test_columns_that_do_not_unite_are_named(one: pa.Array, other: pa.Array, *, 
 @pytest.mark.parametrize(
     "column",
     [
-        pa.array([1], pa.duration("us")),
-        pa.array([[1]], pa.list_(pa.duration("us"))),
-        pa.array([{"a": 1}], pa.struct([("a", pa.duration("us"))])),
-        pa.array([[1, 2]], pa.list_(pa.int64(), 2)),
-        pa.array([["x"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
-    ],
-    ids=lambda array: str(array.type),
-)
-def test_types_that_parquet_would_not_give_back_are_named(column: pa.Array) -> None:
-    with pytest.raises(SchemaConflict, match="'x'") as caught:
-        survey_of([*day(), part_of("z", pa.table({"ts_event": [1], "x": column}))])
-    assert caught.value.part == "z"
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
         pa.array([[1], [], None], pa.list_(pa.int64())),
         pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}]),
         pa.array([[{"a": "x"}], [], None]),
@@ -439,7 +422,7 @@ def test_what_only_arrows_own_schema_tells_apart_is_told_apart() -> None:
     number, duration = (
         pa.table({"ts_event": [1], "x": pa.array([1], kind)}) for kind in (pa.int64(), pa.duration("us"))
     )
-    with pytest.raises(SchemaConflict, match="'x' is Duration") as caught:
+    with pytest.raises(SchemaConflict, match=r"'x' is duration\[us\], but Int64") as caught:
         survey_of([part_of("a", number), part_of("b", duration)])
     assert caught.value.part == "b"
 

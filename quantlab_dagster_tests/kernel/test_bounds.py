@@ -60,13 +60,13 @@ def test_a_row_group_that_takes_more_than_the_budget_is_refused() -> None:
     table = pa.table({"ts_event": np.arange(1_000_000), "a": pa.repeat("x", 1_000_000), "b": np.zeros(1_000_000)})
     whole, cut = part_of("p", table), part_of("p", table, row_group_size=100_000)
     assert bounds.LEAST_SHARE_BYTES > 32 * 1_000_000
-    FooterReader(1).read(whole)
+    FooterReader("ts_event", 1).read(whole)
     wide = pa.table({"ts_event": np.arange(1_000_000), **{f"c{i}": pa.repeat("x", 1_000_000) for i in range(4)}})
     whole, cut = part_of("p", wide), part_of("p", wide, row_group_size=100_000)
     with pytest.raises(CorruptPart, match=r"1,000,000 rows of at least 72 bytes in one row group: 72,000,000 bytes"):
-        FooterReader(1).read(whole)
-    FooterReader(100 << 20).read(whole)
-    assert FooterReader(1).read(cut).rows == 1_000_000, "it can be streamed"
+        FooterReader("ts_event", 1).read(whole)
+    FooterReader("ts_event", 100 << 20).read(whole)
+    assert FooterReader("ts_event", 1).read(cut).rows == 1_000_000, "it can be streamed"
 
 
 def test_more_columns_than_can_be_read_in_time_are_refused() -> None:

@@ -85,7 +85,6 @@ def test_no_small_part_takes_more_than_its_share() -> None:
     assert failures([case for case in bombs() if len(case.data) < 100_000]) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="Polars takes some names for patterns")
 @pytest.mark.guards("pattern-names")
 def test_columns_of_odd_names_come_out_under_them_or_are_refused() -> None:
     assert failures(odd_names()) == {}

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantlab_dagster.kernel.cuts import Cut, Window, WindowPlan, plan_windows
+from quantlab_dagster.kernel.layout import Layout
 from quantlab_dagster.kernel.parts import Footer
 from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster_tests.kernel.building import part_of, survey_of
@@ -216,6 +217,6 @@ def test_cuts_are_ordered_by_key_then_position() -> None:
     ],
 )
 def test_slices_are_whole_row_groups(groups: tuple[int, ...], rows: int, slices: list[tuple[int, int]]) -> None:
-    footer = Footer(groups, pl.Schema())
+    footer = Footer(groups, Layout(b"", b"", pl.Schema(), {}))
     assert list(footer.slices(rows)) == slices
     assert sum(length for _, length in slices) == footer.rows

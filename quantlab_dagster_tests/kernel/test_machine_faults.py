@@ -110,11 +110,11 @@ def no_more_files() -> Iterator[None]:
 
 
 def test_too_many_open_files_is_no_bad_part(part: Part) -> None:
-    footers = FooterReader()
+    footers = FooterReader("ts_event")
     footer = footers.read(part)
     columns = survey_of([part]).columns
     with no_more_files(), pytest.raises(MachineFault, match="Too many open files"):
-        FooterReader().read(part)
+        FooterReader("ts_event").read(part)
     rows = pl.Series([footer.rows]).to_numpy()
     with no_more_files(), pytest.raises(MachineFault, match="Too many open files"):
         read_parts([part], columns, rows - rows, rows)
@@ -126,7 +126,7 @@ def test_a_part_that_has_gone_from_scratch_is_no_bad_part(part: Part) -> None:
     columns = survey_of([part]).columns
     part.source.unlink()  # type: ignore[union-attr]
     with pytest.raises(MachineFault):
-        FooterReader().read(part)
+        FooterReader("ts_event").read(part)
     rows = pl.Series([3]).to_numpy()
     with pytest.raises(MachineFault):
         read_parts([part], columns, rows - rows, rows)

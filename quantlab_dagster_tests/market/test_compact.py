@@ -9,11 +9,15 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
+from quantlab_dagster.defs.market.metadata import describe
 from quantlab_dagster.errors import DayRefused, StoreUnavailable
-from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.kernel.terms import Order
+from quantlab_dagster.market.outcome import PairOutcome, Status, Verdict, line
 from quantlab_dagster.market.plan import Action
+from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster.synthetic.market import FOREIGN_FILES, RawPart, corrupt_part, empty_part, generate_parts
 from quantlab_dagster_tests.lakes import (
     DAY,
@@ -22,6 +26,7 @@ from quantlab_dagster_tests.lakes import (
     Recorder,
     damage_downloads,
     oracle,
+    parquet_bytes,
     same_rows,
     spec,
     symbol_day,
@@ -420,3 +425,51 @@ def test_a_malformed_meta_is_an_error_and_not_an_absent_one(local_lakes: Lakes) 
     [item] = lakes.run().outcomes
     assert (item.status, item.error) == (Status.FAILED, "MalformedObject")
     assert "meta.json" in item.reason
+
+
+# ---- a raw column seq ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guards("seq-for-ever")
+def test_a_raw_seq_is_refused_or_renamed_as_the_setting_says(local_lakes: Lakes) -> None:
+    lakes = local_lakes
+    columns = [{"ts_event": [5, 3], "seq": ["p", "q"]}, {"ts_event": [4], "seq": ["r"], "x": [1]}]
+    lakes.put_raw(
+        symbol_day(),
+        [RawPart(f"part-1767830426-00000{at}.parquet", parquet_bytes(pa.table(c))) for at, c in enumerate(columns)],
+    )
+    [item] = lakes.run().outcomes
+    assert item.status is Status.QUARANTINE
+    assert "'seq' is reserved" in item.reason
+
+    renaming = replace(lakes.place(), order=Order(raw_seq="exchange_seq"))
+    assert lakes.run(place=renaming).outcomes[0].status is Status.QUARANTINE, "nothing was asked for, nothing changed"
+    [item] = lakes.run(place=renaming, overwrite=True).outcomes
+    assert (item.status, item.rows) == (Status.SUCCESS, 3)
+    assert lakes.published(symbol_day()).to_pydict() == {
+        "ts_event": [3, 4, 5],
+        "seq": [0, 1, 2],
+        "exchange_seq": ["q", "r", "p"],
+        "x": [None, 1, None],
+    }
+    assert "quarantine.json" not in " ".join(lakes.compact_keys())
+    verdicts = [asyncio.run(verify_pair(place, PAIR, DAY))[0].verdict for place in (renaming, lakes.place())]
+    assert verdicts == [Verdict.RIGHT, Verdict.WRONG], "by itself, it would not be built so"
+
+
+def test_a_widened_column_is_told(local_lakes: Lakes) -> None:
+    columns = [{"ts_event": [1], "x": pa.array([1], pa.int8())}, {"ts_event": [2], "x": pa.array([2], pa.int16())}]
+    local_lakes.put_raw(
+        symbol_day(),
+        [RawPart(f"part-1767830426-00000{at}.parquet", parquet_bytes(pa.table(c))) for at, c in enumerate(columns)],
+    )
+    [item] = local_lakes.run().outcomes
+    assert item.widened == {"x": "Int8, Int16 → Int16"}
+    assert line(item).endswith("published as revision 1, widened x: Int8, Int16 → Int16")
+    metadata = describe(PairOutcome(PAIR, DAY, (item,), 1.0, {}))
+    assert [record.data for record in metadata["widened"].records] == [
+        {"symbol": "adausdt", "column": "x", "types": "Int8, Int16 → Int16"}
+    ]
+    same = replace(item, widened={})
+    assert line(same).endswith("published as revision 1")
+    assert "widened" not in describe(PairOutcome(PAIR, DAY, (same,), 1.0, {}))

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -109,6 +110,23 @@ def test_a_wrong_day_is_found(local: Lakes, change: Callable[[pa.Table], pa.Tabl
     item = verified(local)
     assert item.verdict is Verdict.WRONG
     assert finding in "; ".join(item.findings)
+
+
+def test_a_day_of_another_writer_has_the_same_types(local: Lakes, tmp_path: Path) -> None:
+    """DuckDB annotates plain integers, and PyArrow does not."""
+    local.put_spec(spec())
+    local.run()
+    ours, theirs = tmp_path / "ours.parquet", tmp_path / "theirs.parquet"
+    ours.write_bytes(local.get(symbol_day().key("data.parquet")))
+    with duckdb.connect() as database:
+        database.execute(f"COPY (FROM '{ours}') TO '{theirs}' (FORMAT parquet)")
+    assert pq.read_metadata(theirs).schema.column(0).logical_type.type == "INT"
+    local.put_beside(symbol_day(), "data.parquet", theirs.read_bytes())
+    item = verified(local)
+    assert (item.against_raw, [finding.split()[2] for finding in item.findings]) == (
+        True,
+        ["sha256", "data_size_bytes"],
+    )
 
 
 def test_a_day_beyond_the_memory_is_compared_through_the_disk(local: Lakes) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, ScratchUnusable, StoreUnavailable
@@ -197,3 +200,26 @@ def test_a_part_damaged_in_the_store_is_blamed_though_it_was_spooled(parts: Fixt
     with pytest.raises(BadPart) as caught:
         parts.build(Limits(1 << 14))
     assert caught.value.part == name
+
+
+@pytest.mark.guards("one-odd-condemns", "uint64-order")
+def test_parts_are_odd_by_what_a_merge_would_say_of_them(parts: Fixture) -> None:
+    """An order column of 64 unsigned bits is none of the reasons."""
+    kinds = {"a": pa.uint64(), "b": pa.float64(), "c": pa.int64()}
+    parts.contents = {name: data_of({"ts_event": pa.array([1], kind)}) for name, kind in kinds.items()}
+    parts.contents["d"] = b"no Parquet at all"
+    parts.sent = dict(parts.contents)
+
+    async def odd() -> dict[str, str]:
+        async with Merging(Limits(64 << 20)) as merging:
+            return await merging.odd_ones(parts.store, parts.listed, "ts_event", parts.scratch)
+
+    found = asyncio.run(odd())
+    assert sorted(found) == ["b", "d"]
+    assert "no integer that fits into 64 signed bits" in found["b"]
+
+
+def data_of(columns: dict[str, pa.Array]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()

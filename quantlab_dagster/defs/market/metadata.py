@@ -36,6 +36,8 @@ def describe(outcome: PairOutcome) -> dict[str, Any]:
         metadata["failed"] = _reasons(failed, "reason")
     if quarantined:
         metadata["quarantine"] = _reasons(quarantined, "part and reason")
+    if any(item.widened for item in built):
+        metadata["widened"] = _widened(built)
     metadata |= {"rows": rows, "parts": sum(item.parts for item in published)}
     metadata |= _time_range(outcome, published)
     png = draw_minutes(f"{outcome.pair} on {outcome.day:%Y-%m-%d}", built)
@@ -154,6 +156,16 @@ def _reasons(outcomes: Sequence[Outcome], heading: str) -> dg.TableMetadataValue
             for item in outcomes[:_MOST_TABLE_ROWS]
         ],
         schema=dg.TableSchema(columns=[dg.TableColumn("symbol"), dg.TableColumn(heading)]),
+    )
+
+
+def _widened(built: Sequence[Outcome]) -> dg.TableMetadataValue:
+    rows = [(item.symbol_day.symbol, name, how) for item in built for name, how in item.widened.items()]
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({"symbol": symbol, "column": name, "types": how}) for symbol, name, how in rows][
+            :_MOST_TABLE_ROWS
+        ],
+        schema=dg.TableSchema(columns=[dg.TableColumn(name) for name in ("symbol", "column", "types")]),
     )
 
 
