@@ -8,6 +8,7 @@ An entry is removed after it was folded. One that is folded twice changes nothin
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
 
 __all__ = ["JOURNAL", "Journal", "JournalEntry", "Kept", "entry_of", "record_of"]
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "compacted/journal/"
 
@@ -155,6 +158,7 @@ class Journal:
                     entries[key] = JournalEntry.read(found[0], self._store.name(key))
             except MalformedObject as error:
                 unreadable[key] = str(error)
+                logger.warning("left where it is, and not folded: %s", error)
 
         await _all(one(key) for key in keys)
         return Kept({key: entries[key] for key in keys if key in entries}, unreadable)

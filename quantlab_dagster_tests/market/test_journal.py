@@ -142,7 +142,9 @@ def test_a_step_of_some_symbols_says_nothing_of_its_pair() -> None:
     assert (after.open_days, len(after.partitions)) == ({}, 1)
 
 
-def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(lakes: Lakes) -> None:
+def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(
+    lakes: Lakes, caplog: pytest.LogCaptureFixture
+) -> None:
     begun(lakes)
     key = f"{JOURNAL}date=20260108/exchange=binance/stream=bbo/x.json"
     asyncio.run(lakes.compact.put(key, b'{"exchange": 1'))
@@ -151,6 +153,7 @@ def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(
     assert len(kept.entries) == 1
     assert list(kept.unreadable) == [key]
     assert key in kept.unreadable[key]
+    assert key in caplog.text
     asyncio.run(read_or_begin(lakes.place(), [PAIR]))
     assert journal_of(lakes) == [key], "it stays for people"
 
