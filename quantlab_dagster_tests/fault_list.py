@@ -357,7 +357,6 @@ KNOWN_GAPS = frozenset(
         "output-larger",
         "own-fault-quarantines",
         "pattern-names",
-        "put-not-compared",
         "quarantine-goes-green",
         "quarantine-not-acceptable",
         "rebuild-drops-accepts",

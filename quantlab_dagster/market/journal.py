@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from quantlab_dagster.errors import MalformedObject, ObjectNotFound
+from quantlab_dagster.errors import MalformedObject
 from quantlab_dagster.lake.market import Pair, day_text
 from quantlab_dagster.lake.paths import segment
 from quantlab_dagster.lake.record import Record
@@ -169,8 +168,7 @@ class Journal:
 
         async def one(key: str) -> None:
             async with gate:
-                with suppress(ObjectNotFound):  # somebody else has folded it, too
-                    await self._store.delete(key)
+                await self._store.delete(key)  # no error if somebody else has folded it, too
 
         await _all(one(key) for key in kept.entries)
 

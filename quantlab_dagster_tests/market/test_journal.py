@@ -158,6 +158,14 @@ def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(
     assert journal_of(lakes) == [key], "it stays for people"
 
 
+def test_an_entry_that_somebody_else_has_folded_is_gone_and_that_is_well(lakes: Lakes) -> None:
+    asyncio.run(Journal(lakes.compact).append(entry(Status.SUCCESS)))
+    kept = asyncio.run(Journal(lakes.compact).read())
+    for _ in range(2):
+        asyncio.run(Journal(lakes.compact).forget(kept))
+    assert journal_of(lakes) == []
+
+
 def test_what_the_lake_shows_takes_the_place_of_what_steps_said(lakes: Lakes) -> None:
     """A quarantine whose cause is gone once stayed in the state for ever."""
     lakes.put_spec(spec("a", parts=2, rows=20))
@@ -309,3 +317,13 @@ def test_a_rebuild_never_moves_the_watermark_over_a_day_it_did_not_look_at(lakes
     after = asyncio.run(rebuild_state(lakes.place(), [PAIR]))
     assert after.watermark is None
     assert after.days["20260108"].status == "success"
+
+
+@pytest.mark.guards("rebuild-from-published")
+def test_a_rebuild_says_of_an_open_day_why_it_is_open(lakes: Lakes) -> None:
+    lakes.put_spec(spec("a", parts=2, rows=20))
+    begun(lakes)
+    after = asyncio.run(rebuild_state(lakes.place(), [PAIR, OTHER]))
+    assert after.days["20260108"].status == "failed"
+    assert "binance/bbo/a/20260108: not published" in str(after.days["20260108"].reason)
+    assert after.open_days == {"20260108": {"binance/bbo": "failed"}}, "the other pair has nothing there"

@@ -19,7 +19,7 @@ from quantlab_dagster.market.outcome import Status, refused
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.market.publish import publish_day
 from quantlab_dagster.synthetic.market import generate_parts
-from quantlab_dagster.work.merging import Built
+from quantlab_dagster.work.merging import Built, Merging
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import Lakes, Recorder, oracle, parquet_bytes, same_rows, spec, symbol_day
 
@@ -221,3 +221,24 @@ def test_a_publication_of_late_parts_that_died_is_finished_by_the_next_run(
     assert item.action is Action.BUILD, item.reason
     assert same_rows(lakes.published(DAY), oracle([*parts, late]))
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
+
+
+@pytest.mark.guards("put-not-compared")
+def test_a_file_that_changed_after_its_audit_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lakes = Lakes.of(Rig("local", None, tmp_path))
+    lakes.put_spec(spec())
+    build = Merging.build
+
+    async def built_and_damaged(self: Merging, *arguments: Any, **options: Any) -> Any:
+        built = await build(self, *arguments, **options)
+        output: Path = arguments[3]
+        content = bytearray(output.read_bytes())
+        content[len(content) // 2] ^= 1
+        output.write_bytes(content)
+        return built
+
+    monkeypatch.setattr(Merging, "build", built_and_damaged)
+    [item] = lakes.run().outcomes
+    assert item.status is Status.FAILED, "this machine's fault, and no quarantine"
+    assert "QUANTLAB_SCRATCH_DIR" in item.reason
+    assert lakes.compact_keys() == {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import psutil
@@ -17,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, DecoderFailed, StoreUnavailable
-from quantlab_dagster.work import decoder, limits
+from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, DecoderFailed, MachineFault, StoreUnavailable
+from quantlab_dagster.work import child, decoder, limits
 from quantlab_dagster.work.decoder import Child, ChildEnded
 from quantlab_dagster.work.limits import Limits
 from quantlab_dagster.work.merging import Merging, Recipe
-from quantlab_dagster.work.messages import Digest
+from quantlab_dagster.work.messages import Digest, Failed
 from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.kernel.building import part_from, part_of
 from quantlab_dagster_tests.kernel.lying import varint, with_negative_page, with_rows
@@ -414,3 +416,18 @@ def test_an_answer_that_cannot_be_read_ends_it(tmp_path: Path, monkeypatch: pyte
         await child.close()
 
     asyncio.run(ask())
+
+
+def test_a_fault_of_the_machine_arrives_as_one() -> None:
+    """In the child it is an error of Python or of an engine, and would pass for a bug or for a bad part."""
+    said: list[Any] = []
+
+    class Jobs:
+        def run(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    replies = SimpleNamespace(send=said.append)
+    child._answer(cast("Any", replies), cast("Any", Jobs()), 7, cast("Any", None), [])
+    assert isinstance(said[-1], Failed)
+    assert isinstance(said[-1].error, MachineFault)
+    assert "QUANTLAB_SCRATCH_DIR" in str(said[-1].error)
