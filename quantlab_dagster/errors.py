@@ -35,7 +35,8 @@ __all__ = [
     "masked",
 ]
 
-_USER_INFO = re.compile(r"://[^/\s@]+@")
+# Keys of AWS have slashes; `host:9000/…@…` is no password.
+_USER_INFO = re.compile(r"://(?:[^/\s@]+|[^/\s@:]+:(?!\d+/)[^\s@]*)@")
 _SIGNED = re.compile(
     r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|AWSAccessKeyId|sig|token|password|secret)=)[^&\s)'\"]+",
     re.IGNORECASE,
@@ -57,14 +58,15 @@ class QuantlabError(Exception):
     """
 
     def __init__(self, where: str, cause: str, remedy: str = "") -> None:
-        self.where = where
-        self.cause = cause
-        self.remedy = remedy
-        super().__init__(where, cause, remedy)
+        # At once: who shows an error may show its parts.
+        self.where = masked(where)
+        self.cause = masked(cause)
+        self.remedy = masked(remedy)
+        super().__init__(self.where, self.cause, self.remedy)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.cause}" if self.where else self.cause
-        return masked(f"{text}. {self.remedy}" if self.remedy else text)
+        return f"{text}. {self.remedy}" if self.remedy else text
 
 
 class SettingsError(QuantlabError, ValueError):

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.errors import SettingsError, masked
 from quantlab_dagster.kernel.terms import SEQ
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.work.schedule import Schedule
@@ -205,6 +205,13 @@ class Settings(_FromEnvironment):
             if "/" in name:
                 raise ValueError(f"{name!r} contains a slash")
         return names
+
+    @field_validator("raw_url", "compact_url", "warehouse_url")
+    @classmethod
+    def _no_secrets(cls, url: str) -> str:
+        if masked(url) != url:  # it is shown by commands, in Dagster's pages, and in messages
+            raise ValueError("must hold no credentials; set AWS_ACCESS_KEY_ID and the like")
+        return url
 
     @field_validator("memory_budget")
     @classmethod

@@ -32,6 +32,19 @@ def happens(monkeypatch: pytest.MonkeyPatch, mishap: Callable[..., None], *argum
     monkeypatch.setattr(PROGRAM, f"import {module} as mishaps; mishaps.{name}({given}); {program}")
 
 
+def disk_is_full() -> None:
+    """The file that is built lies on a disk without space."""
+    from quantlab_dagster.kernel import merge  # noqa: PLC0415
+
+    writer = merge.SortedFileWriter  # type: ignore[attr-defined]
+
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
+        path.symlink_to("/dev/full")
+        return writer(path, *arguments, **options)
+
+    merge.SortedFileWriter = full  # type: ignore[assignment,attr-defined]
+
+
 def audit_fails(finding: str) -> None:
     """No file is proved."""
     from quantlab_dagster.errors import AuditFailed  # noqa: PLC0415

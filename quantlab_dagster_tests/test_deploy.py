@@ -46,6 +46,13 @@ def test_the_event_lake_has_an_hourly_timer() -> None:
     assert read("quantlab-warehouse.service")["Service"]["ExecStart"].endswith("/bin/quantlab warehouse compact")
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".service")])
+def test_a_decoder_that_the_kernel_ends_does_not_stop_its_service_and_temporary_files_are_its_own(name: str) -> None:
+    service = read(name)["Service"]
+    assert service["OOMPolicy"] == "continue"
+    assert service["PrivateTmp"] == "true"
+
+
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     """With the paths of an installation that is there: systemd-analyze looks for the programs and the user."""
     if shutil.which("systemd-analyze") is None:

@@ -94,6 +94,8 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
     screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
     files, size = sum(sum(look.merges) for look in looks), sum(look.bytes_in for look in looks)
     screen.say(f"{len(looks)} hours need work: {files:,} files to merge, {format_bytes(size)}")
+    for path in lake.odd:
+        screen.say(f"left out, no request can name it: {path}")
     screen.document([look_document(look) for look in looks])
 
 
@@ -140,7 +142,7 @@ def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
 
     place = open_warehouse(settings)
     if scope.apps:
-        check_known("--app", scope.apps, run_interruptible(find_apps(place.lake)), f"is not in {place.lake.url}")
+        check_known("--app", scope.apps, run_interruptible(find_apps(place.lake)).items, f"is not in {place.lake.url}")
     return place
 
 
@@ -149,7 +151,9 @@ async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, lis
     from quantlab_dagster.warehouse.look import look_at_slots, look_over
 
     lake = await look_over(place, scope)
-    return lake, findings(await look_at_slots(place, scope), lake.looks, place.clock())
+    odd = set(lake.odd)
+    slots = await look_at_slots(place, scope, odd.add)
+    return lake, findings(slots, lake.looks, place.clock(), odd=sorted(odd))
 
 
 def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:

@@ -9,9 +9,10 @@ import asyncio
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import PathError
+from quantlab_dagster.lake.discovery import Found, find_values
 from quantlab_dagster.lake.paths import segment, value_of
 from quantlab_dagster.lake.store.objects import first_error
 
@@ -27,7 +28,6 @@ __all__ = [
     "QUALITY",
     "QUARANTINE",
     "SOURCES",
-    "Found",
     "Pair",
     "SymbolDay",
     "day_text",
@@ -45,8 +45,6 @@ META = "meta.json"
 SOURCES = "sources.json"
 QUALITY = "quality_day.json"
 QUARANTINE = "quarantine.json"
-
-T = TypeVar("T")
 
 _DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})")
 
@@ -165,19 +163,6 @@ def is_part_name(name: str) -> bool:
     return name.endswith(".parquet") and not name.startswith("._")
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    """What was discovered.
-
-    Attributes:
-        items: sorted.
-        odd: paths of directories that cannot be addressed, for people. They stop themselves only.
-    """
-
-    items: tuple[T, ...]
-    odd: tuple[str, ...] = ()
-
-
 async def find_symbols(store: Store, pair: Pair) -> list[str]:
     """Symbols that a pair has or ever had, sorted: one listing. Whether they have a given day, `find_parts` tells.
 
@@ -219,7 +204,7 @@ async def find_days(store: Store, pair: Pair, symbol: str) -> list[dt.date]:
     Raises:
         StoreError: the listing failed.
     """
-    found = await _values(store, "date", f"{pair.prefix}{segment('symbol', symbol)}/")
+    found = await find_values(store, "date", f"{pair.prefix}{segment('symbol', symbol)}/")
     days = []
     for text in found.items:
         try:
@@ -230,23 +215,7 @@ async def find_days(store: Store, pair: Pair, symbol: str) -> list[dt.date]:
 
 
 async def _symbols(store: Store, pair: Pair) -> Found[str]:
-    return await _values(store, "symbol", pair.prefix)
-
-
-async def _values(store: Store, name: str, prefix: str) -> Found[str]:
-    """The values of the directories `name=value` below a prefix."""
-    names = await store.list_names(prefix)
-    values = tuple(value for text in names.directories if (value := value_of(name, text)))
-    odd = [*names.odd, *(repr(text) for text in names.directories if _is_odd(name, text))]
-    return Found(values, tuple(sorted(f"{prefix}{text}" for text in odd)))
-
-
-def _is_odd(name: str, text: str) -> bool:
-    """Whether a directory says `name=`, but nothing that can be worked with.
-
-    U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
-    """
-    return text == f"{name}=" or (text.startswith(f"{name}=") and "\ufffd" in text)
+    return await find_values(store, "symbol", pair.prefix)
 
 
 async def find_parts(store: Store, symbol_day: SymbolDay) -> list[ObjectInfo]:
@@ -269,9 +238,10 @@ async def find_pairs(store: Store) -> Found[Pair]:
     Raises:
         StoreError: a listing failed; it is never taken for an empty one.
     """
-    exchanges = await _values(store, "exchange", "")
+    exchanges = await find_values(store, "exchange", "")
     streams = {
-        exchange: await _values(store, "stream", f"{segment('exchange', exchange)}/") for exchange in exchanges.items
+        exchange: await find_values(store, "stream", f"{segment('exchange', exchange)}/")
+        for exchange in exchanges.items
     }
     pairs = [Pair(exchange, stream) for exchange, found in streams.items() for stream in found.items]
     return Found(tuple(sorted(pairs)), exchanges.odd + tuple(path for found in streams.values() for path in found.odd))

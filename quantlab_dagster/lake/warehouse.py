@@ -10,12 +10,13 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from quantlab_dagster.errors import PathError
+from quantlab_dagster.errors import PathError, UnaddressableKey
+from quantlab_dagster.lake.discovery import Found, find_values
 from quantlab_dagster.lake.paths import segment, value_of
 from quantlab_dagster.lake.store.objects import first_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
@@ -179,52 +180,99 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     return [info for info in await store.list_objects(partition.prefix) if _partition_of(info) == partition]
 
 
-async def find_apps(store: Store) -> list[str]:
+async def find_apps(store: Store) -> Found[str]:
     """The apps of the lake, sorted: one listing.
 
     Raises:
         StoreError: the listing failed.
     """
-    root = await store.list_directory("")
-    return [app for name in root.directories if (app := value_of("app_id", name))]
+    return await find_values(store, "app_id", "")
 
 
-async def find_hours(store: Store, scope: Scope) -> AsyncIterator[tuple[AppHour, list[ObjectInfo]]]:
+async def find_hours(
+    store: Store, scope: Scope, tell_odd: Callable[[str], object]
+) -> AsyncIterator[tuple[AppHour, list[ObjectInfo] | UnaddressableKey]]:
     """Every partition of the scope that has event files, with its files in byte order of their keys; in any order.
 
     Directories are walked by delimiter down to the days, and only those that the scope reaches. A day is listed at
     once: that never takes more requests than listing its hours one by one, and 25 times fewer once they are compacted.
     No more than some days are held at a time.
 
+    Args:
+        store: the event lake.
+        scope: which partitions.
+        tell_odd: told the path of each directory that cannot be addressed: what is below is left out. In the place of
+            the files of a partition that holds such a name is the error.
+
     Raises:
         StoreError: a listing failed; it is never taken for an empty one.
     """
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
     apps = await find_apps(store)
-    prefixes = [f"{segment('app_id', app)}/" for app in apps if not scope.apps or app in scope.apps]
+    _tell(apps, tell_odd)
+    prefixes = [f"{segment('app_id', app)}/" for app in apps.items if not scope.apps or app in scope.apps]
     for level in ("year", "month", "day"):
-        prefixes = await _below(store, prefixes, level, scope, gate)
+        prefixes = await _below(store, prefixes, level, scope, gate, tell_odd)
 
-    async def listing(prefix: str) -> list[ObjectInfo]:
+    async def listing(prefix: str) -> dict[AppHour, list[ObjectInfo] | UnaddressableKey]:
         async with gate:
-            return await store.list_objects(prefix)
+            try:
+                return dict(_by_hour(await store.list_objects(prefix)))
+            except UnaddressableKey:  # somewhere in it
+                return await _each_hour(store, prefix, tell_odd)
 
     for first in range(0, len(prefixes), _DAYS_HELD):
-        for objects in await _all(listing, prefixes[first : first + _DAYS_HELD]):
-            found: dict[AppHour, list[ObjectInfo]] = {}
-            for info in objects:
-                partition = _partition_of(info)
-                if partition is not None and partition in scope:
-                    found.setdefault(partition, []).append(info)
-            for item in found.items():
-                yield item
+        for found in await _all(listing, prefixes[first : first + _DAYS_HELD]):
+            for partition, files in found.items():
+                if partition in scope:
+                    yield partition, files
 
 
-async def _below(store: Store, prefixes: list[str], level: str, scope: Scope, gate: asyncio.Semaphore) -> list[str]:
+def _by_hour(objects: Iterable[ObjectInfo]) -> dict[AppHour, list[ObjectInfo]]:
+    found: dict[AppHour, list[ObjectInfo]] = {}
+    for info in objects:
+        partition = _partition_of(info)
+        if partition is not None:
+            found.setdefault(partition, []).append(info)
+    return found
+
+
+async def _each_hour(
+    store: Store, prefix: str, tell_odd: Callable[[str], object]
+) -> dict[AppHour, list[ObjectInfo] | UnaddressableKey]:
+    """A day's files, hour by hour: the engine refuses the whole day for one odd name in it."""
+    hours = await find_values(store, "hour", prefix)
+    _tell(hours, tell_odd)
+    found: dict[AppHour, list[ObjectInfo] | UnaddressableKey] = {}
+    for hour in hours.items:
+        below = f"{prefix}{segment('hour', hour)}/"
+        try:
+            found.update(_by_hour(await store.list_objects(below)))
+        except UnaddressableKey as error:
+            partition = AppHour.of_key(f"{below}x.parquet")
+            if partition is not None:
+                found[partition] = error
+    return found
+
+
+def _tell(found: Found[str], tell_odd: Callable[[str], object]) -> None:
+    for path in found.odd:
+        tell_odd(path)
+
+
+async def _below(  # what a level needs
+    store: Store,
+    prefixes: list[str],
+    level: str,
+    scope: Scope,
+    gate: asyncio.Semaphore,
+    tell_odd: Callable[[str], object],
+) -> list[str]:
     async def one(prefix: str) -> list[str]:
         async with gate:
-            listing = await store.list_directory(prefix)
-        below = [f"{prefix}{name}/" for name in listing.directories if value_of(level, name)]
+            found = await find_values(store, level, prefix)
+        _tell(found, tell_odd)
+        below = [f"{prefix}{segment(level, value)}/" for value in found.items]
         return [path for path in below if (span := _span(path)) and scope.reaches(*span)]
 
     return [path for paths in await _all(one, prefixes) for path in paths]

@@ -8,14 +8,14 @@ An entry is removed after it was folded. One that is folded twice changes nothin
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from quantlab_dagster.errors import MalformedObject, ObjectNotFound
+from quantlab_dagster.errors import MalformedObject
 from quantlab_dagster.lake.market import Pair, day_text
 from quantlab_dagster.lake.paths import segment
 from quantlab_dagster.lake.record import Record
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
 
 __all__ = ["JOURNAL", "Journal", "JournalEntry", "Kept", "entry_of", "record_of"]
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "compacted/journal/"
 
@@ -155,6 +157,7 @@ class Journal:
                     entries[key] = JournalEntry.read(found[0], self._store.name(key))
             except MalformedObject as error:
                 unreadable[key] = str(error)
+                logger.warning("left where it is, and not folded: %s", error)
 
         await _all(one(key) for key in keys)
         return Kept({key: entries[key] for key in keys if key in entries}, unreadable)
@@ -165,8 +168,7 @@ class Journal:
 
         async def one(key: str) -> None:
             async with gate:
-                with suppress(ObjectNotFound):  # somebody else has folded it, too
-                    await self._store.delete(key)
+                await self._store.delete(key)  # no error if somebody else has folded it, too
 
         await _all(one(key) for key in kept.entries)
 

@@ -6,7 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import MalformedObject
-from quantlab_dagster.lake.warehouse import ONE_HOUR, AppHour
+from quantlab_dagster.lake.warehouse import ONE_HOUR, SLOTS, AppHour
 from quantlab_dagster.warehouse.outcome import HourStatus
 from quantlab_dagster.work.finding import Finding
 from quantlab_dagster.work.wording import name_some
@@ -33,6 +33,7 @@ def findings(
     looks: Iterable[HourLook],
     now: dt.datetime,
     outcomes: Iterable[HourOutcome] = (),
+    odd: Iterable[str] = (),
 ) -> list[Finding]:
     """What is wrong with the lake.
 
@@ -41,8 +42,9 @@ def findings(
         looks: at the partitions.
         now: the present time.
         outcomes: of the work done since then, if any.
+        odd: what cannot be addressed.
     """
-    outcomes = list(outcomes)
+    outcomes, looks, odd = list(outcomes), list(looks), list(odd)
     done = {item.partition for item in outcomes if item.status in (HourStatus.COMPACTED, HourStatus.UNTOUCHED)}
     late = [look for look in looks if look.merges and look.partition.hour + ONE_HOUR + _DUE_AFTER <= now]
     small = [f"{look.partition} ({look.small})" for look in late if look.partition not in done]
@@ -50,8 +52,11 @@ def findings(
     corrupt = [
         f"{partition.key(item.name)} ({item.reason})" for partition, slot in readable.items() for item in slot.corrupt
     ]
+    corrupt += [f"{path} (no request can name it)" for path in odd if not path.startswith(SLOTS)]
+    corrupt += [f"{look.partition.prefix} ({look.unreadable})" for look in looks if look.unlisted]
     open_plans = [f"{partition}" for partition, slot in readable.items() if slot.plan is not None]
     open_plans += [f"{partition} (unreadable slot)" for partition in slots if partition not in readable]
+    open_plans += [f"{path} (no request can name it)" for path in odd if path.startswith(SLOTS)]
     return [
         Finding(
             NO_CORRUPT_FILES,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import MalformedObject
+from quantlab_dagster.errors import MalformedObject, UnaddressableKey
 from quantlab_dagster.lake.warehouse import AppHour, find_hours, is_compacted
 from quantlab_dagster.warehouse.pack import pack, small_files
 from quantlab_dagster.warehouse.slot import find_slots, read_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.lake.warehouse import Scope
@@ -34,9 +34,10 @@ class HourLook:
         bytes_in: size of the files to be merged.
         corrupt: files known not to be mergeable, which are still there.
         slot: its slot, if that says more than "idle".
-        unreadable: why its slot cannot be read; empty if it can.
+        unreadable: why its slot cannot be read, or its files cannot be listed; empty if they can.
         unfinished: what somebody left, or is at; empty if nothing.
         vanished: corrupt files on record that are no longer there.
+        unlisted: whether its files cannot be listed, for a name among them that no request can hold.
     """
 
     partition: AppHour
@@ -50,6 +51,7 @@ class HourLook:
     unreadable: str = ""
     unfinished: str = ""
     vanished: int = 0
+    unlisted: bool = False
 
     @property
     def needs_work(self) -> bool:
@@ -96,10 +98,12 @@ class LakeLook:
         totals: over all cold partitions of the scope.
         looks: at the partitions that need work or have corrupt files, sorted. The others are not kept: a lake may
             have half a million of them.
+        odd: what cannot be addressed, for people: it is left out, with all that is below.
     """
 
     totals: Totals
     looks: tuple[HourLook, ...]
+    odd: tuple[str, ...] = ()
 
     @property
     def work(self) -> list[HourLook]:
@@ -115,11 +119,17 @@ async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
         StoreError: a listing failed; it is never taken for an empty one.
     """
     scope = place.cold(scope)
-    slots = await look_at_slots(place, scope)
+    odd: set[str] = set()
+    slots = await look_at_slots(place, scope, odd.add)
     totals = Totals()
     looks: list[HourLook] = []
     seen: set[AppHour] = set()
-    async for partition, files in find_hours(place.lake, scope):
+    async for partition, files in find_hours(place.lake, scope, odd.add):
+        if partition in slots:
+            seen.add(partition)
+        if isinstance(files, UnaddressableKey):  # its work fails, and says the same
+            looks.append(replace(_look(place, partition, [], slots), unreadable=str(files), unlisted=True))
+            continue
         look = _look(place, partition, files, slots)
         totals.hours += 1
         totals.apps.add(partition.app)
@@ -128,16 +138,19 @@ async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
         totals.size_bytes += sum(file.size_bytes for file in files)
         if look.needs_work or look.corrupt:
             looks.append(look)
-        if partition in slots:
-            seen.add(partition)
     looks += [_look(place, partition, [], slots) for partition in slots if partition not in seen]
-    return LakeLook(totals, tuple(sorted(looks, key=lambda look: look.partition)))
+    return LakeLook(totals, tuple(sorted(looks, key=lambda look: look.partition)), tuple(sorted(odd)))
 
 
-async def look_at_slots(place: WarehousePlace, scope: Scope) -> dict[AppHour, Slot | MalformedObject]:
-    """The slots of the scope that say more than "idle", or why they cannot be read."""
+async def look_at_slots(
+    place: WarehousePlace, scope: Scope, tell_odd: Callable[[str], object]
+) -> dict[AppHour, Slot | MalformedObject]:
+    """The slots of the scope that say more than "idle", or why they cannot be read; what is odd is told."""
     found: dict[AppHour, Slot | MalformedObject] = {}
-    for partition in await find_slots(place.lake, scope):
+    slots = await find_slots(place.lake, scope)
+    for path in slots.odd:
+        tell_odd(path)
+    for partition in slots.items:
         try:
             found[partition], _ = await read_slot(place.lake, partition)
         except MalformedObject as error:

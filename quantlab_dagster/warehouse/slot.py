@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 
-from quantlab_dagster.errors import Conflict, StoreUnavailable
+from quantlab_dagster.errors import Conflict, StoreUnavailable, UnaddressableKey
+from quantlab_dagster.lake.discovery import Found
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.lake.store.objects import Staged, first_error
 from quantlab_dagster.lake.warehouse import SLOTS, AppHour
@@ -171,17 +172,27 @@ async def read_slot(store: Store, partition: AppHour) -> tuple[Slot, str | None]
     return Slot.read(content, store.name(partition.slot_key)), info.etag
 
 
-async def find_slots(store: Store, scope: Scope) -> list[AppHour]:
-    """Partitions of the scope whose slots say more than "idle": one listing per app and thousand slots."""
+async def find_slots(store: Store, scope: Scope) -> Found[AppHour]:
+    """Partitions of the scope whose slots say more than "idle": one listing per app and thousand slots.
+
+    An app among whose slots is a name that no request can hold is left out, and told as odd.
+    """
     found: list[AppHour] = []
-    for app in (await store.list_directory(SLOTS)).directories:
+    apps = await store.list_names(SLOTS)
+    odd = [f"{SLOTS}{name}" for name in apps.odd]
+    for app in apps.directories:
         if scope.apps and app not in scope.apps:
             continue
-        for info in await store.list_objects(f"{SLOTS}{app}/"):
+        try:
+            slots = await store.list_objects(f"{SLOTS}{app}/")
+        except UnaddressableKey:
+            odd.append(f"{SLOTS}{app}/ (something in it)")
+            continue
+        for info in slots:
             partition = AppHour.of_slot(info.key)
             if partition is not None and partition in scope and info.size_bytes != _IDLE_BYTES:
                 found.append(partition)
-    return found
+    return Found(tuple(found), tuple(odd))
 
 
 class Claim:

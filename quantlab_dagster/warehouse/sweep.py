@@ -68,9 +68,11 @@ async def sweep(place: WarehousePlace, scope: Scope, listener: HourListener, *, 
     outcomes = await compact_hours(place, work[:most], listener)
     await discard_strays(place, scope)  # now that what they were made for is recovered
     # What is wrong is judged over the whole lake: a run over one hour must not hide what another one found.
-    slots = await look_at_slots(place, Scope())
+    odd: set[str] = set()
+    slots = await look_at_slots(place, Scope(), odd.add)
     everything = lake if scope == Scope() else await look_over(place, Scope())
-    found = findings(slots, everything.looks, place.clock(), outcomes)
+    odd.update(everything.odd)
+    found = findings(slots, everything.looks, place.clock(), outcomes, sorted(odd))
     seconds, left = time.monotonic() - started, len(work) - len(outcomes)
     return Sweep(
         tuple(sorted(outcomes, key=lambda outcome: outcome.partition)),
@@ -95,7 +97,8 @@ async def recover(
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
     requested = replace(requested or Requested(), recover_only=True)
-    slots = await look_at_slots(place, place.cold(scope))
+    odd: set[str] = set()
+    slots = await look_at_slots(place, place.cold(scope), odd.add)
     unfinished = [
         partition
         for partition, slot in slots.items()
@@ -103,7 +106,8 @@ async def recover(
     ]
     outcomes = await compact_hours(place, unfinished, listener, requested)
     await discard_strays(place, scope)
-    found = findings(await look_at_slots(place, Scope()), (), place.clock())
+    slots_now = await look_at_slots(place, Scope(), odd.add)
+    found = findings(slots_now, (), place.clock(), odd=sorted(odd))
     seconds = time.monotonic() - started
     return Sweep(tuple(outcomes), len(slots), 0, tuple(found), seconds, _since(place, before))
 

@@ -21,7 +21,7 @@ from quantlab_dagster.cli.runs.in_process import InProcess
 from quantlab_dagster.cli.runs.market import catch_up
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs import liveness
-from quantlab_dagster.defs.history import UNFINISHED, busy_days
+from quantlab_dagster.defs.history import CATCH_UP_TAG, UNFINISHED, busy_days, tries_of
 from quantlab_dagster.defs.liveness import (
     SILENT_FOR,
     command_line_tags,
@@ -288,6 +288,17 @@ def test_one_that_ends_well_while_it_is_looked_at_stays_well(
     monkeypatch.setattr(liveness, "has_ended", ends)
     assert end_dead_runs(instance, utc_now()) == []
     assert status_of(instance, run_id) is dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_run_that_was_ended_is_told_from_one_that_failed_by_itself(instance: dg.DagsterInstance) -> None:
+    """It counts as an attempt, and the next one need not wait: see `catchup.wait_after`."""
+    put_run(instance, killed(), tags={CATCH_UP_TAG: "day:20260108"})
+    failed = put_run(instance, LIVING, tags={CATCH_UP_TAG: "day:20260109"})
+    instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_FAILURE.value, "compact_day"), failed)
+    assert len(end_dead_runs(instance, utc_now())) == 1
+    died, other = tries_of(instance, "day:20260108"), tries_of(instance, "day:20260109")
+    assert (died.failed, died.last_failed, died.last_died) == (1, True, True)
+    assert (other.failed, other.last_failed, other.last_died) == (1, True, False)
 
 
 def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

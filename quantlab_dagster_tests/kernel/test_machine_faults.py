@@ -190,3 +190,12 @@ def test_a_bit_that_flips_in_the_output_is_no_proof_and_no_bad_part(
         return
     assert compacted.merged.sha256 == sums[0]
     assert compacted.merged.sha256 != really(compacted.path), "so the upload refuses it"
+
+
+@pytest.mark.parametrize("parts", [None, RUNS], ids=["one window", "runs"])
+def test_a_disk_that_fills_while_the_output_is_written_is_the_machines(tmp_path: Path, parts: Any) -> None:
+    # A link: Arrow removes what it could not write, and must not remove the device itself.
+    (tmp_path / "data.parquet").symlink_to("/dev/full")
+    with pytest.raises(MachineFault, match="No space left on device") as caught, machine_faults("the output"):
+        compact_day(tmp_path) if parts is None else compact_day(tmp_path, parts)
+    assert "QUANTLAB_SCRATCH_DIR" in caught.value.remedy

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantlab_dagster.errors import StoreError, StoreUnavailable, UnaddressableKey
-from quantlab_dagster.lake.market import Found, Pair, SymbolDay, find_pairs, find_parts, find_symbols, find_symbols_of
+from quantlab_dagster.lake.discovery import Found
+from quantlab_dagster.lake.market import Pair, SymbolDay, find_pairs, find_parts, find_symbols, find_symbols_of
 from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster_tests.conftest import RIG_BUCKET, s3_options

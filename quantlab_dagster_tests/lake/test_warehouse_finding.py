@@ -47,7 +47,8 @@ def found_in(store: Store, scope: Scope = Scope()) -> dict[AppHour, list[ObjectI
 
 
 async def all_hours(store: Store, scope: Scope) -> list[tuple[AppHour, list[ObjectInfo]]]:
-    return [item async for item in find_hours(store, scope)]
+    found = [item async for item in find_hours(store, scope, tell_odd=lambda _: None)]
+    return [(partition, files) for partition, files in found if isinstance(files, list)]
 
 
 def keys_of(found: dict[AppHour, list[ObjectInfo]]) -> dict[AppHour, list[str]]:

@@ -19,6 +19,7 @@ from quantlab_dagster.market.outcome import PairOutcome, Status, Verdict, line
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster.synthetic.market import FOREIGN_FILES, RawPart, corrupt_part, empty_part, generate_parts
+from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.lakes import (
     DAY,
     PAIR,
@@ -473,3 +474,18 @@ def test_a_widened_column_is_told(local_lakes: Lakes) -> None:
     same = replace(item, widened={})
     assert line(same).endswith("published as revision 1")
     assert "widened" not in describe(PairOutcome(PAIR, DAY, (same,), 1.0, {}))
+
+
+def test_a_disk_that_fills_while_the_file_is_written_fails_the_symbol_day_and_quarantines_nothing(
+    local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_lakes.put_spec(spec())
+    with monkeypatch.context() as mishap:
+        in_child.happens(mishap, in_child.disk_is_full)
+        [failed] = local_lakes.run().outcomes
+    assert (failed.status, failed.error) == (Status.FAILED, "MachineFault")
+    assert "No space left on device" in failed.reason
+    assert "QUANTLAB_SCRATCH_DIR" in failed.reason
+    assert local_lakes.compact_keys() == {}
+    [again] = local_lakes.run().outcomes
+    assert again.status is Status.SUCCESS

@@ -142,7 +142,9 @@ def test_a_step_of_some_symbols_says_nothing_of_its_pair() -> None:
     assert (after.open_days, len(after.partitions)) == ({}, 1)
 
 
-def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(lakes: Lakes) -> None:
+def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(
+    lakes: Lakes, caplog: pytest.LogCaptureFixture
+) -> None:
     begun(lakes)
     key = f"{JOURNAL}date=20260108/exchange=binance/stream=bbo/x.json"
     asyncio.run(lakes.compact.put(key, b'{"exchange": 1'))
@@ -151,8 +153,17 @@ def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(
     assert len(kept.entries) == 1
     assert list(kept.unreadable) == [key]
     assert key in kept.unreadable[key]
+    assert key in caplog.text
     asyncio.run(read_or_begin(lakes.place(), [PAIR]))
     assert journal_of(lakes) == [key], "it stays for people"
+
+
+def test_an_entry_that_somebody_else_has_folded_is_gone_and_that_is_well(lakes: Lakes) -> None:
+    asyncio.run(Journal(lakes.compact).append(entry(Status.SUCCESS)))
+    kept = asyncio.run(Journal(lakes.compact).read())
+    for _ in range(2):
+        asyncio.run(Journal(lakes.compact).forget(kept))
+    assert journal_of(lakes) == []
 
 
 def test_what_the_lake_shows_takes_the_place_of_what_steps_said(lakes: Lakes) -> None:

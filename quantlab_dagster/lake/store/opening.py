@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.errors import SettingsError, masked
 from quantlab_dagster.lake.store.local import local_store
 from quantlab_dagster.lake.store.s3 import s3_store
 
@@ -35,6 +35,9 @@ def open_store(
     Raises:
         SettingsError: the URL cannot be understood, or the local directory is missing.
     """
+    if masked(url) != url:
+        remedy = f"Take them out of {setting or 'it'}, and set AWS_ACCESS_KEY_ID and the like"
+        raise SettingsError(url, "holds credentials, which have no place in a URL that is shown", remedy)
     if url.startswith("s3://"):
         if s3 is None:
             raise SettingsError(url, "needs S3 options", "Configure the resource's region and credentials")

@@ -556,7 +556,8 @@ def test_a_tick_stays_cheap_with_years_of_history(
     set_state(lakes, lambda before: before.model_copy(update={"catch_up_from": "20210101"}))
     assert len(requested(tick(instance))) == 3
     backlog = seconds()
-    settled = {"catch_up_from": "20210101", "last_compacted_date": "20260112"}
+    pairs = {str(pair): (("20210101", "20260112"),) for pair in load_settings().pairs}
+    settled = {"catch_up_from": "20210101", "last_compacted_date": "20260112", "settled_pairs": pairs}
     set_state(lakes, lambda before: before.model_copy(update=settled))
     assert requested(tick(instance)) == []
     done = seconds()
