@@ -15,7 +15,16 @@ from quantlab_dagster.market.days import kept_where, with_range
 from quantlab_dagster.market.eligibility import check_eligible
 from quantlab_dagster.market.journal import JournalEntry, entry_of
 from quantlab_dagster.market.outcome import Outcome, Status
-from quantlab_dagster.market.state import STATE_KEY, Acceptance, DayRecord, PartitionRecord, Seed, State, utc_text
+from quantlab_dagster.market.state import (
+    ACCEPTED,
+    STATE_KEY,
+    Acceptance,
+    DayRecord,
+    PartitionRecord,
+    Seed,
+    State,
+    utc_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -290,7 +299,7 @@ def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime, pairs:
     if state.is_settled(day) and not any(state.owes(pair, day) for pair in pairs):
         raise QuantlabError(f"{day}", "is settled already", "There is nothing to accept")
     names = [Pair(*name.split("/", 1)) for name in state.open_days.get(day_text(day), {})]
-    return settle_day(state, day, Status.SKIPPED, now, [*pairs, *names], reason=f"accepted: {reason}")
+    return settle_day(state, day, Status.SKIPPED, now, [*pairs, *names], reason=f"{ACCEPTED}{reason}")
 
 
 def accept_symbol_day(state: State, symbol_day: SymbolDay, reason: str, now: dt.datetime) -> State:

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from quantlab_dagster.defs.checks import AUDITED, NOTHING_QUARANTINED, check_specs
+from quantlab_dagster.defs.checks import AUDITED, NOTHING_QUARANTINED, check_specs, last_said
 from quantlab_dagster.defs.market.metadata import describe
 from quantlab_dagster.defs.meter import MARKET_DATA, Meter, day_counts
 from quantlab_dagster.defs.names import GROUP, compact_key, raw_key
@@ -31,8 +31,8 @@ __all__ = ["CompactConfig", "compact_asset", "raw_asset"]
 
 _Events = Iterator[dg.AssetObservation | dg.MaterializeResult[Any] | dg.AssetCheckResult]
 _CHECKS = {
-    AUDITED: "Every file of the latest run was read back and proved: rows, order, seq, content.",
-    NOTHING_QUARANTINED: "No symbol-day of the latest run had a part that cannot be merged.",
+    AUDITED: "Every published file was read back and proved: rows, order, seq, content. Of all days.",
+    NOTHING_QUARANTINED: "No symbol-day of any day is in quarantine that nobody accepted.",
 }
 _MOST_REASONS = 5
 
@@ -126,24 +126,19 @@ def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, outcome: PairOu
 
 
 def _checks(context: dg.AssetExecutionContext, key: dg.AssetKey, outcome: PairOutcome) -> Iterator[dg.AssetCheckResult]:
-    built = [item for item in outcome.outcomes if item.built]
+    """What this day adds. A step sees no other day: it may turn a check red, but only a judgement turns it green."""
     unproved = [item for item in outcome.outcomes if item.error == AuditFailed.__name__]
-    quarantined = outcome.having(Status.QUARANTINE)
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name=AUDITED,
-        passed=not unproved,
-        description=_first_reasons(unproved) or f"{len(built)} files read back and proved",
-        metadata={"partition": context.partition_key, "files": len(built), "rows": sum(item.rows for item in built)},
-    )
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name=NOTHING_QUARANTINED,
-        passed=not quarantined,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=_first_reasons(quarantined) or None,
-        metadata={"partition": context.partition_key, "quarantined": len(quarantined)},
-    )
+    for name, bad in ((AUDITED, unproved), (NOTHING_QUARANTINED, outcome.having(Status.QUARANTINE))):
+        last = None if bad else last_said(context.instance, key, name)
+        stays = last if last is not None and not last.passed else None
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name=name,
+            passed=not bad and stays is None,
+            severity=dg.AssetCheckSeverity.ERROR if name == AUDITED else dg.AssetCheckSeverity.WARN,
+            description=stays.description if stays else _first_reasons(bad) or "nothing of this day",
+            metadata={"partition": context.partition_key, "symbol-days": len(bad)},
+        )
 
 
 def _first_reasons(outcomes: list[Outcome]) -> str:
