@@ -285,7 +285,8 @@ class _Series:
             counter = CounterMetricFamily(f"{_PREFIX}{name}", text, labels=labels)
             for values, value in sorted(self._counters[name].items()):
                 counter.add_metric(values, value)
-            yield counter
+            if self._counters[name] or name != "requests_total":  # not every run says its requests
+                yield counter
         for name, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"{_PREFIX}{name}", text, labels=_LABELS)
             for values, value in sorted(self._gauges[name].items()):

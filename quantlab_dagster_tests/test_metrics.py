@@ -188,7 +188,7 @@ def test_the_text_is_as_the_text_format_wants_it(target: MetricsTarget) -> None:
     assert text.endswith("\n")
     assert "_created" not in text
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    assert len(families) == text.count("# HELP ") == text.count("# TYPE ") == 12
+    assert len(families) == text.count("# HELP ") == text.count("# TYPE ") == 11
     for name, family in families.items():
         assert name.startswith("quantlab_compaction_")
         assert len(family.documentation) > 20
