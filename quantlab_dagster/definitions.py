@@ -7,6 +7,7 @@ import dagster as dg
 from quantlab_dagster.defs.market.assets import compact_asset, raw_asset
 from quantlab_dagster.defs.market.automation import catch_up_sensor, daily_schedule
 from quantlab_dagster.defs.market.state import state_asset
+from quantlab_dagster.defs.market.symbols import symbols_job
 from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import (
     JOB,
@@ -52,6 +53,7 @@ def build_definitions(settings: Settings, *, clock: Clock = utc_now) -> dg.Defin
                 selection=dg.AssetSelection.assets(*(compact_key(pair) for pair in pairs), STATE_ASSET),
                 description="Compacts one UTC day of every configured exchange and stream.",
             ),
+            symbols_job(pairs, partitions),
             warehouse_job(settings),
         ],
         resources={

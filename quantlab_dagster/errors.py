@@ -5,6 +5,8 @@ Every error also inherits the matching builtin, so that callers who know nothing
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "AccessDenied",
     "AuditFailed",
@@ -14,6 +16,8 @@ __all__ = [
     "Conflict",
     "CorruptPart",
     "DayRefused",
+    "DecoderFailed",
+    "MachineFault",
     "MalformedObject",
     "NullOrder",
     "ObjectChanged",
@@ -28,7 +32,19 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "UnaddressableKey",
+    "masked",
 ]
+
+_USER_INFO = re.compile(r"://[^/\s@]+@")
+_SIGNED = re.compile(
+    r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|AWSAccessKeyId|sig|token|password|secret)=)[^&\s)'\"]+",
+    re.IGNORECASE,
+)
+
+
+def masked(text: str) -> str:
+    """A text without the secrets that stand in its URLs: `user:password@`, and the values of signed queries."""
+    return _SIGNED.sub(r"\1***", _USER_INFO.sub("://***@", text))
 
 
 class QuantlabError(Exception):
@@ -48,7 +64,7 @@ class QuantlabError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.cause}" if self.where else self.cause
-        return f"{text}. {self.remedy}" if self.remedy else text
+        return masked(f"{text}. {self.remedy}" if self.remedy else text)
 
 
 class SettingsError(QuantlabError, ValueError):
@@ -117,6 +133,18 @@ class ScratchUnusable(StoreError):
         return type(self), (self.where, self.cause)
 
 
+class MachineFault(QuantlabError, OSError):
+    """This machine could not do the work: no memory, no space, no more open files, a disk that fails.
+
+    Nothing is said about the data by it, and nothing is quarantined.
+    """
+
+    __str__ = QuantlabError.__str__
+
+    def __reduce__(self) -> tuple[type[MachineFault], tuple[str, str, str]]:
+        return type(self), (self.where, self.cause, self.remedy)
+
+
 class MalformedObject(QuantlabError, ValueError):
     """A JSON object of the lake exists but cannot be understood. It is never treated as absent."""
 
@@ -155,6 +183,10 @@ class NullOrder(BadPart):
 
 class SchemaConflict(BadPart):
     """The part has a column that cannot be united with the others' without loss."""
+
+
+class DecoderFailed(QuantlabError, RuntimeError):
+    """The process that decodes cannot start, or ended again and again, and no part alone is to blame."""
 
 
 class AuditFailed(QuantlabError, AssertionError):

@@ -15,11 +15,12 @@ one added first acts. Rules may be added at any time.
     reset     resets the connection; nothing is forwarded
     drop      forwards, then throws the answer away and resets the connection
     truncate  forwards, then passes on the head and half the body of the answer, and closes the connection
+    flip      forwards with one bit of the body changed
     stall     holds the request until `rule.release()`, then forwards it; what is never released gets no answer
 
-`fail` and `stall` can come `after_forwarding`, too: the server has done its work, but the client gets another answer,
-or none yet. `rule.wait()` returns once a rule has acted: the moment to kill the client or the server. A server that is
-gone looks like a reset. A request that its client did not send whole is not forwarded.
+`fail`, `flip` and `stall` can come `after_forwarding`, too: the server has done its work, but the client gets another
+answer, a damaged one, or none yet. `rule.wait()` returns once a rule has acted: the moment to kill the client or the
+server. A server that is gone looks like a reset. A request that its client did not send whole is not forwarded.
 
 All else is forwarded as it came, including the Host header: S3 signatures cover it, and the servers check them against
 the host that the client named, which is the proxy's. There is one thread a connection; bodies pass through memory.
@@ -33,7 +34,7 @@ import struct
 import sys
 import threading
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
@@ -41,14 +42,21 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 
 __all__ = ["FaultProxy", "Rule", "Seen"]
 
-Fault = Literal["fail", "reset", "drop", "truncate", "stall"]
+Fault = Literal["fail", "reset", "drop", "truncate", "flip", "stall"]
 Result = int | Fault | Literal["gone"]
 
 HOST = "127.0.0.1"
 FORWARD_SECONDS = 60.0
 # These headers are about one connection, and there are two.
 HOP_BY_HOP = frozenset({"connection", "expect", "keep-alive", "te", "trailer", "transfer-encoding"})
-CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 500: "InternalError", 503: "SlowDown"}
+CODES = {
+    400: "XAmzContentSHA256Mismatch",
+    403: "AccessDenied",
+    404: "NoSuchKey",
+    412: "PreconditionFailed",
+    500: "InternalError",
+    503: "SlowDown",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +197,18 @@ class FaultProxy:
         """Forward, but close the connection after half the answer's body."""
         return self._add(Rule("truncate", method, path, nth, times))
 
+    def flip(
+        self,
+        method: str = ".*",
+        path: str = "",
+        *,
+        nth: int = 1,
+        times: int | None = 1,
+        after_forwarding: bool = False,
+    ) -> Rule:
+        """Change a bit in the middle of the body, of the request or of the answer."""
+        return self._add(Rule("flip", method, path, nth, times, after_forwarding=after_forwarding))
+
     def stall(
         self,
         method: str = ".*",
@@ -218,6 +238,11 @@ class FaultProxy:
 
 def _matches(method_pattern: str, path_pattern: str, method: str, target: str) -> bool:
     return bool(re.fullmatch(method_pattern, method) and re.search(path_pattern, target))
+
+
+def _flipped(body: bytes) -> bytes:
+    middle = len(body) // 2
+    return body[:middle] + bytes((body[middle] ^ 1,)) + body[middle + 1 :]
 
 
 def _decoded(target: str) -> str:
@@ -264,7 +289,10 @@ class _Connection(BaseHTTPRequestHandler):
             raise NotImplementedError("requests in chunks: no S3 client sends them")
         else:
             rule = self.server.proxy._rule_for(self.command, _decoded(self.path))
-            if rule is None or rule._on_answer or self._passes(rule):
+            if rule is not None and rule.fault == "flip" and not rule._on_answer:
+                rule._act()
+                self._forward(_flipped(body), None)
+            elif rule is None or rule._on_answer or self._passes(rule):
                 self._forward(body, rule if rule and rule._on_answer else None)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
@@ -291,6 +319,8 @@ class _Connection(BaseHTTPRequestHandler):
             self._answer(answer, answer.status)
         elif rule.fault == "fail":
             self._answer(_Answer.failure(rule.status), rule.status)
+        elif rule.fault == "flip":
+            self._answer(replace(answer, body=_flipped(answer.body)), answer.status)
         elif rule.fault == "truncate":
             self.close_connection = True
             self._answer(answer, rule.fault, body_bytes=len(answer.body) // 2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -16,15 +17,17 @@ from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Plan, Requested
-from quantlab_dagster.market.state import STATE_KEY
 from quantlab_dagster.synthetic.market import DaySpec, RawPart, generate_parts
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
+    import pytest
+
     from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.outcome import Outcome, PairOutcome
     from quantlab_dagster_tests.conftest import Rig
 
@@ -41,6 +44,27 @@ def spec(symbol: str = "adausdt", *, parts: int = 12, rows: int = 600, seed: int
 def symbol_day(symbol: str = "adausdt", day: dt.date = DAY) -> SymbolDay:
     """The symbol-day of `spec`."""
     return SymbolDay(PAIR.exchange, PAIR.stream, symbol, day)
+
+
+def damage_downloads(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Store], name: str, *, times: int | None = None
+) -> None:
+    """From now on the last bytes of an object arrive as zeros; only so many times, if that is said."""
+    received, done = kind._received, 0
+
+    async def damaging(self: Store, key: str, once: Callable[[], Awaitable[tuple[Any, ObjectInfo]]]) -> Any:
+        async def damaged() -> tuple[Any, ObjectInfo]:
+            nonlocal done
+            content, info = await once()
+            if not key.endswith(name) or done == times:
+                return content, info
+            done += 1
+            content = content[:-20] + bytes(20)
+            return content, replace(info, received=hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+        return await received(self, key, damaged)
+
+    monkeypatch.setattr(kind, "_received", damaging)
 
 
 @dataclass(slots=True)
@@ -124,9 +148,9 @@ class Lakes:
         return asyncio.run(self.compact.get(key))[0]
 
     def compact_keys(self) -> dict[str, str]:
-        """Every object of the compact lake with its ETag, the state aside."""
+        """Every object of the compact lake with its ETag, the state and the journal aside."""
         listed = asyncio.run(self.compact.list_objects(""))
-        return {info.key: info.etag for info in listed if info.key != STATE_KEY}
+        return {info.key: info.etag for info in listed if not info.key.startswith("compacted/")}
 
     def put_beside(self, day: SymbolDay, name: str, content: bytes | dict[str, Any]) -> None:
         """Write an object of a published day, whatever stood there."""

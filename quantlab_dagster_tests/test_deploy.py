@@ -67,3 +67,8 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     )
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "quantlab" in line]
     assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".service")])
+def test_no_unit_shares_its_temporary_directory(name: str) -> None:
+    assert read(name)["Service"]["PrivateTmp"] == "true"

@@ -129,6 +129,16 @@ def test_truncate(proxy: FaultProxy) -> None:
     assert caught.value.partial == b"01234"
 
 
+def test_flip(proxy: FaultProxy) -> None:
+    rules = [proxy.flip("PUT"), proxy.flip("GET", after_forwarding=True)]
+    assert ask(proxy, "PUT", "/", b"abcd") == (200, b"0123456789")
+    assert Recorder.requests[0][3] == b"abbd"
+    assert ask(proxy, "GET", "/") == (200, b"0123446789")
+    assert ask(proxy, "GET", "/") == (200, b"0123456789")
+    assert [rule.fired for rule in rules] == [1, 1]
+    assert [one.result for one in proxy.seen] == [200, 200, 200]
+
+
 @pytest.mark.parametrize("after_forwarding", [False, True])
 def test_stall(proxy: FaultProxy, *, after_forwarding: bool) -> None:
     rule = proxy.stall("PUT", after_forwarding=after_forwarding)

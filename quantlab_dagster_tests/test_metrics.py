@@ -454,6 +454,7 @@ def test_a_slow_push_delays_no_counting_and_is_not_overtaken(target: MetricsTarg
     assert pushed[-1] == 6
 
 
+@pytest.mark.guards("secrets-told")
 def test_credentials_are_sent_but_never_told(
     target: MetricsTarget, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -472,6 +473,7 @@ def test_credentials_are_sent_but_never_told(
         assert secret not in repr(private)
 
 
+@pytest.mark.guards("secrets-told")
 @pytest.mark.parametrize(
     "url",
     [

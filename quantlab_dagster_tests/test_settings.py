@@ -273,6 +273,7 @@ OWN_KEYS = keys("own", "QUANTLAB_RAW_")
 KEYS = keys("common")
 
 
+@pytest.mark.guards("accounts-mix")
 @pytest.mark.parametrize(
     ("environment", "file", "expected"),
     [
@@ -314,6 +315,7 @@ def test_a_lakes_own_endpoint_and_region_come_first_whatever_their_variable(monk
     assert (compact.region, compact.default_region) == ("common", "common")
 
 
+@pytest.mark.guards("accounts-mix")
 @pytest.mark.parametrize("prefix", ["", *(prefix for _, prefix in LAKES)])
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 @pytest.mark.parametrize("place", ["environment", "file"])
@@ -340,6 +342,7 @@ def test_a_token_without_its_key_is_refused(prefix: str, monkeypatch: pytest.Mon
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.guards("secrets-told")
 @pytest.mark.parametrize("prefix", ["", "QUANTLAB_RAW_"])
 @pytest.mark.parametrize("place", ["environment", "file"])
 def test_secrets_arrive_but_do_not_show(prefix: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,6 +373,7 @@ def test_settings_cannot_be_changed() -> None:
 WRONG_FOR_EVENTS = {"COMPACTION_SCHEDULE": "7m", "COMPACTION_MIN_FILES": "1", "COMPACTION_ENABLED": "perhaps"}
 
 
+@pytest.mark.guards("event-setting-stops-all")
 @pytest.mark.parametrize("names", [list(WRONG_FOR_EVENTS), *([name] for name in WRONG_FOR_EVENTS)])
 def test_a_wrong_setting_of_the_event_lake_stops_that_lake_only(
     names: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

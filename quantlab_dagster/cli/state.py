@@ -147,6 +147,8 @@ def catch_up(as_json: Json = False) -> None:
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
+    if not as_json:
+        screen.note(f"raw lake {settings.raw_url}, compact lake {settings.compact_url}")
     with ProgressListener(screen) as listener:
         report, left = run_catch_up(settings, listener=listener, tell=screen.note)
     bad = [item for item in report.outcomes if item.status in (Status.QUARANTINE, Status.FAILED)]

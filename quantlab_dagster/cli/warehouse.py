@@ -182,6 +182,8 @@ def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:
     settings, screen = load_settings(), Screen(as_json=as_json)
     if scope.apps:
         _place(settings, scope)
+    if not as_json:
+        screen.note(f"event lake {settings.warehouse_url}")
     with HourProgress(screen) as listener:
         report = compact_warehouse(settings, scope, requested, listener=listener, tell=screen.note)
     failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]

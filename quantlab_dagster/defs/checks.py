@@ -78,10 +78,8 @@ def changed_evaluations(
     return changed
 
 
-def last_said(instance: dg.DagsterInstance, asset: dg.AssetKey, name: str) -> dg.AssetCheckEvaluation | None:
-    """What was last said of a check, whatever is planned since; None if nothing."""
+def last_said(instance: dg.DagsterInstance, new: dg.AssetCheckEvaluation) -> dg.AssetCheckEvaluation | None:
+    """What was last said of the check of an evaluation, whatever is planned since; None if nothing."""
     ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
-    records = instance.event_log_storage.get_asset_check_execution_history(
-        dg.AssetCheckKey(asset, name), limit=1, status=ended
-    )
+    records = instance.event_log_storage.get_asset_check_execution_history(new.asset_check_key, limit=1, status=ended)
     return records[0].evaluation if records else None

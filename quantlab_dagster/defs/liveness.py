@@ -1,7 +1,9 @@
-"""Runs of the command line that died without a word: recognised, and ended in Dagster's history.
+"""Runs that died without a word: recognised, and ended in Dagster's history.
 
-Dagster's run monitoring looks after runs that Dagster launched. The command line executes its runs itself, so nobody
-would ever end one that was killed, and its day would read as busy for ever. So they say in tags which process it is.
+The command line executes its runs itself, so nobody would ever end one that was killed, and its day would read as busy
+for ever. Those that Dagster launched are looked after by the code server that started them; if that was killed with
+them (a restart of the service, out of memory), they read as started until `max_runtime_seconds` have passed. So both
+say in tags which process it is: the command line when it makes a run, the other ones when a step begins.
 """
 
 from __future__ import annotations
@@ -18,9 +20,17 @@ from quantlab_dagster.defs.history import DIED_TAG, PARTITION_TAG, UNFINISHED
 from quantlab_dagster.work.processes import Machine, Process, has_ended, process_of, this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["SILENT_FOR", "EndedRun", "command_line_tags", "end_dead_runs", "process_in", "why_dead"]
+__all__ = [
+    "SILENT_FOR",
+    "EndedRun",
+    "command_line_tags",
+    "end_dead_runs",
+    "process_in",
+    "say_which_process",
+    "why_dead",
+]
 
 SILENT_FOR = dt.timedelta(hours=6)
 """A run whose process cannot be looked at (it is another host's, or its tags are an older version's) is dead after so
@@ -28,6 +38,11 @@ long without an event. No run may take longer than that: `run_monitoring.max_run
 
 _STARTED_BY = {"quantlab/started_by": "command line"}
 _HOST, _PID, _PID_STARTED = "quantlab/host", "quantlab/pid", "quantlab/pid_started"
+_PROCESS_OF = "quantlab/process_of"
+"""The id of the run that the tags were written for: Dagster copies tags to a run that is executed again."""
+
+_MAY_HAVE_DIED = [status for status in UNFINISHED if status is not dg.DagsterRunStatus.QUEUED]
+"""No process has what is queued, and it may be thousands of runs."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,10 +72,28 @@ class EndedRun:
 
 def command_line_tags() -> dict[str, str]:
     """Tags of a run that this process executes."""
-    process = process_of(os.getpid())
+    return {**_STARTED_BY, **_tags_of(process_of(os.getpid()))}
+
+
+def say_which_process(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
+    """Tag the run of a step with this process, which executes all of it: the executor is the one in process.
+
+    A run of the command line has said so already. Without tags, if they cannot be written, the run goes on.
+    """
+    run = context.run
+    if run.remote_job_origin is None:
+        return
+    try:
+        tags = {_PROCESS_OF: run.run_id, **_tags_of(process_of(os.getpid()))}
+        context.instance.add_run_tags(run.run_id, tags)
+    except Exception as error:  # noqa: BLE001 - each storage has errors of its own, and the work does not need the tags
+        context.log.warning("cannot say which process this is (%s); if it is killed, it reads as running", error)
+
+
+def _tags_of(process: Process) -> dict[str, str]:
     machine = process.machine
     where = {_HOST: f"{machine.name}/{machine.boot}/{machine.pids}", _PID: str(process.pid)}
-    return {**_STARTED_BY, **where, _PID_STARTED: process.started}
+    return {**where, _PID_STARTED: process.started}
 
 
 def process_in(tags: Mapping[str, str]) -> Process | None:
@@ -77,7 +110,7 @@ def process_in(tags: Mapping[str, str]) -> Process | None:
 def why_dead(
     process: Process | None, here: Machine, silent: Callable[[], dt.timedelta], ended: Callable[[Process], bool | None]
 ) -> str | None:
-    """Why a run of the command line is dead; None if it lives, or may live.
+    """Why a run is dead; None if it lives, or may live.
 
     Args:
         process: that executes it, if known.
@@ -105,23 +138,25 @@ def why_dead(
 
 
 def end_dead_runs(instance: dg.DagsterInstance, now: dt.datetime, *, log: logging.Logger = _LOG) -> list[EndedRun]:
-    """End every run of the command line whose process is dead, so that its day is tried again.
+    """End every run whose process is known and dead, so that its day is tried again.
 
     Safe at any time, and when several do it at once: at worst the run's log has two events that say the same. An error
     of the storage is logged, and the next call tries again.
     """
     try:
-        records = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED, tags=_STARTED_BY))
+        records = instance.get_run_records(dg.RunsFilter(statuses=_MAY_HAVE_DIED))
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own, and others' runs are not our work
         log.warning("cannot see which runs have died: %s", error)
         return []
-    ended = (_end_if_dead(instance, record, now, log) for record in _executed_by_the_command_line(records))
+    ended = (_end_if_dead(instance, record, now, log) for record in records if _says_which(record.dagster_run))
     return [run for run in ended if run]
 
 
-def _executed_by_the_command_line(records: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
-    """Those that Dagster did not launch. One that is re-executed in the UI has the first one's tags, and an origin."""
-    return [record for record in records if record.dagster_run.remote_job_origin is None]
+def _says_which(run: dg.DagsterRun) -> bool:
+    """Whether its tags are of the process that executes it. One that is executed again has the first one's tags."""
+    if run.remote_job_origin is None:
+        return _STARTED_BY.items() <= run.tags.items()
+    return run.tags.get(_PROCESS_OF) == run.run_id
 
 
 def _end_if_dead(

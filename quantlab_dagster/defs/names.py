@@ -25,10 +25,15 @@ __all__ = [
     "GROUP",
     "HOURLY_PRIORITY",
     "JOB",
+    "MARKET_POOL",
     "PRIORITY_TAG",
+    "SENSOR",
     "STATE_ASSET",
+    "SYMBOLS_JOB",
+    "SYMBOLS_OP",
     "WAREHOUSE_GROUP",
     "WAREHOUSE_JOB",
+    "WAREHOUSE_POOL",
     "compact_key",
     "configured_pairs",
     "daily_partitions",
@@ -39,11 +44,17 @@ __all__ = [
 
 GROUP = "quantlab"
 JOB = "compact_day"
+SENSOR = "catch_up"
+SYMBOLS_JOB, SYMBOLS_OP = "compact_symbols", "compact_some_symbols"
 STATE_ASSET = dg.AssetKey(["compact", "state"])
 
 WAREHOUSE_GROUP = "warehouse"
 WAREHOUSE_JOB = "compact_warehouse"
 EVENTS_ASSET = dg.AssetKey(["warehouse", "events"])
+
+MARKET_POOL, WAREHOUSE_POOL = "quantlab", "warehouse"
+"""Of whatever runs on a lake: dagster.yaml leaves each of them fewer runs at a time than there are in all, so that the
+runs of one lake never keep the other's waiting."""
 
 PRIORITY_TAG = "dagster/priority"
 DAILY_PRIORITY, HOURLY_PRIORITY, CATCH_UP_PRIORITY = "30", "20", "10"

@@ -10,14 +10,13 @@ import polars as pl
 import pyarrow as pa
 
 from quantlab_dagster.kernel.frames import read_parts
+from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from quantlab_dagster.kernel.survey import Survey
 
 __all__ = ["DEFAULT_BUDGET_BYTES", "release_memory", "row_bytes", "window_rows"]
-
-DEFAULT_BUDGET_BYTES = 512 << 20
 
 _LARGE_BYTES = 16 << 20
 _C = ctypes.CDLL(None)

@@ -7,7 +7,6 @@ and NaN equals NaN. They are compared within one process run and never stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +14,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantlab_dagster.errors import CorruptPart
+from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel.columns import SEQ
+from quantlab_dagster.kernel.faults import raise_machine_fault
+from quantlab_dagster.kernel.terms import FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,31 +31,6 @@ _SEED, _SEQUENCE_SEED = 20_260_108, 80_106_202
 _MODULUS = 1 << 64
 # Four times as many are no faster, and take 200 MB more where rows are wide (benchmarks/README.md).
 _BATCH_ROWS = 1 << 15
-
-
-@dataclass(frozen=True, slots=True)
-class FileDigest:
-    """What a sorted file holds, as read back.
-
-    Attributes:
-        rows: number of rows.
-        key_min: order value of the first row, None without rows.
-        key_max: order value of the last row.
-        inversions: places where the order value is less than the one before it (nulls count as the smallest).
-        misnumbered: rows whose `seq` is not their index; 0 where the file is not numbered.
-        nulls: nulls in the order column.
-        content: hash of the multiset of rows, without `seq`.
-        sequence: hash of the multiset of (row, index) pairs: equal only if the same rows are in the same order.
-    """
-
-    rows: int
-    key_min: int | None
-    key_max: int | None
-    inversions: int
-    misnumbered: int
-    nulls: int
-    content: int
-    sequence: int
 
 
 def row_hashes(frame: pl.DataFrame) -> pl.Series:
@@ -90,7 +66,8 @@ def digest_file(
         constants: columns that must hold this value in every row; they are left out of the hashes.
 
     Raises:
-        CorruptPart: the file cannot be read, has not the columns it should, or a constant column varies.
+        AuditFailed: the file cannot be read, has not the columns it should, or a constant column varies.
+        MachineFault: it could not be read, and that says nothing of the file.
     """
     rows = inversions = misnumbered = nulls = content = sequence = 0
     key_min: int | None = None
@@ -119,7 +96,7 @@ def digest_file(
 def _check_constants(path: Path, frame: pl.DataFrame, constants: Mapping[str, ConstantValue]) -> None:
     for name, value in constants.items():
         if not frame[name].eq_missing(pl.Series([value], dtype=frame[name].dtype)).all():
-            raise CorruptPart(str(path), f"column {name!r} does not hold {value!r} in every row")
+            raise _unproved(path, f"column {name!r} does not hold {value!r} in every row")
 
 
 def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFrame]:
@@ -128,12 +105,17 @@ def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFr
             names = file.schema_arrow.names
             for needed in [order_by, SEQ] if numbered else [order_by]:
                 if needed not in names:
-                    raise CorruptPart(str(path), f"column {needed!r} is missing")
+                    raise _unproved(path, f"column {needed!r} is missing")
             for batch in file.iter_batches(_BATCH_ROWS):
                 if batch.num_rows:
                     frame = pl.from_arrow(batch)
                     if isinstance(frame, pl.DataFrame):
                         yield frame
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise_machine_fault(error, str(path))
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptPart(str(path), f"cannot be read back ({first})") from error
+        raise _unproved(path, f"cannot be read back ({first})") from error
+
+
+def _unproved(path: Path, cause: str) -> AuditFailed:
+    return AuditFailed(str(path), cause, "Nothing was published. Check the machine's memory and disk, then run again")

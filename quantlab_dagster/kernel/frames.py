@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from quantlab_dagster.errors import CorruptPart
+from quantlab_dagster.kernel.faults import raise_machine_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,12 @@ def blame(parts: Sequence[Part], rows: np.ndarray, columns: Columns, error: obje
         rows: rows that each part's footer declares.
         columns: the united columns.
         error: what happened when they were read together.
+
+    Raises:
+        MachineFault: it is the fault of none.
     """
+    if isinstance(error, BaseException):
+        raise_machine_fault(error, parts[0].key)
     for part, expected in zip(parts, rows.tolist(), strict=True):
         # Decodes every column, and holds none of them: the culprit may be huge.
         lazy = scan([part], columns.dtypes, columns.helper(POSITION))
@@ -103,6 +109,7 @@ def blame(parts: Sequence[Part], rows: np.ndarray, columns: Columns, error: obje
         try:
             decoded = counts.collect(engine="streaming")[columns.helper("rows")][0]
         except UNREADABLE as own_error:
+            raise_machine_fault(own_error, part.key)
             return CorruptPart(part.key, f"cannot be decoded ({_brief(own_error)})")
         if decoded != expected:
             return CorruptPart(part.key, f"{decoded} rows were decoded where the footer declares {expected}")

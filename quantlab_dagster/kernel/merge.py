@@ -8,7 +8,6 @@ back and must hold exactly the rows of the parts, in exactly the order they were
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,9 +17,11 @@ from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.audit import Ledger, audit
 from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
-from quantlab_dagster.kernel.digest import FileDigest, add_hashes, digest_file, row_hashes
+from quantlab_dagster.kernel.digest import add_hashes, digest_file, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
 from quantlab_dagster.kernel.spread import SpreadWindows
+from quantlab_dagster.kernel.sums import file_sha256
+from quantlab_dagster.kernel.terms import Merged
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
 
 if TYPE_CHECKING:
@@ -32,34 +33,6 @@ if TYPE_CHECKING:
     from quantlab_dagster.kernel.survey import Survey
 
 __all__ = ["Merged", "merge"]
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """A finished, audited file.
-
-    Attributes:
-        rows: rows in it, equal to the rows of all parts.
-        key_min: least value of the order column; None without rows.
-        key_max: greatest value of the order column.
-        columns: name to Polars dtype, in file order, `seq` included.
-        size_bytes: of the file.
-        windows: how many windows the day was cut into.
-        distributed: whether parts were first distributed into runs.
-        histogram: (bucket, rows) for each occupied bucket of `bucket_width` order values; empty without a width. Nulls
-            are in no bucket.
-        digest: of the file, as read back.
-    """
-
-    rows: int
-    key_min: int | None
-    key_max: int | None
-    columns: dict[str, str]
-    size_bytes: int
-    windows: int
-    distributed: bool
-    histogram: tuple[tuple[int, int], ...]
-    digest: FileDigest
 
 
 class Windows(Protocol):
@@ -124,6 +97,7 @@ def merge(
         if encoding is not None:
             encoding.result()
     release_memory(survey)
+    sha256 = file_sha256(output)
     digest = digest_file(
         output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
     )
@@ -139,6 +113,7 @@ def merge(
         distributed=plan.distribute,
         histogram=tuple(sorted(ledger.histogram.items())),
         digest=digest,
+        sha256=sha256,
     )
 
 

@@ -12,27 +12,14 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from quantlab_dagster.errors import CorruptPart, SchemaConflict
+from quantlab_dagster.kernel.bounds import check_rows, check_shape, check_width
+from quantlab_dagster.kernel.faults import raise_machine_fault
+from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = ["Footer", "FooterReader", "Part"]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A raw Parquet file, whole.
-
-    Attributes:
-        key: name in error messages and in the total order; parts are merged in byte order of their keys.
-        source: the file's bytes, or a local path to it.
-        size_bytes: compressed size.
-    """
-
-    key: str
-    source: bytes | Path
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +59,34 @@ class FooterReader:
 
     Nothing is read of a row group but its number of rows. PyArrow ends the whole process when it looks at a column
     whose metadata is damaged, and statistics need not be true.
+
+    Args:
+        budget_bytes: what a row group may take when it is decoded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+        self._budget_bytes = budget_bytes
         self._known: list[tuple[Any, bytes, pl.Schema]] = []
 
     def read(self, part: Part) -> Footer:
         """Parse the footer of one part.
 
         Raises:
-            CorruptPart: the file has no readable footer.
+            CorruptPart: the file has no readable footer, or declares more than may be decoded (`bounds`).
             SchemaConflict: two columns share one name.
+            MachineFault: it is not the file's fault.
         """
         try:
             source = pa.BufferReader(part.source) if isinstance(part.source, bytes) else str(part.source)
             metadata = pq.read_metadata(source)
+            check_shape(part, metadata.num_columns, metadata.num_row_groups)
             row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            check_rows(part, metadata.num_rows, row_groups)
             schema = self._schema(part, metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError, PolarsError, PanicException) as error:
+            raise_machine_fault(error, part.key)
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
-        if min(row_groups, default=0) < 0 or sum(row_groups) != metadata.num_rows:
-            cause = f"its row groups of {row_groups} rows do not add up to the {metadata.num_rows} that it declares"
-            raise CorruptPart(part.key, cause)
+        check_width(part, row_groups, schema, self._budget_bytes)
         return Footer(row_groups, schema)
 
     def _schema(self, part: Part, metadata: Any) -> pl.Schema:

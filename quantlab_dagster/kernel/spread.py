@@ -7,13 +7,14 @@ external bucket sort, Knuth TAOCP 3, 5.4.9).
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from quantlab_dagster.errors import Cancelled
+from quantlab_dagster.errors import Cancelled, MachineFault
 from quantlab_dagster.kernel.digest import add_hashes, row_hashes
 from quantlab_dagster.kernel.frames import POSITION, read_parts
 
@@ -40,6 +41,7 @@ class SpreadWindows:
 
     Raises:
         Cancelled: on iteration, as asked.
+        MachineFault: on iteration, a run does not hold any more what was written to it.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SpreadWindows:
         self._scratch = scratch
         self._batch_rows = batch_rows
         self._cancelled = cancelled
+        self._checksums: dict[int, int] = {}
         self.content = 0
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
@@ -58,7 +61,7 @@ class SpreadWindows:
             for index in range(len(self._plan.windows)):
                 path = self._path(index)
                 if path.exists():
-                    yield _read_run(path)
+                    yield _read_run(path, self._checksums[index])
                     path.unlink()
         finally:
             for index in range(len(self._plan.windows)):
@@ -78,8 +81,14 @@ class SpreadWindows:
                 frame.with_columns(target.alias(name)).partition_by(name, as_dict=True, include_key=False).items()
             ):
                 table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-                with self._path(int(window)).open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, table.schema) as stream:
                     stream.write_table(table)
+                content = sink.getvalue()
+                # Not only against another value: Arrow may end the process over a stream that is damaged.
+                self._checksums[int(window)] = zlib.crc32(content, self._checksums.get(int(window), 0))
+                with self._path(int(window)).open("ab") as file:
+                    file.write(content)
 
     def _window_of(self, frame: pl.DataFrame) -> pl.Series:
         """Which window each row belongs to, by binary search among the cuts."""
@@ -129,13 +138,15 @@ class SpreadWindows:
         )
 
 
-def _read_run(path: Path) -> pl.DataFrame:
+def _read_run(path: Path, checksum: int) -> pl.DataFrame:
+    content = path.read_bytes()
+    if zlib.crc32(content) != checksum:
+        cause = "this temporary file holds other bytes than were written to it"
+        raise MachineFault(str(path), cause, "Check this machine's memory and disk, or set QUANTLAB_SCRATCH_DIR")
+    source = pa.BufferReader(content)
     tables = []
-    with path.open("rb") as file:
-        end = file.seek(0, 2)
-        file.seek(0)
-        while file.tell() < end:
-            tables.append(pa.ipc.open_stream(file).read_all())
+    while source.tell() < len(content):
+        tables.append(pa.ipc.open_stream(source).read_all())
     frame = pl.from_arrow(pa.concat_tables(tables))
     assert isinstance(frame, pl.DataFrame)  # a table with columns is never a Series
     return frame

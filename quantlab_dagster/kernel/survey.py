@@ -14,9 +14,11 @@ import numpy as np
 import polars as pl
 
 from quantlab_dagster.errors import NullOrder
+from quantlab_dagster.kernel.checksums import verify_pages
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, scan
-from quantlab_dagster.kernel.parts import Footer, FooterReader, Part
+from quantlab_dagster.kernel.parts import Footer, FooterReader
+from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Order, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,25 +33,6 @@ _ROWS_PER_SCAN = 1 << 18
 _FIRST_ROWS = 1 << 10
 _LABEL_BYTES = 64
 _INT64_MIN = -(1 << 63)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """How the rows of the output are ordered and whether they are numbered.
-
-    Attributes:
-        column: integer column that orders the rows; ties keep the order of (part, row).
-        numbered: whether a column `seq` (Int64, 0 … N-1) follows the order column.
-        nulls_first: whether nulls are allowed in the order column; they come first, as if the smallest integer.
-    """
-
-    column: str = "ts_event"
-    numbered: bool = True
-    nulls_first: bool = False
-
-    def key(self) -> pl.Expr:
-        """The order column as a total order without nulls."""
-        return pl.col(self.column).fill_null(_INT64_MIN) if self.nulls_first else pl.col(self.column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +89,13 @@ class Surveyor:
     Args:
         order: the order asked for.
         stride: one row in so many of each run of parts goes into the sample.
+        budget_bytes: what a row group may take when it is decoded.
     """
 
     order: Order
     stride: int = 512
-    _footers: FooterReader = field(default_factory=FooterReader)
+    budget_bytes: int = DEFAULT_BUDGET_BYTES
+    _footers: FooterReader = field(init=False)
     _parts: list[Part] = field(default_factory=list)
     _part_footers: list[Footer] = field(default_factory=list)
     _ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -120,16 +105,20 @@ class Surveyor:
     _scanned_rows: int = 0
     _pending_rows: int = 0
 
+    def __post_init__(self) -> None:
+        self._footers = FooterReader(self.budget_bytes)
+
     def add(self, parts: Iterable[Part]) -> None:
         """Survey more parts, whose keys follow those before.
 
         Raises:
-            CorruptPart: a part cannot be read.
+            CorruptPart: a part cannot be read, declares too much, or has a page that is not what its checksum says.
             SchemaConflict: a part lacks the order column, or has one of an unfitting type.
             NullOrder: a part has a null in the order column.
         """
         for part in parts:
             footer = self._footers.read(part)
+            verify_pages(part)
             if footer.rows > _ROWS_PER_SCAN:
                 self._scan_pending()
             self._parts.append(part)

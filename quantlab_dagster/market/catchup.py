@@ -58,14 +58,14 @@ class Tries:
     """What became of the attempts at a task.
 
     Attributes:
-        made: all of them, however they ended.
+        last_number: the largest number (`DayRequest.number`) of those that are still known; 0 if none has one.
         failed: those that failed, since the last one that succeeded. One that somebody cancelled is none of them.
         last_ended: when the last of all ended; None if none has.
         last_failed: whether that one failed.
         last_died: whether its process died, by a signal or with its machine.
     """
 
-    made: int = 0
+    last_number: int = 0
     failed: int = 0
     last_ended: dt.datetime | None = None
     last_failed: bool = True
@@ -107,7 +107,8 @@ class DayRequest:
         day: UTC day.
         pairs: pairs to compact; empty where only the roll-up is missing.
         task: what is to be done, the same for every attempt at it.
-        number: 1 for the first run of the task; grows with every run, so that no key comes twice.
+        number: 1 for the first run of the task, and larger than that of every run that is still known: Dagster passes
+            over a key that one of them has, without a word. How many there are says nothing once some are deleted.
         attempt: 1 for the first try, and one more after each that failed.
         why: for people.
     """
@@ -270,7 +271,7 @@ def _decide_one(item: _Due, rules: CatchUpRules) -> tuple[DayRequest | None, Dec
     if again := _again_from(tries, rules):
         text = f"{_so_far(tries)}, tried again from {utc_text(again)} on"
         return None, Decided(item.day, late, Decision.WAITING, tries.failed, text)
-    request = DayRequest(item.day, item.pairs, item.task, tries.made + 1, tries.failed + 1, item.why)
+    request = DayRequest(item.day, item.pairs, item.task, tries.last_number + 1, tries.failed + 1, item.why)
     return request, Decided(item.day, late, Decision.REQUESTED, tries.failed)
 
 

@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, ShrinkRefused
-from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.kernel.faults import machine_fault
+from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.journal import Journal, entry_of
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from quantlab_dagster.kernel.survey import Survey
     from quantlab_dagster.market.place import MarketPlace
 
 __all__ = ["ORDER", "compact_and_record", "compact_pair"]
@@ -111,8 +111,9 @@ async def _compact_pair(
     found = sorted(symbols) or await find_symbols(place.raw, pair)
     listener.planned(pair, day, len(found))
     with scratch_directory(place.limits.scratch_base) as scratch:
-        step = _Step(place, scratch, listener, requested)
-        ended = await step.run([SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found])
+        async with Merging(place.limits) as merging:  # one at a time, because a merge uses every core
+            step = _Step(place, scratch, merging, listener, requested)
+            ended = await step.run([SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found])
     outcomes = tuple(outcome for outcome in ended if outcome.status is not Status.NO_FILES or symbols)
     requests = {name: number - before.get(name, 0) for name, number in place.requests().items()}
     return PairOutcome(pair, day, outcomes, time.monotonic() - started, requests)
@@ -121,12 +122,14 @@ async def _compact_pair(
 class _Step:
     """The work on one pair's day, with what its symbol-days share."""
 
-    def __init__(self, place: MarketPlace, scratch: Path, listener: Listener, requested: Requested) -> None:
+    def __init__(
+        self, place: MarketPlace, scratch: Path, merging: Merging, listener: Listener, requested: Requested
+    ) -> None:
         self._place = place
         self._scratch = scratch
         self._listener = listener
         self._requested = requested
-        self._merging = Merging(place.limits)  # one at a time, because a merge uses every core
+        self._merging = merging
         self._at_once = asyncio.Semaphore(_SYMBOL_DAYS_AT_ONCE)
 
     async def run(self, symbol_days: list[SymbolDay]) -> list[Outcome]:
@@ -141,9 +144,13 @@ class _Step:
             except QuantlabError as error:
                 outcome = failed(symbol_day, error, str(error))
             except Exception as error:
-                # A bug must not take the other symbol-days down with it; the step fails after they are done.
-                logger.exception("unexpected error in %s", symbol_day)
-                outcome = failed(symbol_day, error, f"unexpected {type(error).__name__}: {error}")
+                fault = machine_fault(error, str(symbol_day))
+                if fault is not None:
+                    outcome = failed(symbol_day, fault, str(fault))
+                else:
+                    # A bug must not take the other symbol-days down with it; the step fails after they are done.
+                    logger.exception("unexpected error in %s", symbol_day)
+                    outcome = failed(symbol_day, error, f"unexpected {type(error).__name__}: {error}")
             self._listener.finished(outcome)
             return outcome
 
@@ -189,18 +196,16 @@ class _Step:
             shutil.rmtree(directory, ignore_errors=True)
 
     async def _build_in(self, directory: Path, plan: Plan) -> Outcome:
+        def width(key_range: tuple[int, int] | None) -> int | None:
+            return minute_width(*key_range, plan.symbol_day.day) if key_range else None
+
         built = await self._merging.build(
             self._place.raw,
             plan.parts,
-            Recipe(ORDER, lambda survey: _minute_width(survey, plan.symbol_day.day)),
+            Recipe(ORDER, width),
             directory / DATA,
             progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
         )
         started = time.monotonic()
         meta = await publish_day(self._place.compact, plan, directory / DATA, built)
         return published(plan, meta, built.merged, built.seconds + time.monotonic() - started)
-
-
-def _minute_width(survey: Survey, day: dt.date) -> int | None:
-    low, high = survey.key_range or (None, None)
-    return minute_width(low, high, day)

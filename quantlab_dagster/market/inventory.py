@@ -8,7 +8,7 @@ symbol-day is in both, the state is right.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
@@ -37,9 +37,12 @@ _PREFIX = "compacted/inventory/"
 
 
 class MonthInventory(Record):
-    """The symbol-days of one month that the state file no longer holds."""
+    """The symbol-days of one month that the state file no longer holds: records as in the state, by the same names.
 
-    partitions: dict[str, PartitionRecord] = Field(default_factory=dict)
+    Plain values: a month may have 300,000 of them, and as records they would take three times the memory.
+    """
+
+    partitions: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def dump(self) -> bytes:
         """The file's bytes."""
@@ -117,6 +120,7 @@ async def _add(store: Store, month: str, records: dict[str, PartitionRecord]) ->
     ):
         with attempt:
             found = await store.get_if_exists(key)
-            before = MonthInventory.read(found[0], store.name(key)) if found else MonthInventory()
-            after = before.model_copy(update={"partitions": {**before.partitions, **records}})
-            await store.compare_and_swap(key, after.dump(), found[1].etag if found else None)
+            inventory = MonthInventory.read(found[0], store.name(key)) if found else MonthInventory()
+            for name, record in records.items():
+                inventory.partitions[name] = record.model_dump(exclude_none=True)
+            await store.compare_and_swap(key, inventory.dump(), found[1].etag if found else None)

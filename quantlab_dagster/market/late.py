@@ -134,7 +134,7 @@ async def scan_slice(
 
 
 def _may_be_looked_at(state_key: str, symbols: dict[Pair, tuple[str, ...]], *, by_others: bool) -> bool:
-    """Whether some round would look at a symbol-day again: it has a place in the raw lake, or is another deployment's."""
+    """Whether some round would look at a symbol-day again: it is in the raw lake, or is another deployment's."""
     try:
         symbol_day = SymbolDay.of_state_key(state_key)
     except PathError:

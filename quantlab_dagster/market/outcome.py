@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from quantlab_dagster.errors import BadPart, ShrinkRefused
-    from quantlab_dagster.kernel.merge import Merged
+    from quantlab_dagster.kernel.terms import Merged
     from quantlab_dagster.lake.market import Pair, SymbolDay
     from quantlab_dagster.market.records import DayMeta
 

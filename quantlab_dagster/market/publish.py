@@ -45,7 +45,7 @@ async def publish_day(compact: Store, plan: Plan, file: Path, built: Built) -> D
     sources_first = before is not None and before.is_adopted
     if sources_first:
         await publish_sources(compact, plan)
-    etag = await compact.put(symbol_day.key(DATA), file)
+    etag = await compact.put(symbol_day.key(DATA), file, sha256=built.sha256)
     if not sources_first:
         await publish_sources(compact, plan)
     meta = DayMeta(

@@ -82,7 +82,7 @@ def _with_pairs(state: State, pairs: Collection[Pair]) -> State:
 
 
 def seed(
-    state: State | None, last: dt.date, now: dt.datetime, pairs: Iterable[Pair] = (), *, move_back: str | None = None
+    state: State | None, last: dt.date, now: dt.datetime, pairs: Iterable[Pair], *, move_back: str | None = None
 ) -> State:
     """Say by hand that everything up to `last` is settled for the configured pairs.
 
@@ -244,7 +244,7 @@ def settle_day(
     day: dt.date,
     status: Status,
     now: dt.datetime,
-    pairs: Iterable[Pair] = (),
+    pairs: Iterable[Pair],
     *,
     reason: str | None = None,
 ) -> State:
@@ -289,7 +289,7 @@ def leave_open(state: State, day: dt.date, pairs: Iterable[Pair], reason: str, n
     )
 
 
-def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime, pairs: Iterable[Pair] = ()) -> State:
+def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime, pairs: Iterable[Pair]) -> State:
     """An operator's decision that a day is good enough as it is, for the configured pairs and for all that failed.
 
     Raises:

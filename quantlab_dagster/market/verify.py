@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import BadPart, QuantlabError
-from quantlab_dagster.kernel.digest import FileDigest, column_dtypes, digest_file
+from quantlab_dagster.errors import AuditFailed, BadPart, QuantlabError
+from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.lake.market import SymbolDay
+from quantlab_dagster.lake.store.transfers import check_content
 from quantlab_dagster.market.compact import ORDER
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.work.digests import file_sha256
 from quantlab_dagster.work.merging import Merging, Recipe
 from quantlab_dagster.work.scratch import scratch_directory
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    from quantlab_dagster.kernel.terms import FileDigest
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.place import MarketPlace
     from quantlab_dagster.market.records import DayMeta
+    from quantlab_dagster.work.messages import Digested
 
 __all__ = ["verify_pair", "verify_symbol_day"]
 
@@ -41,17 +43,26 @@ async def verify_pair(
     """
     if not symbols:
         symbols = await place.symbols(pair)
-    verified = [
-        await verify_symbol_day(place, SymbolDay(pair.exchange, pair.stream, symbol, day), against_raw=against_raw)
-        for symbol in sorted(symbols)
-    ]
+    async with Merging(place.limits) as merging:
+        verified = [
+            await verify_symbol_day(
+                place, SymbolDay(pair.exchange, pair.stream, symbol, day), merging, against_raw=against_raw
+            )
+            for symbol in sorted(symbols)
+        ]
     return [item for item in verified if item is not None]
 
 
 async def verify_symbol_day(
-    place: MarketPlace, symbol_day: SymbolDay, *, against_raw: bool = True
+    place: MarketPlace, symbol_day: SymbolDay, merging: Merging, *, against_raw: bool = True
 ) -> VerifiedDay | None:
     """Verify one symbol-day; None where there is neither a published day nor a raw part.
+
+    Args:
+        place: both lakes.
+        symbol_day: which.
+        merging: reads the published file, and merges the raw parts again.
+        against_raw: whether to do that.
 
     Raises:
         StoreError: a listing or a download failed.
@@ -69,27 +80,38 @@ async def verify_symbol_day(
             return VerifiedDay(symbol_day, Verdict.QUARANTINED, (plan.reason,))
         return VerifiedDay(symbol_day, Verdict.NOT_PUBLISHED, (f"{len(plan.parts)} raw parts, but no data.parquet",))
     with scratch_directory(place.limits.scratch_base) as scratch:
-        return await _verify_file(place, plan, scratch, against_raw=against_raw)
+        return await _verify_file(place, plan, merging, scratch, against_raw=against_raw)
 
 
-async def _verify_file(place: MarketPlace, plan: Plan, scratch: Path, *, against_raw: bool) -> VerifiedDay:
+async def _verify_file(
+    place: MarketPlace, plan: Plan, merging: Merging, scratch: Path, *, against_raw: bool
+) -> VerifiedDay:
     assert plan.published.data is not None
     path = scratch / "published.parquet"
     info = await place.compact.download(plan.published.data.key, path)
+
+    async def check_copy() -> None:  # what was damaged here since is no wrong day
+        await asyncio.to_thread(check_content, place.compact.name(info.key), path, info.received)
+
     try:
-        digest = await asyncio.to_thread(digest_file, path, ORDER.column)
-    except QuantlabError as error:
+        digested = await merging.digest(path, ORDER.column)
+    except (AuditFailed, BadPart) as error:
+        await check_copy()
         return VerifiedDay(plan.symbol_day, Verdict.WRONG, (f"data.parquet: {error.cause}",))
+    digest = digested.digest
     findings = _file_findings(digest)
     meta = plan.published.meta
     if meta is None:
         findings.append("there is no meta.json")
     else:
         findings += _meta_findings(meta, digest, info, await asyncio.to_thread(file_sha256, path))
+    if findings:
+        await check_copy()
     parts, note = _comparable_parts(plan)
     compared = against_raw and not note
     if compared:
-        findings += await _raw_findings(place, parts, path, digest, scratch)
+        findings += await _raw_findings(place, parts, digested, merging, scratch)
+        await check_copy()
     late = _late_parts(plan)
     return VerifiedDay(
         plan.symbol_day,
@@ -156,16 +178,16 @@ def _late_parts(plan: Plan) -> str:
 
 
 async def _raw_findings(
-    place: MarketPlace, listed: list[ObjectInfo], published: Path, digest: FileDigest, scratch: Path
+    place: MarketPlace, listed: list[ObjectInfo], published: Digested, merging: Merging, scratch: Path
 ) -> list[str]:
     """Merge the raw parts again, and compare the result with the published file: its columns, rows and order."""
     merged = scratch / "merged.parquet"
     try:
-        await Merging(place.limits).build(place.raw, listed, Recipe(ORDER), merged)
+        await merging.build(place.raw, listed, Recipe(ORDER), merged)
     except BadPart as error:
         return [f"the raw parts cannot be merged any more: {error.part}: {error.cause}"]
-    expected = await asyncio.to_thread(digest_file, merged, ORDER.column)
-    return _comparison(column_dtypes(published), digest, column_dtypes(merged), expected)
+    expected = await merging.digest(merged, ORDER.column)
+    return _comparison(published.columns, published.digest, expected.columns, expected.digest)
 
 
 def _comparison(

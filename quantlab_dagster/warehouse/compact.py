@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, SchemaConflict, StoreError
-from quantlab_dagster.kernel.columns import odd_ones
-from quantlab_dagster.kernel.parts import FooterReader, Part
-from quantlab_dagster.kernel.survey import Order
+from quantlab_dagster.kernel.faults import machine_fault
+from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
 from quantlab_dagster.lake.warehouse import is_compacted, list_hour, output_name
 from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus, Replacement
@@ -31,7 +30,7 @@ from quantlab_dagster.warehouse.slot import Claim, Corrupt, Input, ReplacementPl
 from quantlab_dagster.work.merging import Built, Merging, Recipe
 from quantlab_dagster.work.scratch import scratch_directory
 from quantlab_dagster.work.shares import objects_frozen
-from quantlab_dagster.work.stopping import Worker, ended_within
+from quantlab_dagster.work.stopping import ended_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,30 +79,31 @@ async def compact_hours(
         One outcome each, in the order in which they ended.
     """
     listener.found(partitions)
+    outcomes: list[HourOutcome] = []
     with objects_frozen(), scratch_directory(place.limits.scratch_base) as scratch:
-        shared = _Shared(place, scratch)
-        waiting = iter(partitions)
-        outcomes: list[HourOutcome] = []
+        async with Merging(place.limits, cores=min(4, os.cpu_count() or 1)) as merging:
+            shared = _Shared(place, scratch, merging)
+            waiting = iter(partitions)
 
-        async def work_on_one_after_the_other() -> None:
-            for partition in waiting:
-                outcome = await _HourWork(shared, partition, requested or Requested()).run()
-                outcomes.append(outcome)
-                listener.finished(outcome)
+            async def work_on_one_after_the_other() -> None:
+                for partition in waiting:
+                    outcome = await _HourWork(shared, partition, requested or Requested()).run()
+                    outcomes.append(outcome)
+                    listener.finished(outcome)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_HOURS_AT_ONCE):
-                group.create_task(work_on_one_after_the_other())
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_HOURS_AT_ONCE):
+                    group.create_task(work_on_one_after_the_other())
     return outcomes
 
 
 class _Shared:
     """What the partitions of one run share."""
 
-    def __init__(self, place: WarehousePlace, scratch: Path) -> None:
+    def __init__(self, place: WarehousePlace, scratch: Path, merging: Merging) -> None:
         self.place = place
         self.scratch = scratch
-        self.merging = Merging(place.limits, cores=min(4, os.cpu_count() or 1))
+        self.merging = merging
         self.replacing = asyncio.Lock()
         self.shrink = 1.0
         """Bytes that the last merge made of a new file's byte: what packing expects of the next one."""
@@ -134,10 +134,14 @@ class _HourWork:
         except QuantlabError as expected:
             status, reason, error = HourStatus.FAILED, str(expected), type(expected).__name__
         except Exception as unexpected:
-            # A bug must not take the other partitions down with it; the run fails after they are done.
-            logger.exception("unexpected error in %s", self.partition)
-            error = type(unexpected).__name__
-            status, reason = HourStatus.FAILED, f"unexpected {error}: {unexpected}"
+            fault = machine_fault(unexpected, str(self.partition))
+            if fault is not None:
+                status, reason, error = HourStatus.FAILED, str(fault), type(fault).__name__
+            else:
+                # A bug must not take the other partitions down with it; the run fails after they are done.
+                logger.exception("unexpected error in %s", self.partition)
+                error = type(unexpected).__name__
+                status, reason = HourStatus.FAILED, f"unexpected {error}: {unexpected}"
         return HourOutcome(
             self.partition,
             status,
@@ -246,13 +250,7 @@ class _HourWork:
 
     async def _odd_ones(self) -> dict[str, str]:
         """Which files do not unite with the others. The merge blames the one it meets last, which need not be it."""
-        directory = self.shared.scratch / uuid.uuid4().hex
-        directory.mkdir()
-        try:
-            parts = await self.shared.merging.fetch(self._place.lake, self.tried, directory)
-            return await Worker().run(lambda: _odd_among(parts))
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        return await self.shared.merging.odd_ones(self._place.lake, self.tried, ORDER.column, self.shared.scratch)
 
     async def _replace(self, claim: Claim, chosen: Bin) -> bool:
         """Merge a bin, and replace its files. False if they changed before anything did."""
@@ -261,7 +259,8 @@ class _HourWork:
         try:
             chosen, built = await self._build(chosen, directory)
             name = output_name(chosen)
-            staged = await self._place.lake.stage(self.partition.key(name), directory / _OUTPUT)
+            key = self.partition.key(name)
+            staged = await self._place.lake.stage(key, directory / _OUTPUT, sha256=built.sha256)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
         plan = ReplacementPlan(
@@ -330,14 +329,3 @@ class _HourWork:
                 )
             )
         return done.replaced
-
-
-def _odd_among(parts: list[Part]) -> dict[str, str]:
-    """Names of the parts that are damaged or do not unite with the others, and why."""
-    reader, bad, readable = FooterReader(), dict[str, str](), []
-    for part in parts:
-        try:
-            readable.append((part, reader.read(part)))
-        except BadPart as error:
-            bad[part.key] = error.cause
-    return bad | odd_ones([part for part, _ in readable], [footer for _, footer in readable], ORDER.column)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 from quantlab_dagster.work.wording import format_bytes, name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.lake.warehouse import AppHour
     from quantlab_dagster.warehouse.slot import Corrupt
 
-__all__ = ["HourListener", "HourOutcome", "HourStatus", "Replacement", "hour_line"]
+__all__ = ["HourListener", "HourOutcome", "HourStatus", "Replacement", "hour_line", "undone"]
 
 
 class HourStatus(StrEnum):
@@ -78,6 +78,14 @@ class HourOutcome:
     def total(self, name: str) -> int:
         """Sum of an attribute over the replacements."""
         return sum(getattr(item, name) for item in self.replacements)
+
+
+def undone(outcomes: Iterable[HourOutcome]) -> list[HourOutcome]:
+    """Those after which their hour is not done: they failed, or another compactor is still at work.
+
+    An hour is done if nothing of it is undone, whichever of its apps needed work, and also if none did.
+    """
+    return [outcome for outcome in outcomes if outcome.status in (HourStatus.FAILED, HourStatus.BUSY)]
 
 
 class HourListener(Protocol):

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits"]
 
+DECODER_FIXED_BYTES = 1 << 30
+DECODER_SILENCE_SECONDS = 60.0
+DECODER_BYTES_PER_SECOND = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -34,3 +38,16 @@ class Limits:
     def merge_budget(self) -> int:
         """Share of the memory budget for merging, in bytes."""
         return self.memory_budget - self.download_budget
+
+    @property
+    def decoder_memory(self) -> int:
+        """Bytes at which a decoding process is ended: 1 GiB above twice the budget; usual days take half the budget."""
+        return DECODER_FIXED_BYTES + 2 * self.memory_budget
+
+    def decoder_patience(self, size_bytes: int) -> float:
+        """Seconds without progress after which a decoding process is ended.
+
+        Args:
+            size_bytes: what it has to read.
+        """
+        return DECODER_SILENCE_SECONDS + size_bytes / DECODER_BYTES_PER_SECOND

@@ -16,16 +16,16 @@ from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.settling import begin, seed
-from quantlab_dagster.market.state import State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.lakes import Lakes, Recorder, spec, symbol_day
+from quantlab_dagster_tests.lakes import PAIR, Lakes, Recorder, spec, symbol_day
 
 if TYPE_CHECKING:
     from quantlab_dagster.market.catchup import CatchUp
     from quantlab_dagster.market.outcome import Outcome
+    from quantlab_dagster.market.state import State
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, day: dt.date) -> Lake
         monkeypatch.setenv(name, value)
     lakes.put_spec(spec(day=day, parts=2, rows=20))
     before = day - dt.timedelta(days=1)
-    asyncio.run(StateStore(lakes.compact).update(lambda _: seed(begin(None, before, utc_now()), before, utc_now())))
+    asyncio.run(
+        StateStore(lakes.compact).update(lambda _: seed(begin(None, before, utc_now()), before, utc_now(), [PAIR]))
+    )
     return lakes
 
 
@@ -68,6 +70,7 @@ def state_of(lakes: Lakes) -> State:
     return state
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_a_day_that_failed_waits_for_cron_as_well(lakes: Lakes, day: dt.date) -> None:
     broken = symbol_day(day=day).key("meta.json")
     asyncio.run(lakes.compact.put(broken, b"no json"))
@@ -100,6 +103,7 @@ class Collector(Recorder):
             (late / part.name).write_bytes(part.read_bytes())
 
 
+@pytest.mark.guards("roll-up-swallowed")
 def test_the_failure_of_a_roll_up_is_not_swallowed_and_its_pairs_run_again(lakes: Lakes, day: dt.date) -> None:
     report, _ = caught_up(Collector(lakes, day))
     assert [item.reason for item in report.outcomes] == ["not published"], "as the roll-up says of the other"
@@ -113,6 +117,7 @@ def test_the_failure_of_a_roll_up_is_not_swallowed_and_its_pairs_run_again(lakes
     assert state_of(lakes).is_settled(day)
 
 
+@pytest.mark.guards("scan-gap")
 def test_the_search_for_late_parts_goes_all_the_way(lakes: Lakes, day: dt.date) -> None:
     for number in range(310):
         directory = Path(lakes.raw_url) / symbol_day(f"symbol{number}", day).prefix
@@ -120,11 +125,12 @@ def test_the_search_for_late_parts_goes_all_the_way(lakes: Lakes, day: dt.date) 
         (directory / "no.part").write_bytes(b"")
     caught_up()
     caught_up(minutes=61)
-    scan = state_of(lakes).late_scan
+    [scan] = state_of(lakes).late_scan.rounds.values()
     assert scan.started_at is not None
     assert scan.cursor is None
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_run_although_late_parts_cannot_be_looked_for(
     lakes: Lakes, day: dt.date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +165,7 @@ def two_steps() -> None:
     other_step()
 
 
+@pytest.mark.guards("roll-up-swallowed")
 def test_a_reason_explains_the_failure_of_its_own_step_only() -> None:
     result = two_steps.execute_in_process(raise_on_error=False)
     known = {"one_step": ["binance/bbo/a/20260108: not published", "not published"]}

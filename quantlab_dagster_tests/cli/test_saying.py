@@ -44,6 +44,7 @@ def quantlab(capsys: pytest.CaptureFixture[str], arguments: str) -> tuple[object
     return ended.value.code, out, err
 
 
+@pytest.mark.guards("nothing-matched")
 @pytest.mark.parametrize("command", ["compact", "plan", "verify", "compact --repair"])
 def test_a_symbol_that_matches_nothing_is_a_usage_error(
     lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str
@@ -63,6 +64,7 @@ def test_a_symbol_of_the_compact_lake_alone_is_known(lakes: Lakes, capsys: pytes
     assert "binance/bbo/gone/20260108" in out
 
 
+@pytest.mark.guards("nothing-matched")
 @pytest.mark.parametrize("command", ["compact", "plan", "status", "recover"])
 def test_an_app_that_matches_nothing_is_a_usage_error(
     lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str
@@ -74,8 +76,9 @@ def test_an_app_that_matches_nothing_is_a_usage_error(
     assert lakes.compact_keys() == {}
 
 
+@pytest.mark.guards("which-lake")
 def test_commands_name_the_lakes_they_look_at(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("plan --date 2026-01-08", "verify --date 2026-01-08", "status"):
+    for command in ("plan --date 2026-01-08", "verify --date 2026-01-08", "status", "catch-up"):
         _, out, err = quantlab(capsys, command)
         assert lakes.raw_url in out + err, command
         assert lakes.compact_url in out + err, command
@@ -84,6 +87,16 @@ def test_commands_name_the_lakes_they_look_at(lakes: Lakes, capsys: pytest.Captu
     assert err == ""
 
 
+@pytest.mark.parametrize("command", ["compact", "recover"])
+def test_what_works_on_the_event_lake_names_it(lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    _, _, err = quantlab(capsys, f"warehouse {command}")
+    assert f"event lake {lakes.rig.directory / 'warehouse'}" in err
+    _, out, err = quantlab(capsys, f"warehouse {command} --json")
+    assert json.loads(out)
+    assert "event lake" not in err
+
+
+@pytest.mark.guards("seed-2062")
 def test_a_mistaken_seed_can_be_taken_back(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
     assert quantlab(capsys, "state seed --last-compacted 2026-01-20")[0] == 0
     code, _, err = quantlab(capsys, "state seed --last-compacted 2026-01-07")
@@ -96,6 +109,7 @@ def test_a_mistaken_seed_can_be_taken_back(lakes: Lakes, capsys: pytest.CaptureF
     assert json.loads(lakes.get("compacted/_state.json"))["seeds"][0]["reason"] == "typo"
 
 
+@pytest.mark.guards("unknown-variable")
 def test_variables_that_look_like_settings_are_warned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

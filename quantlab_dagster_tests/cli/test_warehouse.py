@@ -196,6 +196,7 @@ def test_the_options_choose_apps_and_hours(quantlab: Typed, lake: EventLake) -> 
 # ---- what is wrong ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("corrupt-then-deleted")
 def test_a_corrupt_file_is_exit_code_one_and_the_others_are_merged(quantlab: Typed, lake: EventLake) -> None:
     lake.put_spec(spec())
     bad = corrupt_event_file(spec())
@@ -242,6 +243,7 @@ def test_an_unreadable_slot_is_named_and_stops_no_other_hour(quantlab: Typed, la
     assert asyncio.run(lake.store.get(PARTITION.slot_key))[0] == b"what is this"
 
 
+@pytest.mark.guards("rows-doubled")
 def test_recover_completes_what_a_killed_run_left_and_merges_nothing(quantlab: Typed, lake: EventLake) -> None:
     original = put_hours(lake, 0)
     kill_after_publishing(lake)

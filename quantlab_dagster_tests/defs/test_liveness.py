@@ -1,4 +1,4 @@
-"""Runs of the command line that were killed are ended, and no other ones."""
+"""Runs that were killed are ended, and no other ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 import pytest
@@ -18,9 +19,17 @@ from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.cli.runs.in_process import InProcess
 from quantlab_dagster.cli.runs.market import catch_up
+from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs import liveness
 from quantlab_dagster.defs.history import UNFINISHED, busy_days
-from quantlab_dagster.defs.liveness import SILENT_FOR, command_line_tags, end_dead_runs, process_in, why_dead
+from quantlab_dagster.defs.liveness import (
+    SILENT_FOR,
+    command_line_tags,
+    end_dead_runs,
+    process_in,
+    say_which_process,
+    why_dead,
+)
 from quantlab_dagster.defs.warehouse.job import SWEEP_OP
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.settling import seed
@@ -30,7 +39,7 @@ from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster.work.processes import Machine, Process
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run, tags_of
-from quantlab_dagster_tests.lakes import Lakes, Recorder, spec
+from quantlab_dagster_tests.lakes import PAIR, Lakes, Recorder, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +83,7 @@ def judged(
     return why
 
 
+@pytest.mark.guards("living-run-ended")
 def test_on_this_machine_the_process_decides_however_long_it_is_silent() -> None:
     assert judged(HERE, ended=True) == "its process 7 on box is gone"
     assert judged(HERE, ended=False, silent=100 * SILENT_FOR) is None
@@ -81,6 +91,7 @@ def test_on_this_machine_the_process_decides_however_long_it_is_silent() -> None
     assert judged(replace(HERE, name="renamed"), ended=False, silent=100 * SILENT_FOR) is None
 
 
+@pytest.mark.guards("dead-run")
 def test_a_reboot_ends_every_process() -> None:
     assert judged(replace(HERE, boot="boot-0"), ended=False) == "box was started again since"
     assert judged(replace(HERE, boot="boot-0", pids="1"), ended=False) == "box was started again since"
@@ -136,6 +147,7 @@ def test_tags_say_which_process_it_is() -> None:
 # ---- the history -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("living-run-ended")
 def test_only_what_is_dead_is_ended(instance: dg.DagsterInstance) -> None:
     alive = put_run(instance, LIVING, tags=DAY)
     finished = put_run(instance, killed(), status=dg.DagsterRunStatus.SUCCESS)
@@ -159,6 +171,7 @@ def test_only_what_is_dead_is_ended(instance: dg.DagsterInstance) -> None:
 
 
 # What is queued was launched by Dagster.
+@pytest.mark.guards("dead-run")
 @pytest.mark.parametrize("status", [status for status in UNFINISHED if status is not dg.DagsterRunStatus.QUEUED])
 def test_whatever_it_was_doing(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> None:
     run_id = put_run(instance, killed(), status=status)
@@ -167,6 +180,7 @@ def test_whatever_it_was_doing(instance: dg.DagsterInstance, status: dg.DagsterR
     assert status_of(instance, run_id) is (dg.DagsterRunStatus.CANCELED if canceling else dg.DagsterRunStatus.FAILURE)
 
 
+@pytest.mark.guards("dead-run")
 def test_another_hosts_run_is_ended_six_hours_after_its_last_event(instance: dg.DagsterInstance) -> None:
     old_version = create_run_for_test(
         instance, status=dg.DagsterRunStatus.STARTED, tags={"quantlab/started_by": "command line"}
@@ -190,21 +204,77 @@ def _say(instance: dg.DagsterInstance, run_id: str, at: dt.datetime) -> None:
     instance.report_dagster_event(event, run_id, timestamp=at.timestamp())
 
 
-def test_runs_that_dagster_launched_are_left_to_it(instance: dg.DagsterInstance) -> None:
-    """From the daemon or the UI, even if re-executed there: Dagster copies the tags of the first run."""
-    plain = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED)
-    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("quantlab"), "repository")
-    again = create_run_for_test(
-        instance,
-        status=dg.DagsterRunStatus.STARTED,
-        tags=tags_of(killed()),
-        remote_job_origin=RemoteJobOrigin(repository, "compact_day"),
+ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("quantlab"), "repository"), "compact_day")
+
+
+def put_launched(
+    instance: dg.DagsterInstance,
+    tags: dict[str, str],
+    *,
+    of: str | None = None,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+) -> str:
+    """A run that Dagster launched, with tags that were written for it, or for another one."""
+    run = create_run_for_test(instance, status=status, tags=tags, remote_job_origin=ORIGIN)
+    instance.add_run_tags(run.run_id, {"quantlab/process_of": of or run.run_id})
+    return str(run.run_id)
+
+
+def test_a_run_that_dagster_launched_is_ended_if_the_process_that_it_names_is_dead(
+    instance: dg.DagsterInstance,
+) -> None:
+    alive = put_launched(instance, tags_of(LIVING))
+    dead = put_launched(instance, tags_of(killed()))
+    assert [run.run_id for run in end_dead_runs(instance, utc_now())] == [dead]
+    assert status_of(instance, dead) is dg.DagsterRunStatus.FAILURE
+    assert status_of(instance, alive) is dg.DagsterRunStatus.STARTED
+
+
+@pytest.mark.guards("living-run-ended")
+def test_other_runs_that_dagster_launched_are_left_to_it(instance: dg.DagsterInstance) -> None:
+    """Those that name no process; and one that is executed again, because Dagster copies the first one's tags."""
+    plain = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, remote_job_origin=ORIGIN)
+    of_a_command = create_run_for_test(
+        instance, status=dg.DagsterRunStatus.STARTED, tags=tags_of(killed()), remote_job_origin=ORIGIN
     )
+    copied = put_launched(instance, tags_of(killed()), of="the first one")
+    queued = put_launched(instance, tags_of(killed()), status=dg.DagsterRunStatus.QUEUED)
     assert end_dead_runs(instance, utc_now() + 100 * SILENT_FOR) == []
-    for run in (plain, again):
-        assert status_of(instance, run.run_id) is dg.DagsterRunStatus.STARTED
+    for run_id in (plain.run_id, of_a_command.run_id, copied):
+        assert status_of(instance, run_id) is dg.DagsterRunStatus.STARTED
+    assert status_of(instance, queued) is dg.DagsterRunStatus.QUEUED
 
 
+def test_a_step_says_which_process_executes_its_run(
+    instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = create_run_for_test(instance, tags=tags_of(killed()), remote_job_origin=ORIGIN)
+    context = SimpleNamespace(run=run, instance=instance, log=logging.getLogger("step"))
+    say_which_process(cast("dg.OpExecutionContext", context))
+    found = instance.get_run_by_id(run.run_id)
+    assert found
+    assert process_in(found.tags) == LIVING
+    assert found.tags["quantlab/process_of"] == run.run_id
+    instance.delete_run(run.run_id)
+    say_which_process(cast("dg.OpExecutionContext", context))
+    assert "cannot say which process this is" in caplog.text
+
+    command = create_run_for_test(instance, tags=tags_of(killed()))
+    context.run = command
+    say_which_process(cast("dg.OpExecutionContext", context))
+    found = instance.get_run_by_id(command.run_id)
+    assert found
+    assert found.tags == command.tags, "the command has said so"
+
+
+def test_every_job_runs_in_one_process() -> None:
+    """With another executor the process of a step would not be the one of its run."""
+    jobs = build_definitions(load_settings()).resolve_all_job_defs()
+    assert {job.executor_def.name for job in jobs} == {"in_process"}
+    assert len(list(jobs)) >= 4
+
+
+@pytest.mark.guards("living-run-ended")
 def test_one_that_ends_well_while_it_is_looked_at_stays_well(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +350,7 @@ def test_a_history_that_cannot_be_read_is_said(
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("dead-run")
 def test_every_command_that_runs_something_ends_them_first_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +382,7 @@ def test_a_run_of_the_command_line_says_which_process_it_is(tmp_path: Path, monk
     assert run.tags["more"] == "of them"
 
 
+@pytest.mark.guards("dead-run")
 def test_one_that_dies_while_catch_up_is_at_work_does_not_hold_its_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +400,7 @@ def test_one_that_dies_while_catch_up_is_at_work_does_not_hold_its_day(
     for day in (first, last):
         lakes.put_spec(spec(day=day, parts=2, rows=20))
     before = first - dt.timedelta(days=1)
-    asyncio.run(StateStore(lakes.compact).update(lambda state: seed(state, before, utc_now())))
+    asyncio.run(StateStore(lakes.compact).update(lambda state: seed(state, before, utc_now(), [PAIR])))
 
     class DiesMeanwhile(Recorder):
         def finished(self, outcome: Outcome) -> None:

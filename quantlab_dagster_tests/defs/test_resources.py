@@ -235,6 +235,7 @@ def test_a_profile_of_the_environment_that_does_not_exist(monkeypatch: pytest.Mo
             LakeResource(lake="raw", url="s3://bucket").store()
 
 
+@pytest.mark.guards("accounts-mix")
 def test_half_a_pair_of_a_lakes_own_keys_is_not_completed_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, WRONG | {"QUANTLAB_RAW_AWS_ACCESS_KEY_ID": "own"})
     with pytest.raises(SettingsError, match="QUANTLAB_RAW_AWS_SECRET_ACCESS_KEY"):

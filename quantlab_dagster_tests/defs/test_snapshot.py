@@ -34,6 +34,7 @@ def test_asset_keys_groups_and_dependencies() -> None:
     assert not events.parent_keys
 
 
+@pytest.mark.guards("local-time")
 def test_partitions_are_utc_days() -> None:
     graph = build_definitions(load_settings()).resolve_asset_graph()
     for key in graph.get_all_asset_keys() - {EVENTS}:
@@ -53,7 +54,7 @@ def test_partitions_of_events_are_utc_hours() -> None:
 def test_jobs_checks_and_resources() -> None:
     definitions = build_definitions(load_settings())
     jobs = {job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert jobs == {"compact_day", "compact_warehouse"}
+    assert jobs == {"compact_day", "compact_symbols", "compact_warehouse"}
     job = definitions.resolve_job_def("compact_day")
     steps = {f"compact__{exchange}__{stream}" for exchange in EXCHANGES for stream in STREAMS} | {"compact__state"}
     assert {node.name for node in job.nodes} == steps

@@ -176,6 +176,7 @@ def test_a_day_that_is_not_complete_is_not_offered_and_refused(dev: DagsterDev, 
     assert not [key for key in beside_playwright(lakes.compact_keys) if "date=2100" in key]
 
 
+@pytest.mark.guards("signal-lost")
 def test_a_run_that_is_terminated_stops_within_seconds_and_leaves_nothing_half_done(
     dev: DagsterDev, lakes: Lakes
 ) -> None:

@@ -14,20 +14,20 @@ from playwright.sync_api import expect
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.settling import seed
-from quantlab_dagster.market.state import State
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.e2e.browser import beside_playwright
 from quantlab_dagster_tests.e2e.dagster_dev import DagsterDev, dagster_dev
-from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows
+from quantlab_dagster_tests.lakes import PAIR, Lakes, oracle, same_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Page
 
+    from quantlab_dagster.market.state import State
     from quantlab_dagster.synthetic.market import RawPart
     from quantlab_dagster_tests.servers import S3Server
 
@@ -99,6 +99,7 @@ def runs_of(dev: DagsterDev, day: dt.date) -> list[dict[str, Any]]:
     return runs
 
 
+@pytest.mark.guards("watermark-past-failure")
 def test_the_sensor_works_off_five_missed_days_one_of_which_fails_twice(
     dev: DagsterDev, lakes: Lakes, page: Page
 ) -> None:
@@ -106,7 +107,9 @@ def test_the_sensor_works_off_five_missed_days_one_of_which_fails_twice(
     broken = symbol_day(UNHEALTHY).key("meta.json")
 
     def prepare() -> None:
-        asyncio.run(StateStore(lakes.compact).update(lambda before: seed(before, MISSED[0] - ONE_DAY, utc_now())))
+        asyncio.run(
+            StateStore(lakes.compact).update(lambda before: seed(before, MISSED[0] - ONE_DAY, utc_now(), [PAIR]))
+        )
         asyncio.run(lakes.compact.put(broken, b"no json"))
 
     beside_playwright(prepare)

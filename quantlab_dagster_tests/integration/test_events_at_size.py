@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 
+@pytest.mark.guards("memory-grows")
 @pytest.mark.slow
 def test_two_thousand_files_of_an_hour_within_the_memory_budget(tmp_path: Path) -> None:
     root = tmp_path / "lake"

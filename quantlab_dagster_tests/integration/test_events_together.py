@@ -102,6 +102,7 @@ def _sink(lake: EventLake) -> Iterator[list[bytes]]:
         thread.join()
 
 
+@pytest.mark.guards("rows-doubled")
 def test_nobody_loses_or_doubles_a_row(rig: Rig, tmp_path: Path) -> None:
     lake = EventLake.of(rig)
     home = _new_home(tmp_path)
@@ -185,6 +186,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.guards("signal-lost")
 @pytest.mark.parametrize(("how", "after"), [(signal.SIGTERM, 1), (signal.SIGINT, 6)])
 def test_told_to_stop_in_the_middle(made: Path, tmp_path: Path, how: signal.Signals, after: int) -> None:
     lake = EventLake.of(Rig("local", None, tmp_path))

@@ -115,8 +115,8 @@ class Deployment:
         assert self.unfinished() == []
         code, output, errors = self.run("status", "--json")
         assert code == 0, output + errors
-        assert json.loads(output)["backlog"] == []
-        assert json.loads(output)["last_compacted_date"] == f"{_days()[-1]:%Y%m%d}"
+        assert json.loads(output)["market_data"]["backlog"] == []
+        assert json.loads(output)["market_data"]["last_compacted_date"] == f"{_days()[-1]:%Y%m%d}"
         assert len([key for key in self.lakes.compact_keys() if key.endswith("data.parquet")]) == _DAYS
         for day, rows in expected.items():
             assert same_rows(self.lakes.published(symbol_day(day=day)), rows), day
@@ -159,6 +159,7 @@ def _moments() -> Iterator[float]:
         yield 0.9 * random_.random()  # at the very end its process only exits
 
 
+@pytest.mark.guards("dead-run")
 @pytest.mark.parametrize("fraction", [pytest.param(value, id=f"{value:.3f}") for value in _moments()])
 def test_the_next_command_finishes_the_day(raw: Raw, deployment: Deployment, fraction: float) -> None:
     dead = deployment.killed(fraction * raw.seconds)
@@ -174,6 +175,7 @@ def test_the_next_command_finishes_the_day(raw: Raw, deployment: Deployment, fra
     deployment.assert_done(raw.expected)
 
 
+@pytest.mark.guards("dead-run")
 def test_the_sensor_finishes_the_day(raw: Raw, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     assert deployment.killed(0.02 * raw.seconds)
     for name, value in deployment.env.items():

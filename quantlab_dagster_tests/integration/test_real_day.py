@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PEAK_RSS_MIB = 700
 
 
+@pytest.mark.guards("unsorted-called-sorted", "memory-grows")
 @pytest.mark.slow
 @pytest.mark.server
 def test_the_real_size_day_end_to_end(tmp_path: Path) -> None:

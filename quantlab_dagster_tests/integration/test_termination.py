@@ -52,6 +52,7 @@ def _wait_for_work(lakes: Lakes, process: subprocess.Popen[str], marker: str) ->
         time.sleep(0.01)
 
 
+@pytest.mark.guards("half-published", "signal-lost")
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("delay", [0.0, 0.4, 1.5])

@@ -17,7 +17,7 @@ from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.settling import seed
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.clock import utc_now
-from quantlab_dagster_tests.lakes import Lakes, oracle, same_rows, spec, symbol_day
+from quantlab_dagster_tests.lakes import PAIR, Lakes, oracle, same_rows, spec, symbol_day
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ONE_DAY = dt.timedelta(days=1)
 
 
+@pytest.mark.guards("two-runs-at-once")
 @pytest.mark.slow
 def test_nobody_undoes_or_doubles_anybodys_work(rig: Rig, tmp_path: Path) -> None:
     lakes = Lakes.of(rig)
@@ -37,7 +38,7 @@ def test_nobody_undoes_or_doubles_anybodys_work(rig: Rig, tmp_path: Path) -> Non
         for day in days
         for symbol in ("adausdt", "btcusdt")
     }
-    asyncio.run(StateStore(lakes.compact).update(lambda before: seed(before, days[0] - ONE_DAY, utc_now())))
+    asyncio.run(StateStore(lakes.compact).update(lambda before: seed(before, days[0] - ONE_DAY, utc_now(), [PAIR])))
     home = tmp_path / "home"
     env = {
         **os.environ,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import AuditFailed, CorruptPart
+from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel import budget, frames, spread, survey
 from quantlab_dagster.kernel import merge as merging
 from quantlab_dagster.kernel.digest import digest_file
@@ -68,6 +68,7 @@ def test_the_days_of_these_tests_take_both_paths(tmp_path: Path) -> None:
     assert (through_runs.windows > 1, through_runs.distributed) == (True, True)
 
 
+@pytest.mark.guards("check-for-proof")
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_mishap_between_parts_and_windows_is_found(
     mishap: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,17 +84,19 @@ def test_mishap_between_parts_and_windows_is_found(
         compact_day(tmp_path, WINDOWS)
 
 
+@pytest.mark.guards("check-for-proof")
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_mishap_between_parts_and_runs_is_found(
     mishap: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = spread._read_run
-    monkeypatch.setattr(spread, "_read_run", lambda path: mishap(read(path)))
+    monkeypatch.setattr(spread, "_read_run", lambda *arguments: mishap(read(*arguments)))
     with pytest.raises(AuditFailed):
         compact_day(tmp_path, RUNS)
     assert not list((tmp_path / "scratch").iterdir())
 
 
+@pytest.mark.guards("check-for-proof")
 @pytest.mark.parametrize("mishap", [without_first, first_twice, first_instead_of_second])
 @pytest.mark.parametrize("budget_bytes", [ONE_WINDOW, RUNS], ids=["one window", "runs"])
 def test_decoder_that_loses_or_doubles_rows_is_found(
@@ -116,6 +119,7 @@ def test_decoder_that_loses_or_doubles_rows_is_found(
         compact_day(tmp_path, budget_bytes)
 
 
+@pytest.mark.guards("check-for-proof")
 def test_part_that_decodes_differently_the_second_time_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +142,7 @@ def test_part_that_decodes_differently_the_second_time_is_found(
         compact_day(tmp_path, WINDOWS)
 
 
+@pytest.mark.guards("tie-order")
 def test_unstable_sort_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sort = pl.DataFrame.sort
 
@@ -150,6 +155,7 @@ def test_unstable_sort_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         merging.merge(surveyed, tmp_path / "out", scratch=tmp_path)
 
 
+@pytest.mark.guards("unsorted-called-sorted")
 def test_sort_that_does_not_sort_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyed = survey_of(day())
     monkeypatch.setattr(pl.DataFrame, "sort", lambda frame, *_, **__: frame)
@@ -167,6 +173,7 @@ def windows_in_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging._Direct, "__iter__", backwards)
 
 
+@pytest.mark.guards("unsorted-called-sorted")
 @pytest.mark.usefixtures("windows_in_wrong_order")
 def test_windows_in_the_wrong_order_are_found(tmp_path: Path) -> None:
     """Each of them is sorted; this is how a day was once concatenated from sorted chunks."""
@@ -182,6 +189,7 @@ def tied_rows_swapped(frame: pl.DataFrame) -> pl.DataFrame:
     return frame[order]
 
 
+@pytest.mark.guards("check-for-proof")
 @pytest.mark.parametrize(
     ("mishap", "finding"),
     [
@@ -201,6 +209,7 @@ def test_mishap_of_the_writer_is_found(
         compact_day(tmp_path)
 
 
+@pytest.mark.guards("check-for-proof")
 def test_misnumbered_rows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = SortedFileWriter._table
 
@@ -213,6 +222,7 @@ def test_misnumbered_rows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         compact_day(tmp_path)
 
 
+@pytest.mark.guards("check-for-proof")
 def test_wrong_label_in_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = SortedFileWriter._table
 
@@ -221,7 +231,7 @@ def test_wrong_label_in_the_file_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         return replace_column(table(self, frame), "venue", labels)
 
     monkeypatch.setattr(SortedFileWriter, "_table", relabelled)
-    with pytest.raises(CorruptPart, match="'venue' does not hold 'binance'"):
+    with pytest.raises(AuditFailed, match="'venue' does not hold 'binance'"):
         compact_day(tmp_path)
 
 
@@ -251,13 +261,14 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
+@pytest.mark.guards("check-for-proof")
 @pytest.mark.parametrize("change", [cut_off, one_bit, emptied])
 def test_file_damaged_on_the_disk_is_found(
     change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CorruptPart, match="cannot be read back") as caught:
+    with pytest.raises(AuditFailed, match="cannot be read back") as caught:
         file_changed_before_it_is_read_back(change, monkeypatch, tmp_path)
-    assert caught.value.part.endswith("data.parquet")
+    assert caught.value.where.endswith("data.parquet")
 
 
 def other_file(path: Path) -> None:
@@ -270,13 +281,15 @@ def without_seq(path: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns(["seq"]), path)
 
 
+@pytest.mark.guards("check-for-proof")
 def test_file_exchanged_on_the_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AuditFailed, match="rows of the file are not the rows of the windows"):
         file_changed_before_it_is_read_back(other_file, monkeypatch, tmp_path)
 
 
+@pytest.mark.guards("check-for-proof")
 def test_file_without_seq_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CorruptPart, match="'seq' is missing"):
+    with pytest.raises(AuditFailed, match="'seq' is missing"):
         file_changed_before_it_is_read_back(without_seq, monkeypatch, tmp_path)
 
 
@@ -285,6 +298,7 @@ def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path, monkeypatch: py
     assert compacted.merged.rows == PARTS * ROWS
 
 
+@pytest.mark.guards("unsorted-called-sorted")
 def test_wrong_range_of_the_survey_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyed = survey_of(day())
     key_range = surveyed.key_range

@@ -119,6 +119,7 @@ def absurd_footer_length(data: bytes) -> bytes:
 DAMAGE = [truncated, headless, zero_length, just_magic, garbage, text, footer_of_zeros, absurd_footer_length]
 
 
+@pytest.mark.guards("damage-unnamed")
 @pytest.mark.parametrize("at", [0, BAD, PARTS - 1])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_unreadable_part_is_named(damage: Callable[[bytes], bytes], at: int) -> None:
@@ -129,6 +130,7 @@ def test_unreadable_part_is_named(damage: Callable[[bytes], bytes], at: int) -> 
     assert f"part-{at}: " in str(caught.value)
 
 
+@pytest.mark.guards("damage-unnamed")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_unreadable_local_file_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     bad = damage(bytes(data_of(day()[BAD])))
@@ -144,6 +146,7 @@ def sound() -> bytearray:
     return data_of(part_of("part", table, compression="none", store_schema=False))
 
 
+@pytest.mark.guards("footer-ends-process")
 def test_no_flipped_bit_of_a_footer_ends_the_process(sound: bytearray) -> None:
     """Columns of a wrong type and size statistics of a wrong length did, as soon as PyArrow looked at them."""
     blamed = 0
@@ -159,6 +162,7 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(sound: bytearray) -> None:
     assert blamed > len(sound)
 
 
+@pytest.mark.guards("footer-ends-process")
 def test_flipped_bits_of_a_footer_are_blamed_on_their_part(sound: bytearray, tmp_path: Path) -> None:
     """Or the part is read as what it now says it is."""
     blamed = 0
@@ -186,6 +190,7 @@ def with_damaged_pages(part: Part, column: str) -> Part:
     return part_from(part.key, bytes(data))
 
 
+@pytest.mark.guards("damage-unnamed")
 @pytest.mark.parametrize("budget_bytes", [512 << 20, 100_000], ids=["one window", "runs"])
 @pytest.mark.parametrize("column", ["ts_event", "price", "origin"])
 def test_damaged_pages_are_named(tmp_path: Path, column: str, budget_bytes: int) -> None:
@@ -201,6 +206,7 @@ def test_damaged_pages_are_named(tmp_path: Path, column: str, budget_bytes: int)
     assert not list((tmp_path / "scratch").iterdir())
 
 
+@pytest.mark.guards("rows-not-declared")
 def test_rows_that_do_not_add_up_are_named(tmp_path: Path) -> None:
     """The footer of 5,000 rows declares 5,001, in the places that a reader may look at one by one."""
     table = day_table(BAD, 5_000)
@@ -226,14 +232,17 @@ class _MistakenFooters(FooterReader):
         return replace(footer, row_groups=(ROWS + 1,)) if part.key == f"part-{BAD}" else footer
 
 
+@pytest.mark.guards("rows-not-declared")
 def test_part_of_fewer_rows_than_declared_is_named_by_the_survey() -> None:
-    surveyor = Surveyor(Order(), _footers=_MistakenFooters())
+    surveyor = Surveyor(Order())
+    surveyor._footers = _MistakenFooters()
     surveyor.add(day())
     with pytest.raises(CorruptPart, match="50 rows were decoded where the footer declares 51") as caught:
         surveyor.finish()
     assert caught.value.part == f"part-{BAD}"
 
 
+@pytest.mark.guards("rows-not-declared")
 @pytest.mark.parametrize("budget_bytes", [512 << 20, 100_000], ids=["one window", "runs"])
 def test_part_of_fewer_rows_than_declared_is_named_by_the_merge(tmp_path: Path, budget_bytes: int) -> None:
     surveyed = survey_of(day(), stride=8)
@@ -249,6 +258,7 @@ def test_part_of_fewer_rows_than_declared_is_named_by_the_merge(tmp_path: Path, 
 # -- Statistics ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("statistics-believed")
 def test_statistics_that_lie_do_not_matter(tmp_path: Path) -> None:
     """Neither about the order column, which would put rows into the wrong window, nor about a label."""
     first, last = 0x5151_5151_0000_0000, 0x5151_5151_7777_7777
@@ -273,6 +283,7 @@ def test_statistics_that_lie_do_not_matter(tmp_path: Path) -> None:
 # -- The order column ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("null-order")
 @pytest.mark.parametrize("row", [0, ROWS // 2, ROWS - 1])
 @pytest.mark.parametrize("at", [0, BAD, PARTS - 1])
 def test_null_in_the_order_column_is_named(at: int, row: int) -> None:
@@ -284,6 +295,7 @@ def test_null_in_the_order_column_is_named(at: int, row: int) -> None:
     assert caught.value.part == f"part-{at}"
 
 
+@pytest.mark.guards("null-order")
 def test_null_in_a_large_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "_ROWS_PER_SCAN", 30)
     values = [*range(99), None]
@@ -335,6 +347,7 @@ def test_events_need_their_own_order_column() -> None:
     assert caught.value.part == "part-0"
 
 
+@pytest.mark.guards("null-order")
 def test_an_order_column_of_nothing_but_nulls_is_null_not_missing() -> None:
     with pytest.raises(NullOrder) as caught:
         survey_of(day_with(replace_column(day_table(BAD), "ts_event", pa.nulls(ROWS))))
@@ -362,6 +375,7 @@ CONFLICTS = [
 ]
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize(("one", "other"), CONFLICTS, ids=lambda array: str(array.type))
 @pytest.mark.parametrize("swapped", [False, True])
 def test_columns_that_do_not_unite_are_named(one: pa.Array, other: pa.Array, *, swapped: bool) -> None:
@@ -373,6 +387,7 @@ def test_columns_that_do_not_unite_are_named(one: pa.Array, other: pa.Array, *, 
     assert caught.value.part == "b"
 
 
+@pytest.mark.guards("types-silently-other")
 @pytest.mark.parametrize(
     "column",
     [
@@ -418,6 +433,7 @@ def test_other_types_come_through(tmp_path: Path, column: pa.Array) -> None:
     assert found.to_list() == expected.to_list()
 
 
+@pytest.mark.guards("types-silently-other")
 def test_what_only_arrows_own_schema_tells_apart_is_told_apart() -> None:
     """To Parquet a duration is an integer; schemas are remembered from part to part."""
     number, duration = (

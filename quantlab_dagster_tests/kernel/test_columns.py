@@ -71,6 +71,7 @@ def expected(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
 PAIRS = list(itertools.product(ALL, repeat=2))
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize("a", ALL, ids=str)
 def test_widen_holds_every_value_of_both(a: pl.DataType) -> None:
     for b in ALL:
@@ -99,6 +100,7 @@ def test_the_order_of_three_parts_does_not_matter() -> None:
         assert len({str(fold(order)) for order in itertools.permutations(three)}) == 1, three
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize(
     ("a", "b", "united"),
     [
@@ -143,6 +145,7 @@ def extremes(dtype: pl.DataType) -> list[Any]:
 WIDENED = [(a, b) for a, b in PAIRS if a != b and expected(a, b) is not None and not {a, b} & set(OTHERS)]
 
 
+@pytest.mark.guards("widening-loses")
 @pytest.mark.parametrize(("a", "b"), WIDENED, ids=str)
 def test_the_scan_casts_without_loss(a: pl.DataType, b: pl.DataType) -> None:
     """What we allow, Polars does, to the last bit."""
@@ -215,6 +218,7 @@ def test_conflict_names_both_parts_the_column_and_both_types() -> None:
         assert named in caught.value.cause
 
 
+@pytest.mark.guards("types-silently-other")
 @pytest.mark.parametrize("wrap", [lambda x: x, pl.List, lambda x: pl.Struct({"a": x}), lambda x: pl.List(pl.List(x))])
 @pytest.mark.parametrize("dtype", [pl.Duration("us"), pl.Array(pl.Int64(), 2), pl.Enum(["a"]), pl.Int128()], ids=str)
 def test_types_that_do_not_survive_are_refused_at_any_depth(
@@ -224,6 +228,7 @@ def test_types_that_do_not_survive_are_refused_at_any_depth(
         unite_schemas({"ts_event": pl.Int64(), "x": wrap(dtype)})
 
 
+@pytest.mark.guards("types-silently-other")
 def test_dictionaries_within_something_are_refused() -> None:
     for dtype in (pl.List(pl.Categorical()), pl.Struct({"a": pl.Categorical()}), pl.Map(pl.String(), pl.Categorical())):
         with pytest.raises(SchemaConflict, match="'x' is"):
@@ -245,6 +250,7 @@ def test_constants_do_not_vary() -> None:
     assert unite_schemas(schema).varying == list(schema)
 
 
+@pytest.mark.guards("helper-names")
 def test_helper_names_are_free() -> None:
     columns = unite_schemas({"ts_event": pl.Int64(), "position": pl.Int8(), "_position": pl.Int8()})
     assert columns.helper("position") == "__position"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quantlab_dagster.errors import Cancelled, CorruptPart
+from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.budget import row_bytes, window_rows
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import merge
@@ -65,6 +65,7 @@ def stamped_parts(ts_event: Ints) -> list[Part]:
     return parts
 
 
+@pytest.mark.guards("four-digit-parts")
 @pytest.mark.parametrize("budget_bytes", [512 << 20, 1 << 20], ids=["one window", "runs"])
 def test_more_than_ten_thousand_parts(tmp_path: Path, budget_bytes: int) -> None:
     ts_event = np.random.default_rng(1).integers(-500, 500, (10_050, 2))
@@ -94,6 +95,7 @@ def day_table(ts_event: Ints, first: int = 0) -> pa.Table:
 # -- Bad shapes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("memory-grows")
 def test_one_huge_unsorted_part_goes_through_runs(tmp_path: Path) -> None:
     ts_event = np.random.default_rng(2).integers(0, 50_000, 200_000)
     part = part_of("part", day_table(ts_event), row_group_size=7_000)
@@ -121,6 +123,7 @@ def test_consecutive_parts_are_read_straight_into_windows(tmp_path: Path) -> Non
     assert_merged(read_back(compacted.path), ts_event)
 
 
+@pytest.mark.guards("memory-grows", "tie-order")
 @pytest.mark.parametrize("value", [0, -(1 << 63), (1 << 63) - 1])
 def test_one_time_stamp_of_more_rows_than_a_window(tmp_path: Path, value: int) -> None:
     ts_event = np.full(5_000, value, dtype=np.int64)
@@ -146,6 +149,7 @@ def test_empty_parts_make_a_file_without_rows(tmp_path: Path) -> None:
     assert table.schema.types == types
 
 
+@pytest.mark.guards("helper-names")
 def test_helper_columns_give_way_to_the_data(tmp_path: Path) -> None:
     names = ["position", "_position", "key", "window", "row", "index", "len", "rows"]
     ts_event = np.random.default_rng(4).integers(0, 9, 3_000)
@@ -177,6 +181,7 @@ def test_buckets_of_negative_time_stamps_are_floored(tmp_path: Path) -> None:
     assert merged.histogram == ((-2, 1), (-1, 2), (0, 2), (1, 1))
 
 
+@pytest.mark.guards("statistics-believed")
 def test_labels_are_found_without_statistics_and_only_where_they_hold(tmp_path: Path) -> None:
     wide, narrow = pa.array([300, 300], pa.int64()), pa.array([3, 3], pa.int8())
     first = pa.table({"ts_event": [1, 2], "same": ["x", "x"], "widens": wide, "long": ["y" * 99] * 2, "gone": [1, 1]})
@@ -200,6 +205,7 @@ def test_spellings_of_text_and_nothing_at_all_unite(tmp_path: Path) -> None:
         assert table.schema.field("x").type == pa.string()
 
 
+@pytest.mark.guards("nulls-merged-again")
 def test_a_column_of_nothing_but_nulls_can_be_merged_again(tmp_path: Path) -> None:
     """Parquet knows no type without values, and readers make Int32 of it, which does not unite with text."""
     nulls = {"label": ["same"] * 3, "carrier": pa.nulls(3)}
@@ -295,6 +301,7 @@ def test_compression_page_index_and_statistics(metadata: pq.FileMetaData) -> Non
         assert chunk.statistics.has_min_max
 
 
+@pytest.mark.guards("declared-order")
 def test_the_declared_order_is_the_order(metadata: pq.FileMetaData, large: Compacted) -> None:
     for index in range(metadata.num_row_groups):
         declared = metadata.row_group(index).sorting_columns
@@ -319,7 +326,7 @@ def test_page_checksums_are_there_and_verified(large: Compacted, tmp_path: Path)
     data[5_000] ^= 1
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(data)
-    with pytest.raises(CorruptPart, match="CRC"):
+    with pytest.raises(AuditFailed, match="CRC"):
         digest_file(damaged, "ts_event")
 
 
@@ -346,6 +353,7 @@ def test_a_digest_counts_inversions_between_batches_too(
     assert plain.content != digest.content
 
 
+@pytest.mark.guards("declared-order")
 def test_the_declared_order_survives_nested_columns(tmp_path: Path) -> None:
     """A leaf's number is not its column's number where a column before it is a struct."""
     table = pa.table({"book": pa.array([{"bid": 1, "ask": 2}] * 3), "ts_event": [3, 1, 2]})
@@ -361,6 +369,7 @@ def test_metadata_goes_into_the_file(tmp_path: Path) -> None:
     assert pq.read_metadata(tmp_path / "out").metadata == {b"inputs": b"a,b"}
 
 
+@pytest.mark.guards("declared-order")
 def test_events_declare_their_own_order(tmp_path: Path) -> None:
     compacted = compact([part_of("a", pa.table({"id": ["x"], "timestamp_ms": [1]}))], tmp_path, order=EVENTS)
     metadata = pq.read_metadata(compacted.path)

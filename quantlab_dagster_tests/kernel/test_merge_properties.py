@@ -86,6 +86,7 @@ def check_all_ways(oracle: Oracle, parts: list[DrawnPart], order: Order, budget_
     return "windows" if small.merged.windows > 1 else "one window"
 
 
+@pytest.mark.guards("unsorted-called-sorted", "tie-order", "bytes-vary")
 @pytest.mark.parametrize("order", [TICKS, EVENTS], ids=["ticks", "events"])
 def test_merged_file_is_what_a_plain_sort_gives(oracle: Oracle, order: Order) -> None:
     paths: Counter[str] = Counter()
@@ -150,6 +151,7 @@ def test_hashes_of_rows_depend_on_the_rows_alone(frame: pl.DataFrame, cuts: list
     assert (add_hashes(0, sequence_hash(row_hashes(frame[order]), 5)) != in_order) == moved
 
 
+@pytest.mark.guards("bytes-vary")
 def test_bytes_depend_on_the_raw_objects_alone(tmp_path: Path) -> None:
     """Not on memory, the survey's sample, the number of threads, or where the parts lie."""
     runs = [

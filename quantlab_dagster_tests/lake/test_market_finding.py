@@ -43,6 +43,7 @@ def part(number: int) -> str:
     return f"part-{1767830426 + number}-{number:06d}.parquet"
 
 
+@pytest.mark.guards("four-digit-parts")
 def test_parts_are_found_in_byte_order_and_nothing_else(store: Store) -> None:
     parts = [part(2), part(10), part(1), "Part.parquet", "_part.parquet", "päth.parquet", "part-a-b.parquet"]
     others = [
@@ -117,6 +118,7 @@ def test_pairs_are_found(store: Store) -> None:
     assert run(find_pairs(store)) == Found(tuple(sorted(pairs)))
 
 
+@pytest.mark.guards("whole-bucket-listed")
 def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
     days = [DAY + dt.timedelta(number) for number in range(20)]
     symbols = ["a", "b", "c"]
@@ -133,6 +135,7 @@ def test_discovery_costs_by_directories_not_by_files(store: Store) -> None:
     assert store.requests.by_kind() == {"LIST": 5}
 
 
+@pytest.mark.guards("odd-name-stops-all")
 @pytest.mark.parametrize("rig", ["local", pytest.param("seaweedfs", marks=pytest.mark.server)], indirect=True)
 def test_one_directory_with_an_impossible_name_hides_no_other_and_is_told(rig: Rig) -> None:
     url = rig.new_url()
@@ -170,6 +173,7 @@ def test_a_listing_that_fails_as_a_whole_is_no_odd_name(tmp_path: Path) -> None:
             run(request)
 
 
+@pytest.mark.guards("whole-bucket-listed")
 @ON_SERVERS
 def test_only_what_is_asked_for_is_listed(rig: Rig) -> None:
     assert rig.server is not None
@@ -187,6 +191,7 @@ def test_only_what_is_asked_for_is_listed(rig: Rig) -> None:
         assert {(one.method, one.result) for one in proxy.seen} == {("GET", 200)}
 
 
+@pytest.mark.guards("missing-bucket-empty")
 @ON_SERVERS
 def test_a_failure_is_never_taken_for_emptiness(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FIRST_WAIT_SECONDS", 0.01)

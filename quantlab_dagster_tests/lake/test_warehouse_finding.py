@@ -191,6 +191,7 @@ def test_a_directory_of_a_very_large_number_hides_nothing(tmp_path: Path, level:
     assert list(found_in(store)) == [DEMO]
 
 
+@pytest.mark.guards("whole-bucket-listed")
 def test_finding_costs_by_days_not_by_hours_or_files(store: Store) -> None:
     def cost(scope: Scope = Scope()) -> int:  # noqa: B008  # frozen
         store.requests = Requests()
@@ -227,6 +228,7 @@ def test_finding_costs_by_days_not_by_hours_or_files(store: Store) -> None:
     assert store.requests.by_kind() == {"LIST": 1}
 
 
+@pytest.mark.guards("whole-bucket-listed")
 def test_directories_that_can_hold_no_hour_are_not_looked_into(store: Store) -> None:
     put_all(
         store,
@@ -249,6 +251,7 @@ def test_directories_that_can_hold_no_hour_are_not_looked_into(store: Store) -> 
     assert store.requests.by_kind() == {"LIST": 4}  # the root, demo, 2026, February
 
 
+@pytest.mark.guards("whole-bucket-listed")
 @ON_SERVERS
 def test_only_what_is_asked_for_is_listed(rig: Rig) -> None:
     assert rig.server is not None
@@ -307,6 +310,7 @@ LEVELS = {
 }
 
 
+@pytest.mark.guards("missing-bucket-empty")
 @ON_SERVERS
 def test_a_failure_is_never_taken_for_emptiness(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FIRST_WAIT_SECONDS", 0.01)
@@ -351,6 +355,7 @@ def test_one_failure_does_not_wait_for_the_other_listings(rig: Rig, monkeypatch:
             run(asyncio.wait_for(all_hours(store, Scope()), 20))
 
 
+@pytest.mark.guards("missing-bucket-empty")
 def test_a_lake_that_has_gone_is_no_empty_one(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "lake"), create=True)
     put_all(store, [DEMO.key("x.parquet")])

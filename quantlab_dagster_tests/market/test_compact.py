@@ -15,7 +15,17 @@ from quantlab_dagster.errors import DayRefused, StoreUnavailable
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.synthetic.market import FOREIGN_FILES, RawPart, corrupt_part, empty_part, generate_parts
-from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, Recorder, oracle, same_rows, spec, symbol_day
+from quantlab_dagster_tests.lakes import (
+    DAY,
+    PAIR,
+    Lakes,
+    Recorder,
+    damage_downloads,
+    oracle,
+    same_rows,
+    spec,
+    symbol_day,
+)
 
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
@@ -35,6 +45,7 @@ def local_lakes(tmp_path: Any) -> Lakes:
     return Lakes.of(Rig("local", None, tmp_path))
 
 
+@pytest.mark.guards("unsorted-called-sorted")
 def test_a_day_is_published_whole_sorted_and_described(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     odd = [empty_part(spec()), *(RawPart(name, b"not a part") for name in FOREIGN_FILES)]
@@ -76,6 +87,7 @@ def test_a_part_costs_one_get_and_a_day_few_requests(lakes: Lakes) -> None:
     assert requests["compact PUT"] == 3
 
 
+@pytest.mark.guards("consolidated-twice")
 def test_a_second_run_reads_no_part_and_changes_no_byte(lakes: Lakes) -> None:
     lakes.put_spec(spec())
     lakes.run()
@@ -88,6 +100,7 @@ def test_a_second_run_reads_no_part_and_changes_no_byte(lakes: Lakes) -> None:
     assert lakes.compact_keys() == before
 
 
+@pytest.mark.guards("bytes-vary")
 def test_overwrite_builds_the_identical_file_again(lakes: Lakes) -> None:
     lakes.put_spec(spec())
     lakes.run()
@@ -111,6 +124,7 @@ def test_late_parts_make_a_new_revision(lakes: Lakes) -> None:
     assert same_rows(lakes.published(symbol_day()), oracle([*parts, *late]))
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_vanished_parts_never_shrink_a_published_day(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -127,6 +141,7 @@ def test_vanished_parts_never_shrink_a_published_day(lakes: Lakes) -> None:
     assert same_rows(lakes.published(symbol_day()), oracle(parts[1:]))
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_changed_parts_count_as_vanished(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -137,6 +152,7 @@ def test_changed_parts_count_as_vanished(lakes: Lakes) -> None:
     assert lakes.compact_keys() == before
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_all_parts_vanished_keeps_the_day(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -146,6 +162,7 @@ def test_all_parts_vanished_keeps_the_day(lakes: Lakes) -> None:
     assert (item.action, item.rows) == (Action.KEEP, 600)
 
 
+@pytest.mark.guards("damage-unnamed")
 def test_a_bad_symbol_day_is_quarantined_while_the_others_go_on(lakes: Lakes) -> None:
     good = lakes.put_spec(spec("btcusdt"))
     lakes.put_spec(spec("xrpusdt"))
@@ -176,6 +193,7 @@ def test_a_bad_symbol_day_is_quarantined_while_the_others_go_on(lakes: Lakes) ->
     assert not [key for key in lakes.compact_keys() if key.endswith("quarantine.json")]
 
 
+@pytest.mark.guards("quarantine-over-published")
 def test_a_published_day_is_not_replaced_by_a_quarantine(lakes: Lakes) -> None:
     lakes.put_spec(spec())
     lakes.run()
@@ -187,6 +205,7 @@ def test_a_published_day_is_not_replaced_by_a_quarantine(lakes: Lakes) -> None:
     assert {key: etag for key, etag in after.items() if not key.endswith("quarantine.json")} == published
 
 
+@pytest.mark.guards("half-published")
 def test_data_without_its_meta_is_rebuilt(lakes: Lakes) -> None:
     """The writer died between data and meta, at a first publication and at a second one."""
     parts = lakes.put_spec(spec())
@@ -201,6 +220,7 @@ def test_data_without_its_meta_is_rebuilt(lakes: Lakes) -> None:
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("half-published")
 def test_data_without_its_meta_and_vanished_parts_is_an_error(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec())
     lakes.run()
@@ -249,6 +269,7 @@ def test_similar_symbols_do_not_mix(lakes: Lakes) -> None:
     assert lakes.published(symbol_day(hostile)).num_rows == 600
 
 
+@pytest.mark.guards("memory-grows")
 def test_beyond_the_memory_budget_parts_are_spooled(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec(parts=8, rows=20_000))
     place = lakes.place(memory_budget=1 << 20)  # a quarter of it is less than the day
@@ -269,6 +290,7 @@ def test_today_and_yesterday_before_half_past_two_are_refused(local_lakes: Lakes
     assert lakes.compact_keys()
 
 
+@pytest.mark.guards("part-lost")
 def test_a_part_that_cannot_be_fetched_fails_its_symbol_day_only(
     local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +313,7 @@ def test_a_part_that_cannot_be_fetched_fails_its_symbol_day_only(
     assert not [key for key in lakes.compact_keys() if "xrpusdt" in key]
 
 
+@pytest.mark.guards("part-lost")
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_part_replaced_during_the_run_is_planned_anew(
     local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch, times: int
@@ -318,26 +341,37 @@ def test_a_part_replaced_during_the_run_is_planned_anew(
         assert (item.status, item.error) == (Status.FAILED, "ObjectChanged")
 
 
+@pytest.mark.guards("damage-in-transit")
 def test_damage_on_the_way_is_no_bad_part(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where ETags are MD5 sums, a damaged download is a failure to be tried again, never a quarantine."""
     if rig.server is None:
         return  # local ETags are no checksums; nothing travels
     lakes = Lakes.of(rig)
     parts = lakes.put_spec(spec())
-    kind = type(lakes.raw)
-    get = kind.get
-
-    async def damaging(self: Store, key: str) -> tuple[bytes, ObjectInfo]:
-        content, info = await get(self, key)
-        return (content[:-20] + bytes(20), info) if key.endswith(parts[3].name) else (content, info)
-
-    monkeypatch.setattr(kind, "get", damaging)
+    damage_downloads(monkeypatch, type(lakes.raw), parts[3].name)
     [item] = lakes.run().outcomes
     assert (item.status, item.error) == (Status.FAILED, "StoreUnavailable")
     assert "MD5" in item.reason
     assert lakes.compact_keys() == {}
 
 
+@pytest.mark.parametrize("parts", [1, 12])
+def test_damage_on_the_way_is_mended_by_fetching_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parts: int
+) -> None:
+    """Also where there is no other part that would show what ETags are."""
+    if rig.server is None:
+        return
+    lakes = Lakes.of(rig)
+    put = lakes.put_spec(spec(parts=parts))
+    damage_downloads(monkeypatch, type(lakes.raw), put[-1].name, times=1)
+    outcome = lakes.run()
+    assert [item.status for item in outcome.outcomes] == [Status.SUCCESS]
+    assert same_rows(lakes.published(symbol_day()), oracle(put))
+    assert "came damaged, and was fetched again" in caplog.text
+
+
+@pytest.mark.guards("two-runs-at-once")
 def test_two_runs_at_once_end_in_one_consistent_day(lakes: Lakes) -> None:
     parts = lakes.put_spec(spec(parts=20, rows=2_000))
     from quantlab_dagster.market.compact import compact_pair  # noqa: PLC0415
@@ -352,6 +386,7 @@ def test_two_runs_at_once_end_in_one_consistent_day(lakes: Lakes) -> None:
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("older-listing-wins")
 def test_an_older_listing_does_not_stay_over_a_newer_one(lakes: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that listed before late parts came publishes while another publishes with them: the next run repairs."""
     parts = lakes.put_spec(spec())
@@ -360,9 +395,9 @@ def test_an_older_listing_does_not_stay_over_a_newer_one(lakes: Lakes, monkeypat
     put = kind.put
     raced = False
 
-    async def racing(self: Store, key: str, content: Any) -> str:
+    async def racing(self: Store, key: str, content: Any, **options: Any) -> str:
         nonlocal raced
-        etag = await put(self, key, content)
+        etag = await put(self, key, content, **options)
         if key.endswith("data.parquet") and not raced:
             raced = True
             await lakes.raw.put(symbol_day().key(late.name), late.data)
@@ -377,6 +412,7 @@ def test_an_older_listing_does_not_stay_over_a_newer_one(lakes: Lakes, monkeypat
     assert lakes.run().outcomes[0].action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("meta-malformed-absent")
 def test_a_malformed_meta_is_an_error_and_not_an_absent_one(local_lakes: Lakes) -> None:
     lakes = local_lakes
     lakes.put_spec(spec())

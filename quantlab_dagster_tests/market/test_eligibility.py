@@ -31,6 +31,7 @@ def test_a_day_becomes_eligible_to_the_second(now: str, last: str) -> None:
     assert last_eligible_day(dt.datetime.fromisoformat(now)) == dt.date.fromisoformat(last)
 
 
+@pytest.mark.guards("local-time")
 def test_the_clock_is_utc_whatever_the_machine_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for zone in ("UTC-14", "UTC+12"):  # POSIX signs: 14 hours ahead, 12 hours behind
         monkeypatch.setenv("TZ", zone)

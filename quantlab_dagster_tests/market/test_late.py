@@ -136,6 +136,7 @@ def cursor_of(state: State) -> str | None:
 ROUND = [symbol_day(symbol, day).prefix for symbol in SYMBOLS for day in DAYS]
 
 
+@pytest.mark.guards("scan-gap", "mutant-cursor")
 def test_slices_go_on_after_what_was_looked_at_without_a_gap_and_find_everything(lakes: Lakes) -> None:
     late = [symbol_day("a", DAYS[0]), symbol_day("b", DAYS[1]), symbol_day("b", DAYS[2]), symbol_day("c", DAYS[2])]
     for day in late:
@@ -158,6 +159,7 @@ def test_slices_go_on_after_what_was_looked_at_without_a_gap_and_find_everything
     assert faulty.listed == ROUND
 
 
+@pytest.mark.guards("scan-one-by-one")
 def test_a_slice_ends_at_its_deadline_and_says_if_it_got_nowhere(lakes: Lakes) -> None:
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match=r"bbo/a/20260108, the next .* not looked at within 0.3 s"):
@@ -168,6 +170,7 @@ def test_a_slice_ends_at_its_deadline_and_says_if_it_got_nowhere(lakes: Lakes) -
     assert (faulty.listed, cursor_of(state)) == (ROUND, None)
 
 
+@pytest.mark.guards("scan-gap")
 def test_a_store_error_ends_the_slice_and_what_was_looked_at_before_is_kept(lakes: Lakes) -> None:
     put_late(lakes, symbol_day("a", DAYS[1]))
     with pytest.raises(StoreUnavailable, match="made up"):
@@ -177,6 +180,7 @@ def test_a_store_error_ends_the_slice_and_what_was_looked_at_before_is_kept(lake
     assert set(state.late_scan.stale) == {symbol_day("a", DAYS[1]).state_key}
 
 
+@pytest.mark.guards("scan-one-by-one")
 @pytest.mark.parametrize("request_concurrency", [2, 64])
 def test_many_symbol_days_are_looked_at_at_once_but_no_more_than_is_allowed(
     lakes: Lakes, request_concurrency: int
@@ -186,6 +190,7 @@ def test_many_symbol_days_are_looked_at_at_once_but_no_more_than_is_allowed(
     assert faulty.most_at_once == min(len(ROUND), request_concurrency)
 
 
+@pytest.mark.guards("scan-one-by-one")
 def test_the_symbols_of_all_pairs_are_listed_at_once(lakes: Lakes) -> None:
     pairs = [Pair("binance", f"stream{number}") for number in range(8)]
     place = lakes.place(now=NOW)
@@ -208,6 +213,7 @@ def test_the_symbols_of_all_pairs_are_listed_at_once(lakes: Lakes) -> None:
         assert most == len(pairs)
 
 
+@pytest.mark.guards("stale-never-ends")
 def test_what_is_mended_is_forgotten_in_the_next_round(lakes: Lakes) -> None:
     put_late(lakes, symbol_day("a"))
     state, _ = scan(lakes, NOW)
@@ -224,6 +230,7 @@ def test_only_the_look_back_is_looked_at(lakes: Lakes) -> None:
     assert requests == 1 + len(SYMBOLS)
 
 
+@pytest.mark.guards("unreadable-record-stops-all")
 def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) -> None:
     asyncio.run(lakes.compact.put(symbol_day("b").key("meta.json"), b"{"))
     put_late(lakes, symbol_day("c", DAYS[2]))
@@ -236,6 +243,7 @@ def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) 
     assert f"{symbol_day('b').key('meta.json')}: is not a valid DayMeta record" in not_stale.text
 
 
+@pytest.mark.guards("odd-name-stops-all")
 def test_an_odd_name_stops_itself_only_and_is_reported(local_lakes: Lakes) -> None:
     lakes = local_lakes
     odd_part = Path(lakes.raw_url) / symbol_day("b").key("part-\x01.parquet")
@@ -262,6 +270,7 @@ def test_late_parts_make_a_new_revision_and_the_same_bytes_again(lakes: Lakes) -
     assert lakes.get(symbol_day("a").key("data.parquet")) == content
 
 
+@pytest.mark.guards("odd-times")
 @pytest.mark.parametrize("moment", ["yesterday", "2026-01-11T11:59:59", "9999-01-01T00:00:00Z"])
 def test_a_moment_that_makes_no_sense_does_not_stop_the_search(local_lakes: Lakes, moment: str) -> None:
     late = symbol_day("b", DAYS[1])
@@ -283,6 +292,7 @@ def test_a_moment_that_makes_no_sense_does_not_stop_the_search(local_lakes: Lake
     assert list(after.late_scan.stale) == [late.state_key]
 
 
+@pytest.mark.guards("stale-never-ends")
 def test_entries_that_no_round_would_look_at_again_are_dropped(local_lakes: Lakes) -> None:
     """A pair that is not configured any more, a symbol that retention removed, and what is no symbol-day."""
     store = StateStore(local_lakes.compact)
@@ -297,6 +307,7 @@ def test_entries_that_no_round_would_look_at_again_are_dropped(local_lakes: Lake
     assert after.late_scan.stale == {}
 
 
+@pytest.mark.guards("settled-day-breaks")
 def test_a_settled_day_that_breaks_is_found(local_lakes: Lakes) -> None:
     """Its data is overwritten, and a part of it has expired: it cannot be rebuilt, and must not look fine."""
     broken = symbol_day("b", DAYS[1])

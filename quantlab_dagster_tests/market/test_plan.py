@@ -51,6 +51,7 @@ UNKNOWN = "it is not known which raw parts were read"
 NOT_META = "data.parquet is not what meta.json says"
 
 
+@pytest.mark.guards("shrink-unknown-sources", "mutant-shrink")
 @pytest.mark.parametrize(
     ("listed", "published", "requested", "action", "reason"),
     [
@@ -124,6 +125,7 @@ def test_what_is_done(listed: str, published: Published, requested: Requested, a
     assert (decided, reason in why) == (action, True), why
 
 
+@pytest.mark.guards("shrink-vanished")
 @pytest.mark.parametrize("requested", [PLAIN, OVERWRITE])
 @pytest.mark.parametrize("published", [OURS, OURS_UNKNOWN, broken(OURS), broken(OURS_UNKNOWN), OURS_HALF_DONE])
 def test_replaced_parts_are_never_taken_for_those_that_were_read(published: Published, requested: Requested) -> None:
@@ -142,6 +144,7 @@ def test_a_quarantine_holds_while_its_raw_parts_do(stands: Published) -> None:
     assert decide(more, fingerprint(more), published, PLAIN)[0] is Action.BUILD
 
 
+@pytest.mark.guards("mutant-fingerprint")
 @pytest.mark.parametrize("change", [{"name": "b"}, {"size_bytes": 2}, {"etag": "2"}])
 def test_a_fingerprint_is_of_name_size_and_etag(change: dict[str, Any]) -> None:
     [part] = parts("a")
@@ -164,6 +167,7 @@ def loaded(lakes: Lakes, raw_fingerprint: str | None = None) -> Published:
     return asyncio.run(load_published(lakes.compact, symbol_day(), raw_fingerprint))
 
 
+@pytest.mark.guards("mutant-size")
 def test_data_of_the_same_size_is_not_the_same_data(lakes: Lakes) -> None:
     data = lakes.get(symbol_day().key("data.parquet"))
     assert loaded(lakes).committed
@@ -181,12 +185,14 @@ def test_sources_are_known_only_where_they_are_the_metas(lakes: Lakes) -> None:
     assert len(loaded(lakes).other_sources or ()) == 12
 
 
+@pytest.mark.guards("shrink-unknown-sources")
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"raw_fingerprint": "x", "objects": []}'])
 def test_sources_that_cannot_be_believed_are_unknown(lakes: Lakes, content: bytes) -> None:
     lakes.put_beside(symbol_day(), "sources.json", content)
     assert (loaded(lakes).sources, loaded(lakes).other_sources) == (None, None)
 
 
+@pytest.mark.guards("adopted-believed", "foreign-meta")
 def test_a_foreign_meta_is_believed_unseen_only_without_sources_of_ours(lakes: Lakes) -> None:
     sources = lakes.get(symbol_day().key("sources.json"))
     sha256 = lakes.meta(symbol_day())["sha256"]

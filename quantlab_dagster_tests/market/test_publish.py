@@ -12,13 +12,13 @@ import pytest
 from quantlab_dagster.errors import Conflict, ShrinkRefused, StoreUnavailable
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import Merged
+from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.lake.market import META, SOURCES
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.outcome import Status, refused
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.market.publish import publish_day
 from quantlab_dagster.synthetic.market import generate_parts
-from quantlab_dagster.work.digests import file_sha256
 from quantlab_dagster.work.merging import Built
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import Lakes, Recorder, oracle, parquet_bytes, same_rows, spec, symbol_day
@@ -55,11 +55,13 @@ def publish(lakes: Lakes, plan: Plan, table: pa.Table) -> DayMeta:
     file.write_bytes(parquet_bytes(table))
     digest = digest_file(file, "ts_event")
     low, high, size = digest.key_min, digest.key_max, file.stat().st_size
-    merged = Merged(digest.rows, low, high, {}, size, windows=1, distributed=False, histogram=(), digest=digest)
-    built = Built(merged, file_sha256(file), 0.0)
+    sha256 = file_sha256(file)
+    merged = Merged(digest.rows, low, high, {}, size, 1, distributed=False, histogram=(), digest=digest, sha256=sha256)
+    built = Built(merged, sha256, 0.0)
     return asyncio.run(publish_day(lakes.compact, plan, file, built))
 
 
+@pytest.mark.guards("shrink-unknown-sources", "mutant-shrink")
 def test_publishing_fewer_rows_than_the_meta_is_refused(lakes: Lakes) -> None:
     """Whatever the plan says; and before anything is put."""
     before, fewer = lakes.compact_keys(), lakes.published(DAY).slice(0, 599)
@@ -102,6 +104,7 @@ def test_a_refusal_changes_nothing_and_fails_where_the_day_is_not_committed(lake
     assert (built.action, built.rows) == (Action.BUILD, 600)
 
 
+@pytest.mark.guards("mutant-cas")
 def test_a_meta_that_changed_since_the_plan_is_not_written_over(lakes: Lakes) -> None:
     plan = planned(lakes)
     others = lakes.meta(DAY) | {"day_quality": "GOOD"}
@@ -111,6 +114,7 @@ def test_a_meta_that_changed_since_the_plan_is_not_written_over(lakes: Lakes) ->
     assert lakes.meta(DAY) == others
 
 
+@pytest.mark.guards("mutant-cas")
 def test_a_meta_that_appeared_since_the_plan_is_not_written_over(lakes: Lakes) -> None:
     others = lakes.meta(DAY)
     lakes.delete_beside(DAY, META)
@@ -121,6 +125,7 @@ def test_a_meta_that_appeared_since_the_plan_is_not_written_over(lakes: Lakes) -
     assert lakes.meta(DAY) == others
 
 
+@pytest.mark.guards("mutant-head")
 @pytest.mark.parametrize("others", [b"of another writer", None])
 def test_data_replaced_while_it_was_published_is_noticed(
     lakes: Lakes, monkeypatch: pytest.MonkeyPatch, others: bytes | None
@@ -140,6 +145,7 @@ def test_data_replaced_while_it_was_published_is_noticed(
         publish(lakes, planned(lakes), lakes.published(DAY))
 
 
+@pytest.mark.guards("writer-lost-sources")
 def test_a_writer_that_lost_puts_back_the_sources_of_the_one_that_won(
     lakes: Lakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,13 +158,13 @@ def test_a_writer_that_lost_puts_back_the_sources_of_the_one_that_won(
     ]
     raced = False
 
-    async def racing(self: Store, key: str, content: Any) -> str:
+    async def racing(self: Store, key: str, content: Any, **options: Any) -> str:
         nonlocal raced
         if key.endswith(SOURCES) and not raced:  # its data is put; another one publishes whole, with a late part
             raced = True
             await lakes.raw.put(DAY.key(late.name), late.data)
             await compact_pair(lakes.place(), DAY.pair, DAY.day, listener=Recorder())
-        return await put(self, key, content)
+        return await put(self, key, content, **options)
 
     lakes.delete_beside(DAY, META)
     monkeypatch.setattr(kind, "put", racing)
@@ -177,12 +183,12 @@ def dying_before(monkeypatch: pytest.MonkeyPatch, kind: type[Store], write: int)
     writes = 0
 
     def counted(method: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
-        async def writing(*arguments: Any) -> str:
+        async def writing(*arguments: Any, **options: Any) -> str:
             nonlocal writes
             writes += 1
             if writes >= write:
                 raise StoreUnavailable("here", "died")
-            return await method(*arguments)
+            return await method(*arguments, **options)
 
         return writing
 
@@ -191,6 +197,7 @@ def dying_before(monkeypatch: pytest.MonkeyPatch, kind: type[Store], write: int)
     return monkeypatch.undo
 
 
+@pytest.mark.guards("adopted-believed", "half-published")
 @pytest.mark.parametrize("write", [1, 2, 3])
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("source_files", [12, None])

@@ -99,6 +99,7 @@ def planned(lakes: Lakes) -> Plan:
 # ---- what was read is not known --------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("shrink-unknown-sources")
 @pytest.mark.parametrize("sources", [None, b"{ half", b'{"raw_fingerprint": "of another", "objects": []}'])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_run_with_unknown_sources_never_drops_rows(lakes: Lakes, sources: bytes | None, overwrite: bool) -> None:
@@ -115,6 +116,7 @@ def test_a_run_with_unknown_sources_never_drops_rows(lakes: Lakes, sources: byte
     assert ran(lakes, allow_shrink=True).rows == 600
 
 
+@pytest.mark.guards("shrink-unknown-sources")
 def test_a_repair_with_unknown_sources_never_drops_rows(
     lakes: Lakes, quantlab: Callable[[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_repair_with_unknown_sources_never_drops_rows(
     assert lakes.meta(THERE)["rows"] == 600
 
 
+@pytest.mark.guards("shrink-unknown-sources")
 def test_a_repair_of_a_half_published_day_with_unknown_sources_fails(
     lakes: Lakes, quantlab: Callable[[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_repair_of_a_half_published_day_with_unknown_sources_fails(
 # ---- days of other software ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("adopted-late-parts")
 def test_an_adopted_day_with_fewer_sources_than_parts_is_stale_and_rebuilt(lakes: Lakes) -> None:
     lakes.disown(THERE)
     lakes.put_raw(THERE, [LATE])
@@ -163,6 +167,7 @@ def test_an_adopted_day_with_fewer_sources_than_parts_is_stale_and_rebuilt(lakes
     assert ran(lakes).action is Action.UP_TO_DATE
 
 
+@pytest.mark.guards("shrink-vanished")
 def test_an_adopted_day_with_more_sources_than_parts_is_kept(lakes: Lakes) -> None:
     lakes.disown(THERE, source_files=13)
     before = lakes.compact_keys()
@@ -173,6 +178,7 @@ def test_an_adopted_day_with_more_sources_than_parts_is_kept(lakes: Lakes) -> No
     assert lakes.compact_keys() == before
 
 
+@pytest.mark.guards("shrink-unknown-sources")
 def test_an_adopted_day_of_unknown_sources_is_rebuilt_only_if_allowed(
     lakes: Lakes, quantlab: Callable[[str], int]
 ) -> None:
@@ -185,6 +191,7 @@ def test_an_adopted_day_of_unknown_sources_is_rebuilt_only_if_allowed(
     assert same_rows(lakes.published(THERE), oracle(raw_parts()))
 
 
+@pytest.mark.guards("adopted-believed")
 def test_new_data_under_an_adopted_meta_is_not_believed_unseen(lakes: Lakes) -> None:
     """Our repair put its data and sources, and died before its meta."""
     sources = lakes.get(THERE.key("sources.json"))
@@ -208,6 +215,7 @@ def write_over(lakes: Lakes, rows: int, *, known: bool) -> None:
     lakes.put_beside(THERE, "sources.json", sources)
 
 
+@pytest.mark.guards("foreign-meta")
 @pytest.mark.parametrize("known", [False, True])
 def test_a_day_that_other_software_wrote_over_is_rebuilt(lakes: Lakes, known: bool) -> None:
     write_over(lakes, ROWS - 1, known=known)
@@ -218,6 +226,7 @@ def test_a_day_that_other_software_wrote_over_is_rebuilt(lakes: Lakes, known: bo
     assert same_rows(lakes.published(THERE), oracle(raw_parts()))
 
 
+@pytest.mark.guards("foreign-meta")
 def test_a_day_that_other_software_wrote_over_is_kept_if_rows_would_be_lost(lakes: Lakes) -> None:
     write_over(lakes, ROWS + 1, known=True)
     before = lakes.compact_keys()
@@ -232,6 +241,7 @@ def test_a_day_that_other_software_wrote_over_is_kept_if_rows_would_be_lost(lake
     assert (again.status, again.action) == (Status.QUARANTINE, Action.QUARANTINED), "and it is not merged for ever"
 
 
+@pytest.mark.guards("foreign-meta")
 def test_a_day_that_other_software_wrote_over_is_kept_if_raw_parts_are_gone(lakes: Lakes) -> None:
     write_over(lakes, 10, known=True)
     asyncio.run(lakes.raw.delete(THERE.key(raw_parts()[0].name)))
@@ -245,6 +255,7 @@ def test_a_day_that_other_software_wrote_over_is_kept_if_raw_parts_are_gone(lake
 # ---- what a repair finds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("repair-blind")
 def test_repair_finds_rows_that_verify_misses(lakes: Lakes, quantlab: Callable[[str], int]) -> None:
     """Data and meta agree with each other, and lack a row of the raw parts."""
     lakes.disown(THERE, lakes.published(THERE).slice(0, ROWS - 1))
@@ -257,6 +268,7 @@ def test_repair_finds_rows_that_verify_misses(lakes: Lakes, quantlab: Callable[[
     assert quantlab("verify") == 0
 
 
+@pytest.mark.guards("repair-says-well")
 def test_repair_says_that_a_wrong_day_cannot_be_rebuilt(
     lakes: Lakes, quantlab: Callable[[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +282,7 @@ def test_repair_says_that_a_wrong_day_cannot_be_rebuilt(
     assert lakes.compact_keys() == before
 
 
+@pytest.mark.guards("repair-says-well")
 def test_repair_says_that_a_symbol_day_is_quarantined(lakes: Lakes, quantlab: Callable[[str], int]) -> None:
     lakes.put_raw(symbol_day("xrpusdt"), [corrupt_part(spec("xrpusdt"))])
     lakes.run(symbols=["xrpusdt"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.errors import DayRefused, StoreUnavailable
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import Action, plan_days
 from quantlab_dagster.market.rebuild import rebuild_state
@@ -35,6 +35,7 @@ def break_two(lakes: Lakes) -> None:
     (Path(lakes.raw_url) / symbol_day("b").key("part-\x01.parquet")).write_bytes(b"x")
 
 
+@pytest.mark.guards("odd-name-stops-all", "unreadable-record-stops-all")
 def test_an_unreadable_record_and_an_odd_key_name_themselves_and_stop_nothing_else(lakes: Lakes) -> None:
     break_two(lakes)
     plans = asyncio.run(plan_days(lakes.place(), [PAIR], [DAY]))
@@ -43,6 +44,7 @@ def test_an_unreadable_record_and_an_odd_key_name_themselves_and_stop_nothing_el
     assert "Rename or remove that object" in plans[1].reason
 
 
+@pytest.mark.guards("roll-up-swallowed")
 def test_a_day_with_a_symbol_day_that_cannot_be_read_is_open_and_says_why(lakes: Lakes) -> None:
     break_two(lakes)
     rolled, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
@@ -56,6 +58,15 @@ def test_a_day_with_a_symbol_day_that_cannot_be_read_is_open_and_says_why(lakes:
     assert rolled.open_text.startswith("2 of 3 symbol-days are neither published nor quarantined: binance/bbo/a/")
     assert state.open_days == {"20260108": {"binance/bbo": "failed"}}
     assert state == asyncio.run(StateStore(lakes.compact).read())
+
+
+@pytest.mark.guards("mutant-eligible")
+def test_a_day_that_is_not_over_is_not_rolled_up(lakes: Lakes) -> None:
+    """Its pairs would be settled before their last parts have come."""
+    just_before = dt.datetime(2026, 1, 9, 2, 29, 59, tzinfo=dt.UTC)
+    with pytest.raises(DayRefused):
+        asyncio.run(roll_up_and_settle(lakes.place(now=just_before), [PAIR], DAY))
+    assert asyncio.run(StateStore(lakes.compact).read()) is None
 
 
 def test_a_day_that_was_left_open_settles_once_it_is_mended(lakes: Lakes) -> None:
@@ -83,6 +94,7 @@ def test_an_outage_is_no_fault_of_one_symbol_day(lakes: Lakes, monkeypatch: pyte
         asyncio.run(plan_days(place, [PAIR], [DAY]))
 
 
+@pytest.mark.guards("wrong-url-settles")
 def test_a_raw_lake_without_any_configured_prefix_settles_nothing(tmp_path: Path) -> None:
     """Behind a wrong URL every day has no files; that was once settled, and green."""
     lakes = Lakes.of(Rig("local", None, tmp_path))
@@ -106,6 +118,7 @@ def test_a_day_without_files_of_a_pair_that_is_there_is_settled(tmp_path: Path) 
     assert state.watermark == DAY
 
 
+@pytest.mark.guards("rebuild-from-published")
 def test_a_rebuild_of_no_state_begins_at_the_oldest_day_that_has_anything(tmp_path: Path) -> None:
     """It once began at the oldest published day, and passed over open ones before it."""
     lakes = Lakes.of(Rig("local", None, tmp_path))
@@ -119,6 +132,7 @@ def test_a_rebuild_of_no_state_begins_at_the_oldest_day_that_has_anything(tmp_pa
     assert [key[-8:] for key in rebuilt.partitions] == ["20260108"]
 
 
+@pytest.mark.guards("inventory-forgets")
 def test_a_rebuild_keeps_the_inventory(lakes: Lakes) -> None:
     old = PartitionRecord(status="success", rows=7, day_quality_post="GOOD", updated_at="2020-01-01T00:00:00Z")
 

@@ -65,6 +65,7 @@ def begun(number: int = 8) -> State:
     return begin(None, day(number), NOW)
 
 
+@pytest.mark.guards("cold-start-forgotten")
 def test_a_cold_start_remembers_its_first_day_before_any_work() -> None:
     state = begun()
     assert state.catch_up_from == "20260108"
@@ -73,6 +74,7 @@ def test_a_cold_start_remembers_its_first_day_before_any_work() -> None:
     assert begin(state, day(20), NOW) == state
 
 
+@pytest.mark.guards("watermark-past-failure")
 def test_the_watermark_moves_over_settled_days_only() -> None:
     state = begun()
     state = settle_day(state, day(9), Status.SUCCESS, NOW, PAIRS)
@@ -85,6 +87,7 @@ def test_the_watermark_moves_over_settled_days_only() -> None:
     assert unsettled_days(state, day(11)) == [day(10), day(11)]
 
 
+@pytest.mark.guards("watermark-past-failure")
 @given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from([*Status, "accept", "fail"])), max_size=40))
 def test_the_watermark_never_moves_back_nor_over_an_open_day(steps: list[tuple[int, Any]]) -> None:
     state = begun(5)
@@ -93,7 +96,7 @@ def test_the_watermark_never_moves_back_nor_over_an_open_day(steps: list[tuple[i
     for number, step in steps:
         if step == "accept":
             if not state.is_settled(day(number)):
-                state = accept_day(state, day(number), "an operator said so", NOW)
+                state = accept_day(state, day(number), "an operator said so", NOW, PAIRS)
                 settled.add(day(number))
         elif step in (Status.FAILED, "fail"):
             state = record_outcomes(state, BBO, day(number), [outcome(Status.FAILED, number=number)], NOW)
@@ -112,7 +115,11 @@ def test_the_watermark_never_moves_back_nor_over_an_open_day(steps: list[tuple[i
 def test_a_backfill_below_the_beginning_moves_neither_value() -> None:
     state = begun(8)
     after = settle_day(
-        record_outcomes(state, BBO, day(2), [outcome(Status.SUCCESS, number=2)], NOW), day(2), Status.SUCCESS, NOW
+        record_outcomes(state, BBO, day(2), [outcome(Status.SUCCESS, number=2)], NOW),
+        day(2),
+        Status.SUCCESS,
+        NOW,
+        PAIRS,
     )
     assert (after.catch_up_from, after.last_compacted_date) == ("20260108", None)
     assert "20260102" not in after.open_days
@@ -166,19 +173,21 @@ def test_an_adopted_state_goes_on_after_its_watermark_and_keeps_what_it_does_not
     assert json.loads(settle_day(state, day(11), Status.SUCCESS, NOW, PAIRS).dump())["hostname"] == "old-box"
 
 
+@pytest.mark.guards("seed-2062")
 def test_a_seed_in_the_future_is_refused() -> None:
     """A slip of the finger once settled everything up to 2062."""
     with pytest.raises(DayRefused):
-        seed(None, dt.date(2062, 1, 1), NOW)
+        seed(None, dt.date(2062, 1, 1), NOW, PAIRS)
     with pytest.raises(DayRefused):
-        seed(begun(), day(12), NOW)  # today
-    assert seed(None, day(11), NOW).last_compacted_date == "20260111"
+        seed(begun(), day(12), NOW, PAIRS)  # today
+    assert seed(None, day(11), NOW, PAIRS).last_compacted_date == "20260111"
 
 
+@pytest.mark.guards("seed-2062")
 def test_a_mistaken_seed_is_undone_and_the_reason_kept() -> None:
-    mistaken = settle_day(seed(begun(3), day(10), NOW), day(11), Status.SUCCESS, NOW, PAIRS)
+    mistaken = settle_day(seed(begun(3), day(10), NOW, PAIRS), day(11), Status.SUCCESS, NOW, PAIRS)
     assert mistaken.last_compacted_date == "20260111"
-    mended = seed(mistaken, day(4), NOW, move_back="typed 10 instead of 4")
+    mended = seed(mistaken, day(4), NOW, PAIRS, move_back="typed 10 instead of 4")
     assert (mended.last_compacted_date, mended.catch_up_from) == ("20260104", "20260103")
     assert unsettled_days(mended, day(11)) == [day(number) for number in range(5, 11)], "the 11th has its own record"
     [kept] = json.loads(mended.dump())["seeds"]
@@ -187,17 +196,18 @@ def test_a_mistaken_seed_is_undone_and_the_reason_kept() -> None:
 
 
 def test_moving_back_before_the_beginning_begins_there() -> None:
-    mended = seed(seed(None, day(10), NOW), day(4), NOW, move_back="older days are wanted after all")
+    mended = seed(seed(None, day(10), NOW, PAIRS), day(4), NOW, PAIRS, move_back="older days are wanted after all")
     assert mended.catch_up_from == "20260105"
 
 
 def test_seeding_never_moves_back() -> None:
-    state = seed(None, day(9), NOW)
+    state = seed(None, day(9), NOW, PAIRS)
     assert unsettled_days(state, day(11)) == [day(10), day(11)]
     with pytest.raises(QuantlabError, match="never moves back"):
-        seed(state, day(8), NOW)
+        seed(state, day(8), NOW, PAIRS)
 
 
+@pytest.mark.guards("unreadable-state-empty", "empty-object-cold", "odd-times")
 @pytest.mark.parametrize(
     "content",
     [
@@ -219,6 +229,7 @@ def test_a_malformed_state_is_an_error_that_names_it(rig: Rig, content: bytes) -
     assert asyncio.run(store.get(STATE_KEY))[0] == content
 
 
+@pytest.mark.guards("unreadable-state-empty")
 def test_only_a_definite_not_found_is_a_cold_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     store = rig.new_store()
     assert asyncio.run(StateStore(store).read()) is None
@@ -231,6 +242,7 @@ def test_only_a_definite_not_found_is_a_cold_start(rig: Rig, monkeypatch: pytest
         asyncio.run(StateStore(store).update(lambda _: begun()))
 
 
+@pytest.mark.guards("rebuild-leaves-none")
 def test_a_rebuild_that_dies_never_leaves_no_state(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """An absent state would be a cold start. Whatever write fails, the old one or the new one is there."""
     for failing in ("put", "compare_and_swap"):
@@ -278,6 +290,7 @@ def test_catch_up_leaves_busy_days_alone_and_gives_up_loudly() -> None:
     assert any("2026-01-09: a run is queued or running" in text for text in decided.skipped)
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_waits_grow_to_an_hour_so_that_an_outage_of_hours_does_not_use_up_five_attempts() -> None:
     minutes = [wait_after(Tries(failed, failed)) / dt.timedelta(minutes=1) for failed in range(7)]
     assert minutes == [0, 5, 30, 60, 60, 60, 60]
@@ -285,6 +298,7 @@ def test_waits_grow_to_an_hour_so_that_an_outage_of_hours_does_not_use_up_five_a
     assert [wait_after(Tries(failed, failed), (7,)).seconds / 60 for failed in range(3)] == [0, 7, 7]
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_a_day_that_failed_is_not_asked_for_before_its_time_and_says_when_that_is() -> None:
     tries = {"day:20260108": Tries(2, 2, NOW - dt.timedelta(minutes=29)), "day:20260109": Tries(1, 1, NOW)}
 
@@ -302,22 +316,25 @@ def test_a_day_that_failed_is_not_asked_for_before_its_time_and_says_when_that_i
     assert [(request.day, request.attempt) for request in at(5).requests] == [(day(8), 3), (day(9), 2)]
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_late_days_wait_as_well() -> None:
     state = settle_day(begun(), day(8), Status.SUCCESS, NOW, PAIRS)
     stale = state.model_copy(update={"late_scan": LateScan(stale={"binance/trade/btcusdt/20260108": "abc"})})
     assert decide(stale, day(8), tries=lambda _: Tries(1, 1, NOW)).waiting == (day(8),)
 
 
+@pytest.mark.guards("attempts-counted-wrong", "run-key-used-up")
 def test_a_cancelled_attempt_uses_none_up_and_comes_back_after_a_while_under_a_new_key() -> None:
-    cancelled = Tries(made=5, failed=2, last_ended=NOW - dt.timedelta(hours=1), last_failed=False)
+    cancelled = Tries(last_number=5, failed=2, last_ended=NOW - dt.timedelta(hours=1), last_failed=False)
     [request] = decide(begun(), day(8), tries=lambda _: cancelled).requests
     assert (request.attempt, request.key) == (3, "day:20260108:6"), "an old key would be passed over in silence"
-    just_now = Tries(made=1, failed=0, last_ended=NOW, last_failed=False)
+    just_now = Tries(last_number=1, failed=0, last_ended=NOW, last_failed=False)
     for minutes, asked in ((9, 0), (10, 1)):
         decided = decide(begun(), day(8), now=NOW + dt.timedelta(minutes=minutes), tries=lambda _: just_now)
         assert len(decided.requests) == asked, "who cancels a run does not want it back at once"
 
 
+@pytest.mark.guards("odd-times")
 def test_a_clock_that_was_wrong_does_not_stop_a_day_for_long() -> None:
     assert decide(begun(), day(8), tries=lambda _: Tries(1, 1, NOW + dt.timedelta(days=300))).requests
     assert not decide(begun(), day(8), tries=lambda _: Tries(1, 1, NOW + dt.timedelta(seconds=90))).requests
@@ -345,6 +362,7 @@ def test_open_days_are_decided_before_late_ones_and_a_day_is_not_asked_for_twice
     assert both.requests == first.requests
 
 
+@pytest.mark.guards("pair-never-again")
 def test_a_day_that_the_roll_up_left_open_runs_the_pairs_that_were_open_again() -> None:
     state = record_outcomes(begun(), BBO, day(8), [outcome(Status.SUCCESS)], NOW)
     state = record_outcomes(state, TRADE, day(8), [outcome(Status.SUCCESS, TRADE)], NOW)
@@ -359,6 +377,7 @@ def test_a_day_that_the_roll_up_left_open_runs_the_pairs_that_were_open_again() 
     assert leave_open(ahead, day(9), {TRADE}, "too late", NOW) == ahead
 
 
+@pytest.mark.guards("crash-before-roll-up")
 def test_catch_up_asks_only_for_what_is_missing() -> None:
     state = record_outcomes(begun(), BBO, day(8), [outcome(Status.SUCCESS)], NOW)
     [request] = decide(state, day(8)).requests
@@ -368,6 +387,7 @@ def test_catch_up_asks_only_for_what_is_missing() -> None:
     assert request.pairs == (), "only the roll-up is missing"
 
 
+@pytest.mark.guards("run-key-used-up")
 def test_catch_up_asks_for_days_with_late_parts_and_again_when_more_come() -> None:
     state = settle_day(begun(), day(8), Status.SUCCESS, NOW, PAIRS)
     stale = state.model_copy(update={"late_scan": LateScan(stale={"binance/trade/btcusdt/20260108": "abc"})})
@@ -379,6 +399,16 @@ def test_catch_up_asks_for_days_with_late_parts_and_again_when_more_come() -> No
     assert decide(done, day(8)).requests == ()
 
 
+@pytest.mark.guards("mutant-stale")
+def test_a_stale_day_whose_run_failed_stays_stale() -> None:
+    key = "binance/trade/btcusdt/20260108"
+    stale = begun().model_copy(update={"late_scan": LateScan(stale={key: "abc"})})
+    for status, left in ((Status.FAILED, {key: "abc"}), (Status.SUCCESS, {})):
+        ended = [outcome(status, TRADE, symbol="btcusdt")]
+        assert record_outcomes(stale, TRADE, day(8), ended, NOW).late_scan.stale == left
+
+
+@pytest.mark.guards("open-days-fine")
 def test_freshness_fails_from_four_oclock_on() -> None:
     state = begun(8)
 
@@ -393,6 +423,7 @@ def test_freshness_fails_from_four_oclock_on() -> None:
     assert not fresh("2026-01-09T04:00:00+00:00", None)
 
 
+@pytest.mark.guards("open-days-fine")
 def test_one_open_day_below_settled_ones_is_never_fine() -> None:
     """The check once looked at yesterday alone, and was green above eleven open days."""
     state = settle_day(begun(3), day(11), Status.SUCCESS, NOW, PAIRS)
@@ -405,6 +436,7 @@ def test_one_open_day_below_settled_ones_is_never_fine() -> None:
     assert judge(state, PAIRS, NOW).findings[0].passed
 
 
+@pytest.mark.guards("watermark-ahead-fine")
 def test_a_watermark_in_the_future_is_a_finding() -> None:
     state = begun().model_copy(update={"last_compacted_date": "20620101"})
     freshness = judge(state, PAIRS, NOW).findings[0]
@@ -429,6 +461,7 @@ def _update_many(url: str, server: tuple[str, str, str, str] | None, worker: int
     asyncio.run(work())
 
 
+@pytest.mark.guards("state-unconditional")
 @pytest.mark.slow
 def test_eight_processes_lose_no_update(rig: Rig) -> None:
     url = rig.new_url()
@@ -457,6 +490,7 @@ def test_the_local_zone_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
     time.tzset()
 
 
+@pytest.mark.guards("start-date")
 def test_days_before_the_first_partition_are_named_and_stop_nothing_else() -> None:
     """An adopted watermark before QUANTLAB_START_DATE once made every tick raise."""
     decided = decide(begun(), day(10), first=day(10))
@@ -465,6 +499,7 @@ def test_days_before_the_first_partition_are_named_and_stop_nothing_else() -> No
     assert [text[:10] for text in decided.skipped] == ["2026-01-08", "2026-01-09"]
 
 
+@pytest.mark.guards("stale-never-ends")
 def test_stale_entries_that_name_no_configured_pair_ask_for_nothing() -> None:
     state = settle_day(begun(), day(8), Status.SUCCESS, NOW, PAIRS)
     odd = {"kraken/bbo/a/20260108": "x", "no symbol-day": "x"}
@@ -479,6 +514,7 @@ def test_a_run_that_died_comes_back_at_once_and_yet_counts() -> None:
     assert decide(begun(), day(8), tries=lambda _: replace(died, failed=3)).exhausted == (day(8),)
 
 
+@pytest.mark.guards("inventory-worse")
 @pytest.mark.parametrize("status", [Status.FAILED, Status.QUARANTINE])
 def test_the_inventory_keeps_what_could_not_be_built_anew(status: Status) -> None:
     before = record_outcomes(begun(), BBO, day(8), [outcome(Status.SUCCESS)], NOW)

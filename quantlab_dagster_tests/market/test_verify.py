@@ -13,16 +13,14 @@ import pytest
 from quantlab_dagster.cli.app import main
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
-from quantlab_dagster.market.verify import verify_pair, verify_symbol_day
+from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, spec, symbol_day
+from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, damage_downloads, spec, symbol_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from quantlab_dagster.lake.store.base import Store
-    from quantlab_dagster.lake.store.objects import ObjectInfo
 
 ON_SEAWEEDFS = pytest.mark.parametrize("rig", [pytest.param("seaweedfs", marks=pytest.mark.server)], indirect=True)
 
@@ -37,17 +35,7 @@ def verified(lakes: Lakes) -> VerifiedDay:
     return item
 
 
-def damage(monkeypatch: pytest.MonkeyPatch, kind: type[Store], name: str) -> None:
-    """From now on the last bytes of an object arrive as zeros."""
-    get = kind.get
-
-    async def damaging(self: Store, key: str) -> tuple[bytes, ObjectInfo]:
-        content, info = await get(self, key)
-        return (content[:-20] + bytes(20), info) if key.endswith(name) else (content, info)
-
-    monkeypatch.setattr(kind, "get", damaging)
-
-
+@pytest.mark.guards("verify-blames-the-day")
 @ON_SEAWEEDFS
 def test_a_part_damaged_in_transit_is_no_wrong_day(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -56,7 +44,7 @@ def test_a_part_damaged_in_transit_is_no_wrong_day(
     parts = lakes.put_spec(spec())
     lakes.run()
     assert verified(lakes).verdict is Verdict.RIGHT
-    damage(monkeypatch, type(lakes.raw), parts[3].name)
+    damage_downloads(monkeypatch, type(lakes.raw), parts[3].name)
     with pytest.raises(StoreUnavailable, match="MD5"):
         verified(lakes)
 
@@ -82,7 +70,7 @@ def test_a_part_damaged_in_the_store_is_told(local: Lakes, monkeypatch: pytest.M
     """Where nothing tells the store's damage from the way's, as on local directories."""
     parts = local.put_spec(spec())
     local.run()
-    damage(monkeypatch, type(local.raw), parts[3].name)
+    damage_downloads(monkeypatch, type(local.raw), parts[3].name)
     item = verified(local)
     assert item.verdict is Verdict.WRONG
     assert f"the raw parts cannot be merged any more: {parts[3].name}" in item.findings[0]
@@ -128,7 +116,6 @@ def test_a_day_beyond_the_memory_is_compared_through_the_disk(local: Lakes) -> N
     local.run()
     place = local.place()
     small = replace(place, limits=replace(place.limits, memory_budget=1 << 16))
-    item = asyncio.run(verify_symbol_day(small, symbol_day()))
-    assert item is not None
+    [item] = asyncio.run(verify_pair(small, PAIR, DAY))
     assert (item.verdict, item.against_raw, item.rows) == (Verdict.RIGHT, True, 6_000)
     assert [path for path in local.scratch.rglob("*") if path.is_file()] == []

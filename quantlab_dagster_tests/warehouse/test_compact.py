@@ -25,6 +25,10 @@ from quantlab_dagster.warehouse.outcome import HourStatus
 from quantlab_dagster.warehouse.place import Requested, last_cold_hour
 from quantlab_dagster.warehouse.slot import SILENT_AFTER, Corrupt, Input, ReplacementPlan, Slot
 from quantlab_dagster.warehouse.sweep import discard_strays, recover, sweep
+from quantlab_dagster_tests import in_child
+from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.kernel.building import part_from
+from quantlab_dagster_tests.kernel.lying import with_negative_page
 from quantlab_dagster_tests.warehouse.event_lakes import (
     HOUR,
     LATER,
@@ -37,10 +41,11 @@ from quantlab_dagster_tests.warehouse.event_lakes import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.warehouse.pack import Bin
     from quantlab_dagster.warehouse.sweep import Sweep
-    from quantlab_dagster_tests.conftest import Rig
 
 
 @pytest.fixture
@@ -92,6 +97,7 @@ def test_small_files_become_one_sorted_file(lake: EventLake) -> None:
     assert times == sorted(times, key=lambda value: (value is not None, value or 0))
 
 
+@pytest.mark.guards("consolidated-twice")
 def test_a_second_run_does_nothing(lake: EventLake) -> None:
     lake.put_spec(spec())
     lake.sweep()
@@ -219,6 +225,7 @@ def test_files_without_rows_and_columns_of_nulls(lake: EventLake) -> None:
     assert len(lake.names()) == 1
 
 
+@pytest.mark.guards("drifted-retired")
 def test_files_that_are_no_events_stay(lake: EventLake) -> None:
     lake.put_spec(spec())
     strange = ["_SUCCESS", ".events_x.parquet", "_events_y.parquet", "notes.txt", "deeper/events_z.parquet"]
@@ -232,6 +239,7 @@ def test_files_that_are_no_events_stay(lake: EventLake) -> None:
 # ---- what cannot be merged -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("corrupt-then-deleted")
 def test_a_corrupt_file_stays_and_is_reported_and_the_others_are_merged(lake: EventLake) -> None:
     original = lake.put_spec(spec())
     bad = corrupt_event_file(spec())
@@ -260,6 +268,26 @@ def test_a_corrupt_file_stays_and_is_reported_and_the_others_are_merged(lake: Ev
     assert lake.slot() == Slot()
 
 
+def test_a_file_of_which_a_decoder_dies_is_set_aside_and_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them: each is found; the next run starts no process."""
+    lake = EventLake.of(Rig("local", None, tmp_path))
+    files = list(generate_event_files(spec(files=6)))
+    for at in (1, 4):
+        bad = with_negative_page(part_from(files[at].name, files[at].data), 1).source
+        assert isinstance(bad, bytes)
+        files[at] = EventFile(files[at].name, bad)
+    lake.put(PARTITION, files)
+    [outcome] = lake.sweep().outcomes
+    assert outcome.status is HourStatus.COMPACTED
+    assert {item.name for item in outcome.corrupt} == {files[1].name, files[4].name}
+    assert all("the decoder was ended by SIGABRT" in item.reason for item in outcome.corrupt)
+    assert len(lake.names()) == 3
+    in_child.happens(monkeypatch, in_child.cannot_start, "nothing to decode")
+    assert lake.sweep().outcomes == ()
+
+
 def test_a_corrupt_file_that_goes_is_forgotten(lake: EventLake) -> None:
     lake.put_spec(spec())
     bad = corrupt_event_file(spec())
@@ -272,6 +300,7 @@ def test_a_corrupt_file_that_goes_is_forgotten(lake: EventLake) -> None:
     assert lake.sweep().outcomes == ()
 
 
+@pytest.mark.guards("drifted-retired")
 def test_files_that_do_not_unite_or_lack_the_time_stay(lake: EventLake) -> None:
     original = lake.put_spec(spec())
     strange = {
@@ -290,6 +319,7 @@ def test_files_that_do_not_unite_or_lack_the_time_stay(lake: EventLake) -> None:
     assert rows_of([asyncio.run(lake.store.get(key))[0] for key in merged]) == rows_of(original)
 
 
+@pytest.mark.guards("one-odd-condemns")
 def test_one_odd_file_does_not_condemn_the_many(lake: EventLake) -> None:
     odd = EventFile("events_00.parquet", parquet(timestamp_ms=[1], v=[7]))
     many = [EventFile(f"events_{n:02d}.parquet", parquet(timestamp_ms=[n], v=[f"x{n}"])) for n in range(1, 31)]
@@ -314,6 +344,7 @@ def test_what_is_known_to_be_corrupt_can_be_tried_again(lake: EventLake) -> None
     assert lake.rows() == rows_of(original)
 
 
+@pytest.mark.guards("corrupt-then-deleted")
 def test_a_corrupt_file_is_found_in_whatever_bin_it_is(lake: EventLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first output is smaller than wanted, so other files join it: among them the bad one, of another bin."""
     files = sorted(generate_event_files(spec(files=12, rows=6_000)), key=lambda file: file.name)
@@ -333,6 +364,7 @@ def test_a_corrupt_file_is_found_in_whatever_bin_it_is(lake: EventLake, monkeypa
     assert not [name for name in lake.names() if name.startswith("events_") and name != bad.name]
 
 
+@pytest.mark.guards("drifted-retired")
 def test_what_arrives_while_a_run_is_at_work_waits_for_the_next_one(lake: EventLake) -> None:
     """Else a replay of old events, a file each time the hour is listed, would keep the run there."""
     original = lake.put_spec(spec())
@@ -381,6 +413,7 @@ def write_slot(lake: EventLake, content: bytes) -> None:
     asyncio.run(lake.store.put(PARTITION.slot_key, content))
 
 
+@pytest.mark.guards("unreadable-record-stops-all")
 def test_a_slot_that_cannot_be_read_stops_only_its_partition_and_stays(lake: EventLake) -> None:
     lake.put_spec(spec())
     lake.put_spec(spec(hour=HOUR - LATER))
@@ -395,6 +428,7 @@ def test_a_slot_that_cannot_be_read_stops_only_its_partition_and_stays(lake: Eve
     assert len(lake.names()) == 4
 
 
+@pytest.mark.guards("claim-for-ever")
 def test_another_ones_claim_is_respected_until_it_is_silent(lake: EventLake) -> None:
     original = lake.put_spec(spec())
     write_slot(lake, Slot(state="claimed", holder="somebody", since=SOON).dump())
@@ -408,6 +442,7 @@ def test_another_ones_claim_is_respected_until_it_is_silent(lake: EventLake) -> 
     assert lake.rows() == rows_of(original)
 
 
+@pytest.mark.guards("claim-for-ever")
 @pytest.mark.parametrize("since", [SOON - LATER, SOON + LATER])
 def test_a_claim_of_another_time_holds_its_hour_not_for_long(lake: EventLake, since: dt.datetime) -> None:
     """One from the future was written by a machine whose clock is wrong."""
@@ -516,12 +551,12 @@ def test_a_claim_is_renewed_while_the_work_goes_on(lake: EventLake, monkeypatch:
         store = lake.store
         stage = store.stage
 
-        async def slow(*arguments: object) -> object:
+        async def slow(*arguments: Any, **options: Any) -> object:
             for _ in range(20):
                 await asyncio.sleep(0.05)
                 slot, _ = await slot_module.read_slot(store, PARTITION)
                 seen.add(slot.since)
-            return await stage(*arguments)  # type: ignore[arg-type]
+            return await stage(*arguments, **options)
 
         store.stage = slow  # type: ignore[method-assign,assignment]
         place = replace(lake.place(store=store), clock=lambda: SOON + dt.timedelta(seconds=next(ticks)))

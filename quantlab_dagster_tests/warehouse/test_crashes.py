@@ -92,6 +92,7 @@ METHODS = {"claim": "compare_and_swap", "plan": "compare_and_swap", "release": "
 METHODS |= {"stage": "stage", "publish": "publish", "delete": "delete_unchanged"}
 
 
+@pytest.mark.guards("rows-doubled", "scratch-left")
 @pytest.mark.slow
 def test_killed_after_every_change(rig: Rig) -> None:
     changes = ["claim", "stage", "plan", "publish", *["delete"] * FILES, "release"]
@@ -120,6 +121,7 @@ def test_a_process_that_changes_nothing_counts_for_nothing(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (5, "made 0 changes\n"), done.stderr
 
 
+@pytest.mark.guards("rows-doubled")
 @pytest.mark.slow
 @pytest.mark.server
 def test_killed_at_every_request(seaweed: S3Server, tmp_path: Path) -> None:
@@ -204,6 +206,7 @@ async def stall_and_overtake(
     return store
 
 
+@pytest.mark.guards("rows-doubled", "late-publication")
 @pytest.mark.slow
 def test_a_compactor_that_stalls_at_any_step_and_wakes_hours_later(rig: Rig) -> None:
     # Between two changes it makes no difference where it stalls: every request on one kind of store will do.
@@ -253,6 +256,7 @@ class MeddlingStore:
         return wrapped
 
 
+@pytest.mark.guards("drifted-retired")
 @pytest.mark.parametrize(
     ("method", "after"),
     [("get", False), ("get", True), ("stage", False), ("stage", True), ("publish", False), ("publish", True)],
@@ -292,6 +296,7 @@ def test_an_input_that_is_deleted_before_it_was_replaced_is_no_longer_there(lake
     check_all_well(lake, rows_of(file.data for file in files[1:]))
 
 
+@pytest.mark.guards("given-up-stuck")
 def test_a_crash_right_after_a_plan_was_given_up_leaves_nothing_stuck(lake: EventLake) -> None:
     files = list(generate_event_files(spec(files=4)))
     lake.put(PARTITION, files)
@@ -317,6 +322,7 @@ def test_a_crash_right_after_a_plan_was_given_up_leaves_nothing_stuck(lake: Even
     check_all_well(lake, original)
 
 
+@pytest.mark.guards("plan-taken-back")
 def test_a_renewal_never_takes_a_plan_back(lake: EventLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes due while the plan is being written must renew the plan, not the claim before it."""
     monkeypatch.setattr(slot_module, "_RENEW_SECONDS", 0.02)
@@ -349,6 +355,7 @@ def test_a_renewal_never_takes_a_plan_back(lake: EventLake, monkeypatch: pytest.
 # ---- several at once -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("rows-doubled")
 def test_several_compactors_at_once(lake: EventLake) -> None:
     original = rows_of(lake.put_spec(spec(files=8, rows=400)))
 

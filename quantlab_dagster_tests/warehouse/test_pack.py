@@ -286,6 +286,7 @@ BATCHES = st.lists(
 )
 
 
+@pytest.mark.guards("consolidated-twice")
 @settings(max_examples=150, deadline=None)
 @given(BATCHES, st.integers(2, 5), st.randoms(use_true_random=False), st.booleans())
 def test_compaction_comes_to_an_end_and_then_finds_nothing_to_do(

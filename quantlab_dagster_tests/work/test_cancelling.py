@@ -33,6 +33,7 @@ def test_work_that_ends_in_time_ends() -> None:
     assert asyncio.run(cancelled_meanwhile(0.2, 5)) == ["ended"]
 
 
+@pytest.mark.guards("signal-lost")
 def test_work_that_does_not_is_cut_off() -> None:
     assert asyncio.run(cancelled_meanwhile(30, 0.1)) == ["cut off"]
 

@@ -28,6 +28,7 @@ def _handlers() -> object:
         signal.signal(number, handler)
 
 
+@pytest.mark.guards("signal-lost")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_a_callback_is_not_lost(number: signal.Signals) -> None:
     """Where a raising handler alone would be caught by the loop, and the work would go on."""

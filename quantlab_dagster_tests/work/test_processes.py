@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from quantlab_dagster.work import processes
@@ -43,6 +43,7 @@ def test_a_process_runs_until_it_is_killed() -> None:
         assert has_ended(process)
 
 
+@pytest.mark.guards("living-run-ended")
 @needs_proc
 def test_an_id_that_is_used_again_is_another_process() -> None:
     me = process_of(os.getpid())
@@ -73,6 +74,7 @@ def test_without_proc_what_has_the_id_may_be_it(monkeypatch: pytest.MonkeyPatch,
         assert has_ended(process) is True
 
 
+@pytest.mark.guards("living-run-ended")
 def test_what_is_hidden_from_us_is_not_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     me = process_of(os.getpid())
 

@@ -11,7 +11,7 @@ from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.market.checks import findings_by_asset
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import JOB, STATE_ASSET, compact_key, configured_pairs
+from quantlab_dagster.defs.names import JOB, STATE_ASSET, SYMBOLS_JOB, SYMBOLS_OP, compact_key, configured_pairs
 from quantlab_dagster.defs.progress import extra_listener
 from quantlab_dagster.market.catchup import (
     CatchUp,
@@ -30,6 +30,8 @@ from quantlab_dagster.work.stopping import run_interruptible
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterable, Sequence
+
+    import dagster as dg
 
     from quantlab_dagster.lake.market import Pair, SymbolDay
     from quantlab_dagster.market.judgement import Judgement
@@ -89,7 +91,7 @@ def compact_days(
     symbols: Sequence[str] = (),
     requested: Requested | None = None,
 ) -> RunReport:
-    """Materialise the compact assets of these pairs, one run a day, in this process.
+    """Materialise the compact assets of these pairs, one run a day, in this process; or compact some symbols of them.
 
     Args:
         settings: of the project.
@@ -98,18 +100,17 @@ def compact_days(
         listener: told of progress from this thread.
         tell: shows people which runs were found dead, and were ended.
         roll_up: whether `compact/state` follows them.
-        symbols: restricts the runs; they are then recorded as observations.
+        symbols: restricts the runs; they are then of the job `compact_symbols`, which records observations.
         requested: what is allowed, beyond the usual.
     """
     requested = requested or Requested()
-    options = {
-        "symbols": list(symbols),
-        "overwrite": requested.overwrite,
-        "allow_shrink": requested.allow_shrink,
-    }
-    with _Runner(settings, listener, tell) as runner:
+    options: dict[str, Any] = {"overwrite": requested.overwrite, "allow_shrink": requested.allow_shrink}
+    with _Runner(settings, listener, tell, SYMBOLS_JOB if symbols else JOB) as runner:
         for day in days:
-            runner.run(day, pairs, options, roll_up=roll_up)
+            if symbols:
+                runner.run_symbols(day, pairs, options | {"symbols": list(symbols)})
+            else:
+                runner.run(day, pairs, options, roll_up=roll_up)
         if not roll_up:  # which would have folded what the steps did
             configured = list(configured_pairs(settings).values())
             run_interruptible(read_or_begin(open_market(settings), configured, busy=busy_days(runner.instance)))
@@ -238,8 +239,8 @@ def repair_days(
 class _Runner(InProcess):
     """Runs days."""
 
-    def __init__(self, settings: Settings, listener: Listener, tell: Callable[[str], None]) -> None:
-        super().__init__(settings, JOB, tell)
+    def __init__(self, settings: Settings, listener: Listener, tell: Callable[[str], None], job: str = JOB) -> None:
+        super().__init__(settings, job, tell)
         self.report = RunReport()
         self._listener = _Collector(self.report, listener)
 
@@ -258,22 +259,29 @@ class _Runner(InProcess):
         tags: dict[str, str] | None = None,
     ) -> None:
         keys = [compact_key(pair) for pair in pairs]
-        before = len(self.report.outcomes)
-        result = self.execute(
-            {"__".join(key.path): options for key in keys},
-            partition_key=f"{day:%Y-%m-%d}",
+        self._run(
+            day,
+            {_step(key): options for key in keys},
+            _step,
             asset_selection=[*keys, STATE_ASSET] if roll_up else keys,
             tags=tags,
         )
+
+    def run_symbols(self, day: dt.date, pairs: Sequence[Pair], options: dict[str, Any]) -> None:
+        names = [str(pair) for pair in pairs]
+        self._run(day, {SYMBOLS_OP: {**options, "pairs": names}}, lambda _: SYMBOLS_OP)
+
+    def _run(self, day: dt.date, ops: dict[str, Any], step_of: Callable[[dg.AssetKey], str], **options: Any) -> None:
+        before = len(self.report.outcomes)
+        result = self.execute(ops, partition_key=f"{day:%Y-%m-%d}", **options)
+        known: dict[str, list[str]] = {}  # by step, what its failure says of symbol-days
+        for outcome in self.report.outcomes[before:]:
+            if outcome.status is Status.FAILED:
+                step = step_of(compact_key(outcome.symbol_day.pair))
+                known.setdefault(step, []).append(f"{outcome.symbol_day}: {outcome.reason}")
         self.report.run_ids.append(result.run_id)
-        self.report.failures += step_failures(result, _reasons(self.report.outcomes[before:]))
+        self.report.failures += step_failures(result, known)
 
 
-def _reasons(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
-    """By step, what its failure says of the symbol-days of a run that failed."""
-    found: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.status is Status.FAILED:
-            step = "__".join(compact_key(outcome.symbol_day.pair).path)
-            found.setdefault(step, []).append(f"{outcome.symbol_day}: {outcome.reason}")
-    return found
+def _step(key: dg.AssetKey) -> str:
+    return "__".join(key.path)

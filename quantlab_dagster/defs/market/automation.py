@@ -13,7 +13,15 @@ from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.liveness import end_dead_runs
 from quantlab_dagster.defs.market.checks import findings_by_asset
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, JOB, PRIORITY_TAG, STATE_ASSET, compact_key
+from quantlab_dagster.defs.names import (
+    CATCH_UP_PRIORITY,
+    DAILY_PRIORITY,
+    JOB,
+    PRIORITY_TAG,
+    SENSOR,
+    STATE_ASSET,
+    compact_key,
+)
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.catchup import (
@@ -55,7 +63,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
     """Asks for every open day between the watermark and yesterday, and for days with late parts."""
 
     @dg.sensor(
-        name="catch_up",
+        name=SENSOR,
         job_name=JOB,
         minimum_interval_seconds=30,
         description="Runs days that are not settled, oldest first, and days that have late parts.",

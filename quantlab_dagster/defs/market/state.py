@@ -12,9 +12,10 @@ import dagster as dg
 from quantlab_dagster.access import catch_up_rules
 from quantlab_dagster.defs.checks import check_evaluation, check_result, check_specs
 from quantlab_dagster.defs.history import busy_days, tries_of
+from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.market.checks import pair_findings
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import GROUP, STATE_ASSET, compact_key
+from quantlab_dagster.defs.names import GROUP, MARKET_POOL, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.lake.market import Pair
@@ -55,6 +56,7 @@ def state_asset(
         deps=[compact_key(pair) for pair in pairs],
         partitions_def=partitions,
         group_name=GROUP,
+        pool=MARKET_POOL,
         kinds={"json"},
         check_specs=check_specs(STATE_ASSET, CHECKS),
         description=(
@@ -70,6 +72,7 @@ def state_asset(
         clock: dg.ResourceParam[Clock],
         meter: dg.ResourceParam[Meter],
     ) -> Iterator[Any]:
+        say_which_process(context)
         day = dt.date.fromisoformat(context.partition_key)
         try:
             place = market_place(raw_lake, compact_lake, limits, clock)

@@ -8,11 +8,11 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from quantlab_dagster.defs.checks import AUDITED, check_specs
+from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import EVENTS_ASSET, WAREHOUSE_GROUP
+from quantlab_dagster.defs.names import EVENTS_ASSET, WAREHOUSE_GROUP, WAREHOUSE_POOL
 from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
 from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
@@ -23,7 +23,7 @@ from quantlab_dagster.warehouse.place import last_cold_hour
 from quantlab_dagster.warehouse.sweep import Sweep, sweep
 from quantlab_dagster.work.clock import Clock
 
-__all__ = ["HoursConfig", "events_asset"]
+__all__ = ["HOURS_PER_RUN", "events_asset"]
 
 _CHECKS = {
     AUDITED: "Every file of the latest run was read back and proved before anything was deleted: rows, order, content.",
@@ -33,12 +33,9 @@ _CHECKS = {
 }
 
 
-class HoursConfig(dg.Config):
-    """Options of a run over given hours."""
-
-    apps: list[str] = Field(
-        default=[], description="Only these apps, as in the path. Then the hour is not marked as materialised."
-    )
+HOURS_PER_RUN = 168
+"""Of a backfill. Dagster takes 15 ms an hour to make a run: with a week the first one starts within seconds, and a year
+is 53 of them. Each looks over the whole lake once and takes seconds to start, so fewer hours a run would cost more."""
 
 
 def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
@@ -49,10 +46,10 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
             key=EVENTS_ASSET,
             partitions_def=partitions,
             group_name=WAREHOUSE_GROUP,
+            pool=WAREHOUSE_POOL,
             kinds={"polars", "parquet"},
-            output_required=False,
-            # Hours take seconds, and starting a run takes as long: a backfill over many is one run.
-            backfill_policy=dg.BackfillPolicy.single_run(),
+            output_required=False,  # each hour has an event of its own, as soon as it is done
+            backfill_policy=dg.BackfillPolicy.multi_run(HOURS_PER_RUN),
             check_specs=check_specs(EVENTS_ASSET, _CHECKS),
             description=(
                 "Cold hours of analytics events, compacted in place: small files become files of the target's size, "
@@ -64,15 +61,15 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
     @declaration
     def events(
         context: dg.AssetExecutionContext,
-        config: HoursConfig,
         warehouse: LakeResource,
         limits: LimitsResource,
         clock: dg.ResourceParam[Clock],
         meter: dg.ResourceParam[Meter],
     ) -> Iterator[Any]:
+        say_which_process(context)
         hours = sorted(parse_hour(key) for key in context.partition_keys)
-        scope = Scope(tuple(config.apps), hours[0], hours[-1])
-        recorder = Recorder(context, hours[0], restricted=bool(config.apps))
+        scope = Scope((), hours[0], hours[-1])
+        recorder = Recorder(context, hours[0], restricted=False)
         listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
 
         def work() -> Coroutine[Any, Any, Sweep]:
@@ -85,15 +82,6 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
         for hour in hours:
             recorder.record_if_nothing_was_to_do(hour)
         yield from check_results(done)
-        raise_failures(done)
+        raise_failures(done, busy_too=True)
 
     return events
-
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]

@@ -12,12 +12,11 @@ from pydantic import Field
 
 from quantlab_dagster.defs.checks import check_evaluation
 from quantlab_dagster.defs.history import UNFINISHED
-from quantlab_dagster.defs.liveness import end_dead_runs
+from quantlab_dagster.defs.liveness import end_dead_runs, say_which_process
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import HOURLY_PRIORITY, PRIORITY_TAG, WAREHOUSE_JOB
+from quantlab_dagster.defs.names import HOURLY_PRIORITY, PRIORITY_TAG, WAREHOUSE_JOB, WAREHOUSE_POOL
 from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
-from quantlab_dagster.defs.warehouse.asset import HoursConfig
 from quantlab_dagster.defs.warehouse.metadata import describe_sweep
 from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
 from quantlab_dagster.errors import SettingsError
@@ -34,9 +33,12 @@ SWEEP_OP = "compact_cold_hours"
 _SKIPPED_FOR = dt.timedelta(hours=2)
 
 
-class SweepConfig(HoursConfig):
+class SweepConfig(dg.Config):
     """Options of a run over the lake; the defaults are what the schedule wants."""
 
+    apps: list[str] = Field(
+        default=[], description="Only these apps, as in the path. Then no hour is marked as materialised."
+    )
     first_hour: str | None = Field(default=None, description="Only from this hour on (UTC), as in 2026-01-15T10.")
     last_hour: str | None = Field(default=None, description="Only up to this hour.")
     most_hours: int = Field(
@@ -62,6 +64,7 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
         name=SWEEP_OP,
         description="Finds every cold hour that needs work, recovers, compacts, and records each as a materialisation.",
         tags={"dagster/kind": "polars"},
+        pool=WAREHOUSE_POOL,
     )
     def compact_cold_hours(
         context: dg.OpExecutionContext,
@@ -71,6 +74,7 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
         clock: dg.ResourceParam[Clock],
         meter: dg.ResourceParam[Meter],
     ) -> None:
+        say_which_process(context)
         known = dt.datetime.combine(settings.start_date, dt.time(0), dt.UTC)
         recorder = Recorder(context, known, restricted=bool(config.apps) or config.recover_only)
         listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())

@@ -14,7 +14,7 @@ from quantlab_dagster.defs.names import EVENTS_ASSET, hour_key
 from quantlab_dagster.defs.warehouse.metadata import describe_hour, describe_sweep
 from quantlab_dagster.errors import AuditFailed, QuantlabError
 from quantlab_dagster.metrics import RunCounts
-from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
+from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus, undone
 from quantlab_dagster.work.stopping import run_interruptible
 from quantlab_dagster.work.wording import name_some
 
@@ -81,8 +81,7 @@ class Recorder:
             self._record(hour, [])
 
     def _record(self, hour: dt.datetime, outcomes: Sequence[HourOutcome]) -> None:
-        undone = any(item.status in (HourStatus.FAILED, HourStatus.BUSY) for item in outcomes)
-        if undone or hour < self._first:  # Dagster knows no partition before the start date
+        if undone(outcomes) or hour < self._first:  # Dagster knows no partition before the start date
             return
         event = dg.AssetObservation if self._restricted else dg.AssetMaterialization
         self._context.log_event(event(EVENTS_ASSET, partition=hour_key(hour), metadata=describe_hour(outcomes)))
@@ -101,16 +100,23 @@ def check_results(done: Sweep) -> Iterator[dg.AssetCheckResult]:
     yield from (check_result(EVENTS_ASSET, finding) for finding in done.findings)
 
 
-def raise_failures(done: Sweep) -> None:
+def raise_failures(done: Sweep, *, busy_too: bool = False) -> None:
     """Fail the run if an hour failed.
+
+    Args:
+        done: what the run did.
+        busy_too: whether an hour that another compactor has fails it as well, because the run was for that hour: one
+            that succeeds and leaves an hour undone would end its backfill as failed, and say nothing of why.
 
     Raises:
         Failure: naming the first of them.
     """
-    failed = done.having(HourStatus.FAILED)
-    if failed:
+    bad = undone(done.outcomes) if busy_too else done.having(HourStatus.FAILED)
+    if bad:
+        failed = all(item.status is HourStatus.FAILED for item in bad)
         raise dg.Failure(
-            description=f"{len(failed)} of {len(done.outcomes)} hours failed: {_reasons(failed)}",
+            description=f"{len(bad)} of {len(done.outcomes)} hours {'failed' if failed else 'are not done'}: "
+            f"{_reasons(bad)}",
             metadata=describe_sweep(done),
             allow_retries=False,
         )

@@ -7,30 +7,39 @@ every server; every failure is a domain error that names the object.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import hashlib
+import logging
 import re
 from abc import abstractmethod
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 
-from quantlab_dagster.errors import ObjectNotFound, StoreError, UnaddressableKey
+from quantlab_dagster.errors import ObjectNotFound, StoreError, StoreUnavailable, UnaddressableKey
 from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.faults import came_damaged
 from quantlab_dagster.lake.store.objects import Directory, Names, ObjectInfo, Staged, first_error
-from quantlab_dagster.lake.store.requesting import Requesting
+from quantlab_dagster.lake.store.requesting import Requesting, pause
+from quantlab_dagster.lake.store.transfers import EtagDigest, Known, Sending, Sent, may_be_md5
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
-    from obstore import ListResult, ObjectMeta
+    from obstore import ListResult, ObjectMeta, PutResult
     from obstore.store import ObjectStore
 
 __all__ = ["LOCK_DIRECTORY", "PROBE_DIRECTORY", "STAGED_DIRECTORY", "Store"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Names just below the root that stores keep for themselves. No kind of store lists any: a lake may have been copied.
 LOCK_DIRECTORY = ".quantlab-locks"
@@ -53,6 +62,7 @@ class Store(Requesting):
     def __init__(self, url: str, engine: ObjectStore, *, retries: int = 0) -> None:
         super().__init__(url, retries)
         self._engine = engine
+        self._known = Known()
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -113,14 +123,21 @@ class Store(Requesting):
     async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
         """The whole object in one request, and which version of it this is.
 
+        What has not the MD5 sum that its ETag seems to be is fetched once more.
+
         Raises:
             ObjectNotFound: there is definitely no such object.
+            StoreUnavailable: it came damaged, twice.
             StoreError: any other failure.
         """
-        self.requests.add("GET")
-        with self._errors(key):
-            response = await obstore.get_async(self._engine, key)
-            return bytes(await response.bytes_async()), _info(response.meta)
+
+        async def once() -> tuple[bytes, ObjectInfo]:
+            with self._errors(key):
+                response = await obstore.get_async(self._engine, key)
+                content, info = bytes(await response.bytes_async()), _info(response.meta)
+            return content, await _summed(content, info)
+
+        return await self._received(key, once)
 
     async def get_if_exists(self, key: str) -> tuple[bytes, ObjectInfo] | None:
         """Like `get`, but None for an object that does not exist."""
@@ -131,23 +148,54 @@ class Store(Requesting):
 
     async def download(self, key: str, path: Path) -> ObjectInfo:
         """Stream the object into a file, in bounded memory; same errors as `get`."""
-        self.requests.add("GET")
-        with self._errors(key):
-            response = await obstore.get_async(self._engine, key)
-            with path.open("wb") as file:
-                async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
-                    file.write(chunk)
-            return _info(response.meta)
+
+        async def once() -> tuple[None, ObjectInfo]:
+            with self._errors(key):
+                response = await obstore.get_async(self._engine, key)
+                info = _info(response.meta)
+                digest = EtagDigest.like(info.etag)
+                with path.open("wb") as file:
+                    async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
+                        file.write(chunk)
+                        await digest.take(bytes(chunk))
+            return None, replace(info, received=digest.etag())
+
+        return (await self._received(key, once))[1]
 
     async def sha256(self, key: str) -> str:
         """SHA-256 of the object's content, hexadecimal, in bounded memory; same errors as `get`."""
+
+        async def once() -> tuple[str, ObjectInfo]:
+            sha256 = hashlib.sha256()
+            with self._errors(key):
+                response = await obstore.get_async(self._engine, key)
+                info = _info(response.meta)
+                digest = EtagDigest.like(info.etag)
+                async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
+                    sha256.update(chunk)
+                    await digest.take(bytes(chunk))
+            return sha256.hexdigest(), replace(info, received=digest.etag())
+
+        return (await self._received(key, once))[0]
+
+    async def _received(self, key: str, once: Callable[[], Awaitable[tuple[T, ObjectInfo]]]) -> tuple[T, ObjectInfo]:
+        """What a GET brings, which is sent once more if the content is not what its ETag says."""
         self.requests.add("GET")
-        digest = hashlib.sha256()
-        with self._errors(key):
-            response = await obstore.get_async(self._engine, key)
-            async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
+        content, info = await once()
+        if self._known.believes(info):
+            return content, info
+        self.requests.add("GET")
+        again, second = await once()
+        if second.received == second.etag:
+            self._known.matched = True
+            logger.warning("%s came damaged, and was fetched again", self.name(key))
+            return again, second
+        if second != info or second.received != info.received:
+            cause = "came twice, each time with other bytes, and never with the MD5 sum that its ETag gives"
+            raise StoreUnavailable(self.name(key), cause, "Run again; if it stays, check the network and the server")
+        # Not damaged on its way: these ETags are no MD5 sums (SSE-KMS), or it is damaged where it lies.
+        self._known.differed = True
+        return again, second
 
     async def head(self, key: str) -> ObjectInfo | None:
         """What the store says of an object, or None if it does not exist."""
@@ -160,22 +208,71 @@ class Store(Requesting):
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
-    async def put(self, key: str, content: bytes | Path) -> str:
-        """Write an object whole and unconditionally; readers see the old or the new one. Returns its ETag."""
-        size_bytes = content.stat().st_size if isinstance(content, Path) else len(content)
-        in_parts = isinstance(content, Path) and size_bytes > limits.MULTIPART_BYTES
+    async def put(self, key: str, content: bytes | Path, *, sha256: str | None = None) -> str:
+        """Write an object whole and unconditionally; readers see the old or the new one. Returns its ETag.
+
+        What arrived is proved to be what was sent (docs/adr/0010), and is sent again where it is not.
+
+        Args:
+            key: of the object.
+            content: bytes, or a local file.
+            sha256: of the file as it was audited, hexadecimal; None to write whatever it holds.
+
+        Raises:
+            ScratchUnusable: the file is not what was audited any more; nothing was written.
+            StoreError: the store holds other bytes than were sent, again and again; or any other failure.
+        """
+        for attempt in range(limits.SENDINGS):
+            if attempt:
+                await pause(attempt)
+            try:
+                etag, sent = await self._send(key, content, sha256)
+            except StoreUnavailable as error:
+                if attempt + 1 == limits.SENDINGS or not came_damaged(error):
+                    raise
+                logger.warning("%s arrived damaged, was refused, and is sent again", self.name(key))
+                continue
+            if await self._arrived(key, etag, sent):
+                return etag
+            logger.warning("%s was sent, and other bytes are there: it is sent again", self.name(key))
+        raise self._never_arrived(key)
+
+    async def _send(self, key: str, content: bytes | Path, sha256: str | None) -> tuple[str, Sent]:
+        """`put`, once. Returns the ETag that the store gave."""
+        if isinstance(content, bytes):
+            sent = Sent.of(content)
+            with self._errors(key):
+                result = await obstore.put_async(self._engine, key, content, mode="overwrite", use_multipart=False)
+            self.requests.add("PUT")
+            return await self._etag_after_put(key, result["e_tag"]), sent
         with self._errors(key):
-            result = await obstore.put_async(
+            in_parts = content.stat().st_size > limits.MULTIPART_BYTES
+        digest = EtagDigest(in_parts=in_parts)
+        sending = Sending(self.name(key), content, sha256, digest)
+        with self._errors(key):
+            result = await self._put_file(key, sending, in_parts=in_parts)
+        self.requests.add("PUT", self._requests_of(_parts(sending.size_bytes)) if in_parts else 1)
+        sent = Sent(sending.size_bytes, digest.etag(), sending.sha256)
+        return await self._etag_after_put(key, result["e_tag"]), sent
+
+    async def _put_file(self, key: str, sending: Sending, *, in_parts: bool) -> PutResult:
+        if in_parts:
+            # A piece that is not yielded, because the file is not what was audited, makes the engine give up the whole.
+            return await obstore.put_async(
                 self._engine,
                 key,
-                content,
+                sending.stream(limits.PART_BYTES),
                 mode="overwrite",
-                use_multipart=in_parts,
+                use_multipart=True,
                 chunk_size=limits.PART_BYTES,
                 max_concurrency=limits.UPLOADS_AT_ONCE,
             )
-        self.requests.add("PUT", self._requests_of(_parts(size_bytes)) if in_parts else 1)
-        return await self._etag_after_put(key, result["e_tag"])
+        content = await asyncio.to_thread(lambda: b"".join(sending.pieces(limits.MULTIPART_BYTES)))
+        return await obstore.put_async(self._engine, key, content, mode="overwrite", use_multipart=False)
+
+    def _never_arrived(self, key: str) -> StoreError:
+        cause = f"was sent {limits.SENDINGS} times, and each time other bytes were there than had been sent"
+        return StoreError(self.name(key), cause, "Check the network, its proxies and the server, then run again")
 
     async def compare_and_swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
         """Write a small object only if it is still the one that was read. Returns its new ETag.
@@ -221,8 +318,18 @@ class Store(Requesting):
 
     # ---- staging -----------------------------------------------------------------------------------------------
 
-    async def stage(self, key: str, path: Path) -> Staged:
-        """Upload a file so that it is in the store, whole, but not visible; `publish` makes it so."""
+    async def stage(self, key: str, path: Path, *, sha256: str | None = None) -> Staged:
+        """Upload a file so that it is in the store, whole, but not visible; `publish` makes it so.
+
+        Args:
+            key: of the object to be.
+            path: the file.
+            sha256: of the file as it was audited, hexadecimal; None to upload whatever it holds.
+
+        Raises:
+            ScratchUnusable: the file is not what was audited any more; nothing is staged.
+            StoreError: the upload failed, or arrived damaged again and again.
+        """
         self._check_key(key)
         with self._errors(key):
             size_bytes = path.stat().st_size
@@ -232,7 +339,7 @@ class Store(Requesting):
         upload_id = await self._begin(key)
         running: list[Future[Any]] = []
         try:
-            etags = await self._upload(key, upload_id, path, _parts(size_bytes), running)
+            etags = await self._upload(key, upload_id, Sending(self.name(key), path, sha256), running)
         except BaseException as error:
             # Not before no thread works on it any more. We do not wait for that, since we may have been cancelled.
             with suppress(RuntimeError):  # the interpreter is exiting
@@ -282,6 +389,10 @@ class Store(Requesting):
         """How many requests the engine needs for a put of so many parts."""
 
     @abstractmethod
+    async def _arrived(self, key: str, etag: str, sent: Sent) -> bool:
+        """Whether what was put just now, and got this ETag, is what was sent; in no further request where that goes."""
+
+    @abstractmethod
     async def _swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
         """`compare_and_swap`."""
 
@@ -294,10 +405,11 @@ class Store(Requesting):
         """A new upload. Returns its id."""
 
     @abstractmethod
-    async def _upload(
-        self, key: str, upload_id: str, path: Path, parts: int, running: list[Future[Any]]
-    ) -> tuple[str, ...]:
-        """Send a file, noting every thread that works on it. Returns the ETags of its parts, if it has any."""
+    async def _upload(self, key: str, upload_id: str, sending: Sending, running: list[Future[Any]]) -> tuple[str, ...]:
+        """Send a file, proving that it arrived, and noting every thread that works on it.
+
+        Returns the ETags of its parts, if it has any.
+        """
 
     @abstractmethod
     def _abort(self, key: str, upload_id: str) -> None:
@@ -358,6 +470,15 @@ def _parts(size_bytes: int) -> int:
 
 def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(meta["path"], int(meta["size"]), (meta["e_tag"] or "").strip('"'))
+
+
+async def _summed(content: bytes, info: ObjectInfo) -> ObjectInfo:
+    """With the sum of what was received, where there is something to compare it with."""
+    if not may_be_md5(info.etag):
+        return info
+    digest = EtagDigest.like(info.etag)
+    await digest.take(content)
+    return replace(info, received=digest.etag())
 
 
 def _sorted_below(prefix: str, found: list[ObjectInfo]) -> list[ObjectInfo]:

@@ -15,7 +15,7 @@ from quantlab_dagster.errors import (
     UnaddressableKey,
 )
 
-__all__ = ["DomainErrors", "broke_off", "first_line", "map_error"]
+__all__ = ["DomainErrors", "broke_off", "came_damaged", "first_line", "map_error"]
 
 # Texts of errors hold URLs, hence keys, but percent-encoded: a key cannot imitate these.
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -29,16 +29,17 @@ _NOT_FOUND = 404
 _RETRIED = (408, 429)
 _SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501
+# Said of a body that is not what its checksum, or the one in the signature, says.
+_DAMAGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
 # Refusals that pass, although their status does not say so.
 _PASSING = (
-    "BadDigest",
+    *_DAMAGED,
     "ConditionalRequestConflict",
     "InternalError",
     "OperationAborted",
     "RequestTimeout",
     "ServiceUnavailable",
     "SlowDown",
-    "XAmzContentSHA256Mismatch",
 )
 
 
@@ -94,6 +95,11 @@ def broke_off(error: StoreUnavailable) -> bool:
     return not _STATUS.search(text) and _EXHAUSTED not in text
 
 
+def came_damaged(error: StoreUnavailable) -> bool:
+    """Whether the server refused what was sent, since it had not the checksum that was sent with it."""
+    return any(code in str(error.__cause__) for code in _DAMAGED)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, shortened; its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
@@ -108,7 +114,7 @@ def _map_generic(where: str, error: BaseException) -> StoreError:
     status = int(found.group(1)) if found else None
     if status == _NOT_FOUND or _NO_BUCKET in text:
         return _no_bucket(where, first)
-    return _refused(where, status, first)
+    return _refused(where, None if any(f"<Code>{code}</Code>" in text for code in _DAMAGED) else status, first)
 
 
 def _map_botocore(where: str, error: BaseException) -> StoreError:

@@ -11,6 +11,8 @@ MULTIPART_BYTES = 64 << 20
 PART_BYTES = 16 << 20
 UPLOADS_AT_ONCE = 4
 STREAM_BYTES = 4 << 20
+# How often something is sent that arrives damaged.
+SENDINGS = 3
 THREADS = 32
 # For everything that is repeated: by the engine where it does so itself, else by us.
 FIRST_WAIT_SECONDS = 0.2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ class ObjectInfo:
         key: relative to the store's URL.
         size_bytes: length of its content.
         etag: the store's tag of this content, without quotes. On local directories it derives from inode and time.
+        received: where the content was read, the ETag that these bytes have if ETags are made of MD5 sums; else empty.
     """
 
     key: str
     size_bytes: int
     etag: str
+    received: str = field(default="", compare=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.errors import StoreUnavailable, masked
 from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.faults import DomainErrors, broke_off
 from quantlab_dagster.lake.store.objects import Requests
@@ -33,7 +33,7 @@ class Requesting(ABC):
     """
 
     def __init__(self, url: str, retries: int) -> None:
-        self.url = url.rstrip("/")
+        self.url = masked(url.rstrip("/"))  # for messages only
         self.requests = Requests()
         self._retries = retries
         self._pool: ThreadPoolExecutor | None = None

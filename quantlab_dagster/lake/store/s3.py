@@ -29,15 +29,16 @@ from quantlab_dagster.lake.store.faults import first_line
 from quantlab_dagster.lake.store.multipart import BlockingS3
 from quantlab_dagster.lake.store.objects import Staged
 from quantlab_dagster.lake.store.requesting import pause
+from quantlab_dagster.lake.store.transfers import Sent, composite
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from pathlib import Path
 
     from obstore import PutMode
     from obstore.store import ClientConfig, RetryConfig
 
     from quantlab_dagster.lake.store.objects import Completion, ObjectInfo, S3Options
+    from quantlab_dagster.lake.store.transfers import Sending
 
 __all__ = ["S3Store", "s3_store"]
 
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 _CREATE_ATTEMPTS = 3
 _NO_ETAG = "0" * 32  # of no object, nor of a part
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_OF_AWS = re.compile(r"https://[^/]*\.amazonaws\.com(\.cn)?(:443)?/?")
 _REGION = re.compile(r"[A-Za-z0-9-]+")
 _ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
 
@@ -58,10 +61,20 @@ class S3Store(Store):
         engine: the obstore store, rooted at the URL.
         blocking: requests that the engine has no words for, below the same URL.
         retries: attempts after the first one fails.
+        checks_signatures: whether the server is known to refuse a body that is not the one that was signed.
     """
 
-    def __init__(self, url: str, engine: engines.S3Store, blocking: BlockingS3, *, retries: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        engine: engines.S3Store,
+        blocking: BlockingS3,
+        *,
+        retries: int,
+        checks_signatures: bool = False,
+    ) -> None:
         super().__init__(url, engine, retries=retries)
+        self._checks_signatures = checks_signatures
         self._blocking = blocking
         self._if_match: str | None = None  # how to say it when deleting; empty if the server ignores it
         self._probing: asyncio.Task[None] | None = None
@@ -72,9 +85,30 @@ class S3Store(Store):
     def _requests_of(self, parts: int) -> int:
         return 2 + parts  # begin and end
 
+    async def _arrived(self, key: str, etag: str, sent: Sent) -> bool:
+        if etag == sent.etag:
+            return True
+        if self._checks_signatures and not self._known.matched:
+            return True  # its ETags may well be no MD5 sums, and what came damaged would have been refused
+        try:
+            return await self.sha256(key) == sent.sha256
+        except ObjectNotFound:
+            return False
+
     # ---- conditional writes ------------------------------------------------------------------------------------
 
     async def _swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
+        sent = Sent.of(content)
+        for _ in range(limits.SENDINGS):
+            written, proved = await self._swap_unproved(key, content, expected_etag)
+            if proved or await self._arrived(key, written, sent):
+                return written
+            logger.warning("%s was sent, and other bytes are there: it is sent again", self.name(key))
+            expected_etag = written
+        raise self._never_arrived(key)
+
+    async def _swap_unproved(self, key: str, content: bytes, expected_etag: str | None) -> tuple[str, bool]:
+        """Write on condition. Returns the new ETag, and whether the content was seen to be there."""
         if expected_etag == "":
             # SeaweedFS takes an empty If-Match for none at all, and overwrites.
             raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
@@ -93,15 +127,17 @@ class S3Store(Store):
             "Without it concurrent writers cannot be told apart; use a server that supports If-None-Match and If-Match",
         )
 
-    async def _swap_once(self, key: str, content: bytes, form: str | None, expected_etag: str | None) -> str | None:
-        """One conditional write. Returns None if it was refused although the object is unchanged."""
+    async def _swap_once(
+        self, key: str, content: bytes, form: str | None, expected_etag: str | None
+    ) -> tuple[str, bool] | None:
+        """One conditional write, as above. Returns None if it was refused although the object is unchanged."""
         self.requests.add("PUT")
         unanswered: StoreUnavailable | None = None
         try:
             with self._errors(key, passing=(obs.AlreadyExistsError, obs.PreconditionError)):
                 mode: PutMode = "create" if form is None else {"e_tag": form}
                 result = await obstore.put_async(self._engine, key, content, mode=mode, use_multipart=False)
-            return await self._etag_after_put(key, result["e_tag"])
+            return await self._etag_after_put(key, result["e_tag"]), False
         except (obs.AlreadyExistsError, obs.PreconditionError):
             pass
         except StoreUnavailable as error:
@@ -110,7 +146,7 @@ class S3Store(Store):
         # none, since the engine does not repeat a conditional write that may have been done.
         current = await self.get_if_exists(key)
         if current is not None and current[0] == content:
-            return current[1].etag
+            return current[1].etag, True
         if (current[1].etag if current else None) != expected_etag:
             raise Conflict(self.name(key), "was changed by another writer", "Run again")
         if unanswered is not None:
@@ -178,19 +214,28 @@ class S3Store(Store):
     async def _begin(self, key: str) -> str:
         return await self._asked(key, self._blocking.begin, key)
 
-    async def _upload(
-        self, key: str, upload_id: str, path: Path, parts: int, running: list[Future[Any]]
-    ) -> tuple[str, ...]:
+    async def _upload(self, key: str, upload_id: str, sending: Sending, running: list[Future[Any]]) -> tuple[str, ...]:
         gate = asyncio.Semaphore(limits.UPLOADS_AT_ONCE)
 
-        async def upload(number: int) -> str:
-            async with gate:
+        async def upload(number: int, piece: bytes) -> str:
+            try:
                 self.requests.add("PUT")
-                send = partial(_send_part, self._blocking, key, upload_id, number, path)
+                # Its MD5 sum goes with it, and the server refuses what has another. What is sent again is the same.
+                send = partial(self._blocking.upload_part, key, upload_id, number, piece)
                 return await self._repeated(partial(self._threaded, key, send, running=running))
+            finally:
+                gate.release()
 
+        tasks: list[asyncio.Task[str]] = []
+        pieces = sending.pieces(limits.PART_BYTES)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(upload(number)) for number in range(1, 1 + parts)]
+            while True:
+                await gate.acquire()
+                with self._errors(key):
+                    piece = await asyncio.to_thread(next, pieces, None)
+                if piece is None:
+                    break
+                tasks.append(group.create_task(upload(1 + len(tasks), piece)))
         return tuple(task.result() for task in tasks)
 
     def _abort(self, key: str, upload_id: str) -> None:
@@ -203,7 +248,9 @@ class S3Store(Store):
             return None
         match await self._completed(staged):
             case "done":
-                return await self.head(staged.key)
+                # If it is not seen to be made of these parts, the caller looks at what is there.
+                there = await self.head(staged.key)
+                return there if there and there.etag == _etag_of_parts(staged.etags) else None
             case "gone":
                 return None
             case "parts differ":  # somebody is discarding it, or stopped half-way
@@ -250,11 +297,11 @@ class S3Store(Store):
         return self._blocking.names_below(prefix)
 
 
-def _send_part(blocking: BlockingS3, key: str, upload_id: str, number: int, path: Path) -> str:
-    """Read a part of a file and upload it."""
-    with path.open("rb") as file:
-        file.seek((number - 1) * limits.PART_BYTES)
-        return blocking.upload_part(key, upload_id, number, file.read(limits.PART_BYTES))
+def _etag_of_parts(etags: tuple[str, ...]) -> str:
+    """The ETag of an upload that consists of these parts, where they are MD5 sums; else nothing that is one."""
+    if not all(_MD5.fullmatch(etag) for etag in etags):
+        return ""
+    return composite([bytes.fromhex(etag) for etag in etags])
 
 
 def s3_store(url: str, options: S3Options, *, setting: str = "") -> S3Store:
@@ -278,7 +325,10 @@ def s3_store(url: str, options: S3Options, *, setting: str = "") -> S3Store:
     except (obs.BaseError, ValueError) as error:
         remedy = f"Check {setting or 'URL'}, endpoint and region"
         raise SettingsError(url, f"cannot be used ({first_line(error)})", remedy) from error
-    return S3Store(url, engine, BlockingS3(bucket, prefix, options), retries=options.retries)
+    blocking = BlockingS3(bucket, prefix, options)
+    # AWS compares each body with the SHA-256 that the engine signs.
+    checks = options.session is not None and bool(_OF_AWS.fullmatch(options.endpoint))
+    return S3Store(url, engine, blocking, retries=options.retries, checks_signatures=checks)
 
 
 def _check(url: str, options: S3Options) -> None:

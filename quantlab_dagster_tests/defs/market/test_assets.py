@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.errors import AuditFailed
-from quantlab_dagster.kernel import merge as merge_module
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.market import corrupt_part
 from quantlab_dagster.work.clock import utc_now
+from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, Lakes, oracle, same_rows, spec, symbol_day
 
@@ -132,15 +131,13 @@ def test_checks_tell_of_quarantine_and_audit(local_lakes: Lakes, instance: dg.Da
     assert checks == {"order_and_losslessness_audited": True, "nothing_quarantined": False}
 
 
+@pytest.mark.guards("check-for-proof")
 def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
     local_lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local_lakes.put_spec(spec("adausdt"))
 
-    def failing(*_: object, **__: object) -> None:
-        raise AuditFailed("data.parquet", "3 rows of the file are out of order", "Report this")
-
-    monkeypatch.setattr(merge_module, "audit", failing)
+    in_child.happens(monkeypatch, in_child.audit_fails, "3 rows of the file are out of order")
     result = materialise(instance)
     assert not result.success
     assert "3 rows of the file are out of order" in failure_of(result)
@@ -159,19 +156,6 @@ def test_a_second_materialisation_rewrites_nothing(lakes: Lakes, instance: dg.Da
     assert metadata["rows"] == 600
     assert metadata["symbol-days built"] == 0
     assert "raw GET" not in metadata["requests by kind"]
-
-
-def test_a_restricted_run_does_not_mark_the_day_as_done(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
-    local_lakes.put_spec(spec("adausdt"))
-    local_lakes.put_spec(spec("btcusdt"))
-    result = materialise(instance, symbols=["btcusdt"])
-    assert result.success
-    assert result.get_asset_materialization_events() == []
-    assert [event.asset_key for event in result.get_asset_observation_events()] == [BBO]
-    assert instance.get_materialized_partitions(BBO) == set()
-    assert all("btcusdt" in key for key in local_lakes.compact_keys())
-    materialise(instance)
-    assert instance.get_materialized_partitions(BBO) == {"2026-01-08"}
 
 
 def test_overwrite_is_passed_on(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
@@ -225,6 +209,7 @@ def test_partitions_end_with_yesterday() -> None:
     assert last_eligible_day(utc_now()) < utc_now().date()
 
 
+@pytest.mark.guards("secrets-told")
 def test_no_secret_is_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-visible")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show-me")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import re
 import time
 from pathlib import Path
@@ -14,13 +15,16 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.history import CATCH_UP_TAG, tries_of
+from quantlab_dagster.defs import history
+from quantlab_dagster.defs.history import CATCH_UP_TAG, RUN_KEY_TAG, SENSOR_TAG, tries_of
 from quantlab_dagster.defs.market import automation
 from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG
 from quantlab_dagster.errors import StoreUnavailable
+from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
 from quantlab_dagster.market.catchup import LookedAround, Tries
+from quantlab_dagster.market.journal import JOURNAL
 from quantlab_dagster.market.late import SCAN_SECONDS
 from quantlab_dagster.market.settling import begin, seed
 from quantlab_dagster.market.state import STATE_KEY, State
@@ -28,13 +32,15 @@ from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster_tests.conftest import Rig
+from quantlab_dagster_tests.daemon import configured_instance, dequeue, tick_sensor, workspace_of
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
-from quantlab_dagster_tests.lakes import Lakes, symbol_day
+from quantlab_dagster_tests.lakes import PAIR, Lakes, symbol_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOW = dt.datetime(2026, 1, 13, 2, 30, tzinfo=dt.UTC)
+PAIRS = [PAIR, Pair("binance", "trade")]
 
 
 def day(number: int) -> dt.date:
@@ -71,7 +77,7 @@ def put(lakes: Lakes, number: int, *, stream: str = "bbo", symbol: str = "adausd
 
 
 def state_of(lakes: Lakes) -> State:
-    state = asyncio.run(StateStore(lakes.compact).read())
+    state = asyncio.run(StateStore(lakes.compact).view())
     assert state is not None
     return state
 
@@ -97,6 +103,11 @@ def tick(instance: dg.DagsterInstance, now: dt.datetime = NOW, cursor: str | Non
     return result
 
 
+def tags_by_daemon(request: dg.RunRequest) -> dict[str, str]:
+    """As the daemon tags the run."""
+    return {**request.tags, RUN_KEY_TAG: str(request.run_key), SENSOR_TAG: "catch_up"}
+
+
 def run(instance: dg.DagsterInstance, request: dg.RunRequest, now: dt.datetime = NOW) -> bool:
     result = (
         definitions(now)
@@ -105,7 +116,7 @@ def run(instance: dg.DagsterInstance, request: dg.RunRequest, now: dt.datetime =
             instance=instance,
             partition_key=request.partition_key,
             asset_selection=request.asset_selection,
-            tags=request.tags,
+            tags=tags_by_daemon(request),
             raise_on_error=False,
         )
     )
@@ -120,6 +131,7 @@ def keys(request: dg.RunRequest) -> set[str]:
     return {key.to_user_string() for key in request.asset_selection or ()}
 
 
+@pytest.mark.guards("local-time", "daily-behind-backfill")
 def test_the_schedule_asks_for_yesterday() -> None:
     schedule = definitions().resolve_schedule_def("daily_compaction")
     assert isinstance(schedule, dg.ScheduleDefinition)
@@ -133,6 +145,7 @@ def test_the_schedule_asks_for_yesterday() -> None:
         assert request.tags[PRIORITY_TAG] == DAILY_PRIORITY
 
 
+@pytest.mark.guards("cold-start-forgotten")
 def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     for number in range(3, 13):
         put(lakes, number)
@@ -154,7 +167,7 @@ def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, ins
 def test_a_backlog_is_worked_off_oldest_first(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     for number in (8, 9, 11, 12):  # nothing on the 10th
         put(lakes, number)
-    set_state(lakes, lambda before: seed(before, day(7), NOW))
+    set_state(lakes, lambda before: seed(before, day(7), NOW, PAIRS))
     asked, watermarks = [], []
     while requests := tick(instance).run_requests:
         for request in requests:
@@ -166,6 +179,7 @@ def test_a_backlog_is_worked_off_oldest_first(lakes: Lakes, instance: dg.Dagster
     assert state_of(lakes).days["20260110"].status == "no_files"
 
 
+@pytest.mark.guards("watermark-past-failure", "run-key-used-up")
 def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +187,7 @@ def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
     put(lakes, 11)
     put(lakes, 11, stream="trade")
     put(lakes, 12)
-    set_state(lakes, lambda before: seed(before, day(10), NOW))
+    set_state(lakes, lambda before: seed(before, day(10), NOW, PAIRS))
     broken = symbol_day(day=day(11)).key("meta.json")
     asyncio.run(lakes.compact.put(broken, b"no json"))
     attempts = []
@@ -206,6 +220,7 @@ def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
     assert state_of(lakes).last_compacted_date == "20260112"
 
 
+@pytest.mark.guards("crash-before-roll-up")
 def test_only_the_roll_up_is_asked_for_where_only_that_is_missing(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     put(lakes, 12)
     tick(instance)
@@ -219,6 +234,7 @@ def test_only_the_roll_up_is_asked_for_where_only_that_is_missing(lakes: Lakes, 
     assert state_of(lakes).last_compacted_date == "20260112"
 
 
+@pytest.mark.guards("events-believed")
 def test_the_roll_up_believes_the_lake_and_not_events(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     put(lakes, 12)
     tick(instance)
@@ -246,12 +262,13 @@ def test_a_day_that_runs_is_left_alone(lakes: Lakes, instance: dg.DagsterInstanc
     assert "2026-01-12: a run is queued or running" in str(result.skip_reason)
 
 
+@pytest.mark.guards("dead-run")
 def test_a_day_whose_run_was_killed_is_tried_again_until_that_is_too_often(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUANTLAB_CATCH_UP_ATTEMPTS", "2")
     put(lakes, 12)
-    tags = {"dagster/partition": "2026-01-12", CATCH_UP_TAG: "day:20260112"}
+    tags = {"dagster/partition": "2026-01-12", CATCH_UP_TAG: "day:20260112", RUN_KEY_TAG: "day:20260112:1"}
     alive = put_run(instance, LIVING, tags=tags)
     assert "2026-01-12: a run is queued or running" in str(tick(instance).skip_reason)
     instance.delete_run(alive)
@@ -287,12 +304,12 @@ def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.Dagst
 
 
 def no_listing_below(monkeypatch: pytest.MonkeyPatch, prefix: str, *, stuck: bool = False) -> None:
-    """No store lists this any more: it fails, or never answers."""
+    """No store lists this any more, the journal aside: it fails, or never answers."""
     for name in ("list_objects", "list_directory"):
         original = getattr(Store, name)
 
         async def listing(store: Store, below: str, original: Any = original) -> Any:
-            if below.startswith(prefix):
+            if below.startswith(prefix) and below != JOURNAL:
                 if stuck:
                     await asyncio.Event().wait()
                 raise StoreUnavailable(below, "the raw lake is out")
@@ -305,9 +322,10 @@ def settle_two_days(lakes: Lakes) -> None:
     """The 11th is settled, the 12th open; a search for late parts is due."""
     for number in (11, 12):
         put(lakes, number)
-    set_state(lakes, lambda before: seed(begin(before, day(11), NOW), day(11), NOW))
+    set_state(lakes, lambda before: seed(begin(before, day(11), NOW), day(11), NOW, PAIRS))
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_asked_for_although_late_parts_cannot_be_looked_for(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +344,7 @@ def test_open_days_are_asked_for_although_late_parts_cannot_be_looked_for(
         tick(instance)
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_asked_for_although_the_raw_lake_does_not_answer(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +358,7 @@ def test_open_days_are_asked_for_although_the_raw_lake_does_not_answer(
     assert SCAN_SECONDS <= 25, "Dagster ends a tick after a minute"
 
 
+@pytest.mark.guards("scan-before-open")
 def test_open_days_are_decided_before_anything_is_looked_for(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,12 +379,13 @@ def test_open_days_are_decided_before_anything_is_looked_for(
     assert order == ["day:20260112", "looked around"]
 
 
+@pytest.mark.guards("outage-uses-up")
 def test_a_failed_day_waits_for_its_next_attempt_and_says_until_when(
     lakes: Lakes, instance: dg.DagsterInstance
 ) -> None:
     now = dt.datetime.now(dt.UTC)  # Dagster's clock says when runs end
     yesterday = now.date() - dt.timedelta(days=1 if now.time() > dt.time(2, 30) else 2)
-    set_state(lakes, lambda before: seed(before, yesterday - dt.timedelta(days=1), now))
+    set_state(lakes, lambda before: seed(before, yesterday - dt.timedelta(days=1), now, PAIRS))
     lakes.put_spec(DaySpec("binance", "bbo", "adausdt", yesterday, parts=2, rows=20))
     asyncio.run(lakes.compact.put(symbol_day(day=yesterday).key("meta.json"), b"no json"))
     [request] = tick(instance, now).run_requests or ()
@@ -376,6 +397,7 @@ def test_a_failed_day_waits_for_its_next_attempt_and_says_until_when(
     assert again.run_key == f"day:{yesterday:%Y%m%d}:2"
 
 
+@pytest.mark.guards("attempts-counted-wrong")
 def test_only_attempts_that_failed_are_counted_and_only_since_the_last_success(instance: dg.DagsterInstance) -> None:
     assert tries_of(instance, "day:1") == Tries()
     for status in ("FAILURE", "SUCCESS", "FAILURE", "CANCELED", "FAILURE"):
@@ -386,17 +408,68 @@ def test_only_attempts_that_failed_are_counted_and_only_since_the_last_success(i
         instance, job_name="compact_day", status=dg.DagsterRunStatus.FAILURE, tags={CATCH_UP_TAG: "day:2"}
     )
     tries = tries_of(instance, "day:1")
-    assert (tries.made, tries.failed, tries.last_failed) == (5, 2, True)
+    assert (tries.last_number, tries.failed, tries.last_failed) == (0, 2, True)
     assert tries.last_ended is not None
     assert abs(tries.last_ended - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
 
 
+def test_the_number_of_a_run_is_larger_than_any_that_is_known(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_tried(number: str | None) -> None:
+        tags = {CATCH_UP_TAG: "late:20260101:abc"}
+        if number:
+            tags |= {RUN_KEY_TAG: f"late:20260101:abc:{number}", SENSOR_TAG: "catch_up"}
+        create_run_for_test(instance, status=dg.DagsterRunStatus.FAILURE, tags=tags)
+
+    def last_number() -> int:
+        return tries_of(instance, "late:20260101:abc").last_number
+
+    for number in ("1", None, "2", "odd", "3"):
+        put_tried(number)
+    assert last_number() == 3
+    for run in instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: "late:20260101:abc:1"})):
+        instance.delete_run(run.run_id)
+    assert last_number() == 3, "however many there are"
+    monkeypatch.setattr(history, "_MOST_RECORDS", 2)
+    for _ in range(3):
+        put_tried(None)
+    assert last_number() == 3, "runs of the command line do not hide it"
+    assert tries_of(instance, "late:20260101:ab").last_number == 0
+
+
+def test_deleting_old_runs_does_not_stop_a_day(lakes: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Dagster's daemon: it passes over a key that a run has, and a day that asks for it again would be stuck."""
+    monkeypatch.setenv("QUANTLAB_CATCH_UP_WAITS", "0")
+    monkeypatch.setenv("QUANTLAB_CATCH_UP_ATTEMPTS", "9")
+    put(lakes, 12)
+    tick(dg.DagsterInstance.ephemeral())
+    asyncio.run(lakes.compact.put(symbol_day(day=day(12)).key("meta.json"), b"no json"))
+    launcher = {"module": "dagster._core.launcher.sync_in_memory_run_launcher", "class": "SyncInMemoryRunLauncher"}
+    with configured_instance(run_launcher=launcher) as instance, workspace_of(instance, tmp_path, NOW) as context:
+        minutes = itertools.count()
+
+        def known() -> list[str]:
+            """Keys of the known runs, after one more tick."""
+            tick_sensor(context, "catch_up", dt.datetime.now(dt.UTC) + dt.timedelta(minutes=next(minutes)))
+            dequeue(context)
+            return sorted(run.tags[RUN_KEY_TAG] for run in instance.get_runs())
+
+        assert [len(known()) for _ in range(3)] == [1, 2, 3]
+        for run_ in instance.get_runs():
+            if run_.tags[RUN_KEY_TAG] != "day:20260112:3":
+                instance.delete_run(run_.run_id)
+        assert known() == ["day:20260112:3", "day:20260112:4"]
+        assert known() == ["day:20260112:3", "day:20260112:4", "day:20260112:5"]
+
+
+@pytest.mark.guards("odd-name-stops-all")
 def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     """A directory that cannot be addressed, and a symbol-day that holds a key that cannot be: the others go on."""
     for number in (11, 12):
         put(lakes, number)
         put(lakes, number, symbol="btcusdt")
-    set_state(lakes, lambda before: seed(before, day(10), NOW))
+    set_state(lakes, lambda before: seed(before, day(10), NOW, PAIRS))
     (Path(lakes.raw_url) / "exchange=binance/stream=bbo/symbol=a\x01b/date=20260111").mkdir(parents=True)
     (Path(lakes.raw_url) / symbol_day("btcusdt", day(11)).key("part-\x7f.parquet")).write_bytes(b"x")
     first = tick(instance)
@@ -412,6 +485,7 @@ def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInst
     assert "'symbol=a\\x01b'" in str(events["no_unclaimed_raw_prefix"].description)
 
 
+@pytest.mark.guards("pair-never-again")
 def test_a_symbol_that_came_after_its_pair_had_ended_well_is_run_again(
     lakes: Lakes, instance: dg.DagsterInstance
 ) -> None:
@@ -431,6 +505,7 @@ def test_a_symbol_that_came_after_its_pair_had_ended_well_is_run_again(
     assert state_of(lakes).last_compacted_date == "20260112"
 
 
+@pytest.mark.guards("unclaimed-prefix")
 def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     put(lakes, 12)
     put(lakes, 12, stream="trade")
@@ -449,6 +524,7 @@ def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.Dagster
     assert "2026-01-12 should have been done by 04:00 UTC" in str(events["freshness"].description)
 
 
+@pytest.mark.guards("unreadable-state-empty")
 def test_a_malformed_state_fails_the_tick_and_is_named(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     asyncio.run(lakes.compact.put(STATE_KEY, b"{"))
     with pytest.raises(Exception, match=r"_state\.json"):
@@ -489,6 +565,7 @@ def test_a_tick_stays_cheap_with_years_of_history(
     assert max(backlog, done) < 5 * new + 0.5, f"{backlog:.3f} s and {done:.3f} s against {new:.3f} s"
 
 
+@pytest.mark.guards("daily-behind-backfill")
 def test_what_runs_by_itself_overtakes_backfills_and_yesterday_overtakes_all() -> None:
     """The queue is first come, first served, but for priorities; a backfill of years would hold yesterday up."""
     assert int(DAILY_PRIORITY) > int(HOURLY_PRIORITY) > int(CATCH_UP_PRIORITY) > 0

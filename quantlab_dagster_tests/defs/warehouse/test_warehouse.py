@@ -14,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.names import HOURLY_PRIORITY
-from quantlab_dagster.errors import AuditFailed, SettingsError
-from quantlab_dagster.kernel import merge as merge_module
+from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.warehouse import corrupt_event_file
 from quantlab_dagster.warehouse import compact as compact_module
-from quantlab_dagster.work import merging
+from quantlab_dagster.warehouse.slot import Slot
+from quantlab_dagster.work.merging import Merging
+from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION, SOON, EventLake, rows_of, spec
@@ -205,15 +206,13 @@ def test_corrupt_files_are_shown_and_the_hour_is_done(local: EventLake, instance
     assert checks_of(instance) == {**ALL_WELL, "no_corrupt_files": False}, "it is still there"
 
 
+@pytest.mark.guards("check-for-proof")
 def test_a_file_that_is_not_proved_replaces_nothing(
     local: EventLake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = local.put_spec(spec())
 
-    def unproved(*_: object, **__: object) -> None:
-        raise AuditFailed("output.parquet", "a row is missing")
-
-    monkeypatch.setattr(merging, "merge", unproved)
+    in_child.happens(monkeypatch, in_child.audit_fails, "a row is missing")
     result = run_job(instance)
     assert "a row is missing" in failure_of(result)
     assert not checks_of(instance)["order_and_losslessness_audited"]
@@ -254,14 +253,14 @@ def test_what_an_interrupted_run_has_done_is_recorded(
     for hours in range(4):
         local.put_spec(spec(hour=HOUR - hours * LATER))
     monkeypatch.setattr(compact_module, "_HOURS_AT_ONCE", 1)
-    merge, count = merge_module.merge, itertools.count(1)
+    build, count = Merging.build, itertools.count(1)
 
-    def interrupted(*arguments: Any, **options: Any) -> Any:
+    async def interrupted(self: Merging, *arguments: Any, **options: Any) -> Any:
         if next(count) == 3:
             raise KeyboardInterrupt
-        return merge(*arguments, **options)
+        return await build(self, *arguments, **options)
 
-    monkeypatch.setattr(merging, "merge", interrupted)
+    monkeypatch.setattr(Merging, "build", interrupted)
     with suppress(BaseException):  # what Dagster makes of it
         run_job(instance)
     assert len(materialised(instance)) == 2
@@ -290,7 +289,7 @@ def test_an_hour_is_materialised(lake: EventLake, instance: dg.DagsterInstance) 
     assert metadata_of(instance)["summary"] == "nothing to merge"
 
 
-def test_a_backfill_over_hours_is_one_run(local: EventLake, instance: dg.DagsterInstance) -> None:
+def test_a_range_of_hours_is_one_run(local: EventLake, instance: dg.DagsterInstance) -> None:
     for hours in (0, 1, 3):
         local.put_spec(spec(hour=HOUR - hours * LATER))
     result = materialise(instance, "2026-01-15-06:00", KEY)
@@ -322,13 +321,18 @@ def test_the_current_hour_is_refused_without_retries(local: EventLake, instance:
     assert len(local.names()) == 4
 
 
-def test_some_apps_of_an_hour_are_an_observation(local: EventLake, instance: dg.DagsterInstance) -> None:
-    local.put_spec(spec())
-    local.put_spec(spec(app="shop"))
-    assert materialise(instance, KEY, config={"apps": ["shop"]}).success
-    assert materialised(instance) == []
-    assert len(local.objects()) == 5
-    assert len(local.names()) == 4
+def test_an_hour_that_another_compactor_has_is_not_done(local: EventLake, instance: dg.DagsterInstance) -> None:
+    """A run for that hour which succeeds without it would end its backfill as failed, and not say why."""
+    for hours in (0, 1):
+        local.put_spec(spec(hour=HOUR - hours * LATER))
+    claim = Slot(state="claimed", holder="another", since=SOON)
+    asyncio.run(local.store.put(PARTITION.slot_key, claim.dump()))
+    result = materialise(instance, "2026-01-15-09:00", KEY)
+    assert not result.success
+    assert "1 of 2 hours are not done: " in failure_of(result)
+    assert "another" in failure_of(result)
+    assert materialised(instance) == ["2026-01-15-09:00"]
+    assert run_job(instance).success, "the schedule's run is for whatever it finds"
 
 
 # ---- the schedule ----------------------------------------------------------------------------------------------------
@@ -368,6 +372,7 @@ def check_the_schedule(instance: dg.DagsterInstance, settings: Settings) -> None
     assert isinstance(tick(instance, settings), dg.RunRequest)
 
 
+@pytest.mark.guards("dead-run")
 def test_the_schedule_waits_for_a_command_that_lives_and_not_for_one_that_was_killed(
     tmp_path: Path,
 ) -> None:
@@ -391,6 +396,7 @@ def test_the_schedule_follows_its_setting(text: str, crons: str | None) -> None:
     assert schedule.cron_schedule == crons if crons else len(schedule.cron_schedule) == 2
 
 
+@pytest.mark.guards("event-setting-stops-all")
 def test_a_cron_string_that_dagster_does_not_take_stops_the_event_lake_only(tmp_path: Path) -> None:
     wrong = Settings(COMPACTION_SCHEDULE="99 * * * *")
     definitions = build_definitions(wrong)

@@ -110,6 +110,7 @@ class ObjectSuite(Kind):
 
     # ---- listing ---------------------------------------------------------------------------------------------------
 
+    @pytest.mark.guards("four-digit-parts")
     def test_listings_are_in_byte_order(self, store: Store) -> None:
         # SeaweedFS has m/a/1 before m/a-b, a local directory any order; é is two bytes, both above those of z.
         keys = ["m/a/1", "m/a-b", "m/a", "m/B", "m/z", "m/é", "m/z/1/2", "m/a0", "m/😀", "m/\uffee"]
@@ -140,6 +141,7 @@ class ObjectSuite(Kind):
         run(store.delete("m/x"))
         assert run(store.list_objects("m/")) == []
 
+    @pytest.mark.guards("short-listing")
     def test_a_listing_of_many_pages_is_whole(self, rig: Rig, crowd: str) -> None:
         store = rig.store(crowd)
         expected = sorted(f"m/d={number}/x" for number in range(CROWD))
@@ -234,6 +236,7 @@ class ObjectSuite(Kind):
 
     # ---- conditional writes ----------------------------------------------------------------------------------------
 
+    @pytest.mark.guards("state-unconditional")
     def test_compare_and_swap(self, store: Store) -> None:
         first = run(store.compare_and_swap("m/state.json", b"first", None))
         assert run(store.get("m/state.json")) == (b"first", ObjectInfo("m/state.json", 5, first))
@@ -255,12 +258,14 @@ class ObjectSuite(Kind):
         run(store.compare_and_swap("m/state.json", b"anew", None))
         assert run(store.get("m/state.json"))[0] == b"anew"
 
+    @pytest.mark.guards("state-unconditional")
     def test_without_an_etag_to_compare_nothing_is_written(self, store: Store) -> None:
         run(store.put("x", b"before"))
         with pytest.raises(StoreError):  # SeaweedFS takes an empty If-Match for none
             run(store.compare_and_swap("x", b"after", ""))
         assert run(store.get("x"))[0] == b"before"
 
+    @pytest.mark.guards("state-unconditional")
     def test_of_writers_at_once_one_wins(self, store: Store) -> None:
         async def race(expected_etag: str | None, name: str) -> list[str]:
             contents = [f"{name} {number}" for number in range(4)]  # SeaweedFS lets them in one a second
@@ -276,6 +281,7 @@ class ObjectSuite(Kind):
             assert content == winner.encode()
             etag = info.etag
 
+    @pytest.mark.guards("state-unconditional")
     @pytest.mark.slow
     def test_nothing_is_lost_between_processes(self, rig: Rig, processes: ProcessPoolExecutor) -> None:
         url = rig.new_url()

@@ -72,6 +72,7 @@ class StagingSuite(Kind):
         assert run(store.discard(staged)) is False
         assert run(store.get(KEY)) == (CONTENT, info)
 
+    @pytest.mark.guards("late-publication")
     def test_what_was_deleted_after_it_was_published_never_comes_back(self, store: Store, file: Path) -> None:
         staged = run(store.stage(KEY, file))
         run(store.publish(staged))
@@ -94,6 +95,7 @@ class StagingSuite(Kind):
         assert run(store.publish(staged)) is None
         assert_absent(store, KEY)
 
+    @pytest.mark.guards("discard-overwrites")
     def test_publishing_replaces_what_is_there_and_discarding_leaves_it(self, store: Store, file: Path) -> None:
         run(store.put(KEY, b"before"))
         first, second = run(store.stage(KEY, file)), run(store.stage(KEY, file))
@@ -277,6 +279,7 @@ class StagingSuite(Kind):
 
     # ---- deleting on condition -------------------------------------------------------------------------------------
 
+    @pytest.mark.guards("drifted-retired")
     def test_only_what_is_unchanged_is_deleted(self, store: Store) -> None:
         key = "a b/é=x.parquet"
         old = run(store.put(key, b"old"))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from quantlab_dagster_tests.conftest import Rig
 
 
+@pytest.mark.guards("drifted-retired")
 @ON_SEAWEEDFS
 def test_what_is_replaced_while_the_request_is_under_way_stays(rig: Rig) -> None:
     with proxied(rig) as (proxy, direct, store), ThreadPoolExecutor(1) as pool:
@@ -114,6 +115,7 @@ def test_without_an_etag_to_compare_nothing_is_sent() -> None:
     assert store.requests.total == 0
 
 
+@pytest.mark.guards("conditional-delete-assumed")
 @ON_SERVERS
 def test_whether_a_server_deletes_on_condition_is_found_out_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with proxied(rig) as (proxy, direct, store):
@@ -138,6 +140,7 @@ def test_whether_a_server_deletes_on_condition_is_found_out_once(rig: Rig, caplo
         assert proxy.count("HEAD") == 40
 
 
+@pytest.mark.guards("conditional-delete-assumed")
 @ON_SEAWEEDFS
 def test_a_server_that_refuses_conditional_deletes_is_looked_at_instead(
     rig: Rig, caplog: pytest.LogCaptureFixture

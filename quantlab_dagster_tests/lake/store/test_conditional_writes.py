@@ -52,6 +52,7 @@ def test_a_swap_that_never_reaches_the_server_is_given_up(rig: Rig) -> None:
             assert run(direct.head("new")) is None
 
 
+@pytest.mark.guards("swap-fails-on-success")
 @ON_SERVERS
 def test_a_swap_whose_answer_is_lost_is_a_success(rig: Rig) -> None:
     # The PUT that Ceph obeys is the second one of an update.
@@ -97,6 +98,7 @@ def test_a_swap_that_arrives_late_is_a_conflict(rig: Rig) -> None:
         assert run(direct.get("x"))[0] == b"theirs"
 
 
+@pytest.mark.guards("swap-fails-on-success")
 @ON_SERVERS
 def test_a_swap_overwritten_before_its_answer_arrives_is_a_success(rig: Rig) -> None:
     with proxied(rig) as (proxy, direct, store), ThreadPoolExecutor(1) as pool:
@@ -109,6 +111,7 @@ def test_a_swap_overwritten_before_its_answer_arrives_is_a_success(rig: Rig) -> 
         assert swap.result(30) == mine
 
 
+@pytest.mark.guards("conditional-put-assumed")
 @ON_SERVERS
 def test_a_server_without_conditional_writes_is_found_out(rig: Rig) -> None:
     with proxied(rig) as (proxy, direct, store):
@@ -152,6 +155,7 @@ def test_locks_of_local_lakes_stay_few_and_out_of_sight(tmp_path: Path) -> None:
     assert len(list((tmp_path / ".quantlab-locks").iterdir())) <= 64
 
 
+@pytest.mark.guards("etag-returns")
 def test_an_old_etag_does_not_come_back_within_a_tick_of_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

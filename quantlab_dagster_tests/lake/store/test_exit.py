@@ -26,6 +26,7 @@ asyncio.run(work())
 """
 
 
+@pytest.mark.guards("exit-aborts")
 @pytest.mark.slow
 def test_forty_processes_end_in_peace(tmp_path: Path) -> None:
     """Without the pause at exit about one in seven of these ended with SIGABRT."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.guards("missing-bucket-empty")
 @ON_SERVERS
 def test_a_missing_bucket_is_not_taken_for_a_missing_object(rig: Rig, tmp_path: Path) -> None:
     assert rig.server is not None
@@ -95,6 +96,7 @@ def test_nothing_listening_at_the_endpoint(tmp_path: Path) -> None:
         assert isinstance(caught.value, ConnectionError)
 
 
+@pytest.mark.guards("missing-bucket-empty")
 def test_a_directory_that_has_gone_is_not_an_empty_lake(tmp_path: Path) -> None:
     root = tmp_path / "lake"
     root.mkdir()

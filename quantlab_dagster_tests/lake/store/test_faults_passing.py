@@ -153,6 +153,7 @@ def test_an_upload_in_parts_that_fails_changes_nothing(
         assert proxy.count("DELETE", r"uploadId=") == 1  # nothing is left behind to be paid for
 
 
+@pytest.mark.guards("mixed-versions")
 @ON_SERVERS
 def test_a_read_never_mixes_two_versions(rig: Rig, tmp_path: Path) -> None:
     old, new = os.urandom(3 * MIB), os.urandom(3 * MIB)

@@ -94,6 +94,7 @@ def test_markers_of_directories_are_no_objects(rig: Rig) -> None:
     assert run(store.list_directory("")) == Directory(("m",), ())
 
 
+@pytest.mark.guards("short-listing")
 @pytest.mark.parametrize("fault", ["500", "reset", "answer lost", "answer cut"])
 @ON_SERVERS
 def test_a_listing_that_fails_half_way_is_never_short(rig: Rig, crowd: str, fault: str) -> None:

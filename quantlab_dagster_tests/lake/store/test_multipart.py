@@ -106,6 +106,7 @@ def test_an_upload_that_is_cancelled_ends_at_once_and_is_removed(rig: Rig, tmp_p
 # ---- what comes late -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("late-publication")
 @ON_SERVERS
 def test_a_publication_that_arrives_when_all_is_over_changes_nothing(rig: Rig, file: Path) -> None:
     with proxied(rig) as (proxy, direct, store), ThreadPoolExecutor(1) as pool:
@@ -120,6 +121,7 @@ def test_a_publication_that_arrives_when_all_is_over_changes_nothing(rig: Rig, f
         assert_absent(direct, KEY)
 
 
+@pytest.mark.guards("late-publication")
 @ON_SERVERS
 def test_a_publication_that_arrives_after_the_discarding_changes_nothing(rig: Rig, file: Path) -> None:
     with proxied(rig) as (proxy, direct, store), ThreadPoolExecutor(1) as pool:
@@ -133,6 +135,7 @@ def test_a_publication_that_arrives_after_the_discarding_changes_nothing(rig: Ri
         assert_absent(direct, KEY)
 
 
+@pytest.mark.guards("late-publication")
 @ON_SERVERS
 def test_a_part_that_arrives_when_all_is_over_changes_nothing(rig: Rig, file: Path) -> None:
     with proxied(rig) as (proxy, direct, store), ThreadPoolExecutor(1) as pool:
@@ -152,6 +155,7 @@ def test_a_part_that_arrives_when_all_is_over_changes_nothing(rig: Rig, file: Pa
         assert_absent(direct, KEY)
 
 
+@pytest.mark.guards("discard-overwrites")
 @ON_SERVERS
 def test_discarding_that_arrives_late_leaves_the_object_alone(rig: Rig, file: Path) -> None:
     for step in (r"partNumber=1", r"uploadId="):

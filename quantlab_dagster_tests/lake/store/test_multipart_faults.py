@@ -74,6 +74,7 @@ def test_access_denied(rig: Rig, who: str, file: Path) -> None:
     assert time.monotonic() - began < 5, "denied requests are retried"
 
 
+@pytest.mark.guards("missing-bucket-empty")
 @ON_SERVERS
 def test_a_missing_bucket_is_not_taken_for_a_missing_upload(rig: Rig, file: Path) -> None:
     assert rig.server is not None

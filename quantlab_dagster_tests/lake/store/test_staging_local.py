@@ -10,26 +10,31 @@ import sys
 import threading
 from asyncio import run
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from quantlab_dagster.errors import StoreError
+from quantlab_dagster.lake.store import local
 from quantlab_dagster.lake.store.objects import Staged
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster_tests.lake.store.helpers import CONTENT, KEY, assert_helpful, await_nothing_staged
+
+if TYPE_CHECKING:
+    from quantlab_dagster.lake.store.transfers import Sending
 
 
 def test_a_copy_that_is_cancelled_or_fails_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "output").write_bytes(CONTENT)
     store = open_store(str(tmp_path / "lake"), create=True)
-    copyfile, begun, let_go = shutil.copyfile, threading.Event(), threading.Event()
+    copy, begun, let_go = local._copy, threading.Event(), threading.Event()
 
-    def slow(source: Path, target: Path) -> None:
-        copyfile(source, target)
+    def slow(source: Sending, target: Path) -> None:
+        copy(source, target)
         begun.set()
         assert let_go.wait(30)
 
-    monkeypatch.setattr(shutil, "copyfile", slow)
+    monkeypatch.setattr(local, "_copy", slow)
 
     async def cancel() -> None:
         task = asyncio.create_task(store.stage(KEY, tmp_path / "output"))
@@ -43,11 +48,11 @@ def test_a_copy_that_is_cancelled_or_fails_is_removed(tmp_path: Path, monkeypatc
     let_go.set()
     await_nothing_staged(store)
 
-    def full(source: Path, target: Path) -> None:
-        copyfile(source, target)
+    def full(source: Sending, target: Path) -> None:
+        copy(source, target)
         raise OSError(28, "No space left on device", str(target))
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(local, "_copy", full)
     with pytest.raises(StoreError, match="No space left on device") as caught:
         run(store.stage(KEY, tmp_path / "output"))
     assert_helpful(caught.value, store, KEY)
@@ -106,15 +111,15 @@ def test_a_directory_may_be_tidied_away_just_before_it_is_used(
 ) -> None:
     lake = tmp_path / "lake"
     store = open_store(str(lake), create=True)
-    copyfile, calls = shutil.copyfile, list[Path]()
+    copy, calls = local._copy, list[Path]()
 
-    def tidied(source: Path, target: Path) -> None:
+    def tidied(source: Sending, target: Path) -> None:
         calls.append(target)
         if len(calls) < 3:
             shutil.rmtree(lake / ".quantlab-staged")
-        copyfile(source, target)
+        copy(source, target)
 
-    monkeypatch.setattr(shutil, "copyfile", tidied)
+    monkeypatch.setattr(local, "_copy", tidied)
     assert run(store.publish(run(store.stage(KEY, file)))) is not None
     assert len(calls) == 3
 

@@ -1,4 +1,4 @@
-"""Digests of local files."""
+"""The SHA-256 of files. Loads no engine."""
 
 from __future__ import annotations
 
