@@ -16,13 +16,15 @@ from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs import history
+from quantlab_dagster.defs.checks import NOTHING_QUARANTINED
 from quantlab_dagster.defs.history import CATCH_UP_TAG, RUN_KEY_TAG, SENSOR_TAG, tries_of
 from quantlab_dagster.defs.market import automation
-from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG
+from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG, compact_key
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
+from quantlab_dagster.market.accepting import accept
 from quantlab_dagster.market.catchup import LookedAround, Tries
 from quantlab_dagster.market.journal import JOURNAL
 from quantlab_dagster.market.late import SCAN_SECONDS
@@ -301,6 +303,45 @@ def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.Dagst
     assert run(instance, request, later)
     assert state_of(lakes).late_scan.stale == {}
     assert requested(tick(instance, later)) == []
+
+
+def shown(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+    """What Dagster shows of the pair's quarantines."""
+    key = dg.AssetCheckKey(compact_key(PAIR), NOTHING_QUARANTINED)
+    event = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key].evaluation
+    assert isinstance(event, dg.AssetCheckEvaluation)
+    return event
+
+
+@pytest.mark.guards("quarantine-goes-green", "quarantine-not-acceptable")
+def test_a_quarantine_stays_red_until_it_is_accepted_whatever_the_next_day_brings(
+    lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    set_state(lakes, lambda before: seed(begin(before, day(10), NOW), day(10), NOW, PAIRS))
+    for number in (11, 12):
+        put(lakes, number)
+    bad = symbol_day(day=day(11))
+    (Path(lakes.raw_url) / bad.key("part-1999999999-000001.parquet")).write_bytes(b"PAR1 is no part")
+    asked = tick(instance).run_requests or ()
+    assert [request.partition_key for request in asked] == ["2026-01-11", "2026-01-12"]
+    for number, request in enumerate(asked):
+        assert run(instance, request)
+        event = shown(instance)
+        assert not event.passed, f"after {number + 1} days"
+        assert bad.state_key in str(event.description)
+    result = (
+        definitions()
+        .resolve_job_def("compact_day")
+        .execute_in_process(instance=instance, partition_key="2026-01-12", asset_selection=[compact_key(PAIR)])
+    )
+    assert result.success
+    assert not shown(instance).passed, "a day without its roll-up turns nothing green"
+
+    asyncio.run(accept(lakes.place(now=NOW), bad, "the collector broke", PAIRS))
+    assert not shown(instance).passed
+    for said in tick(instance).asset_events:
+        instance.report_runless_asset_event(said)
+    assert shown(instance).passed, "without a run"
 
 
 def no_listing_below(monkeypatch: pytest.MonkeyPatch, prefix: str, *, stuck: bool = False) -> None:
