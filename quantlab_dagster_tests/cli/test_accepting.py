@@ -7,20 +7,19 @@ import datetime as dt
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from quantlab_dagster.cli.app import main
 from quantlab_dagster.market.eligibility import last_eligible_day
-from quantlab_dagster.market.settling import begin, seed
+from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.settling import begin, seed, settle_day
+from quantlab_dagster.market.state import Acceptance, DayRecord, LateScan, PartitionRecord, State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import PAIR, Lakes, spec, symbol_day
-
-if TYPE_CHECKING:
-    from quantlab_dagster.market.state import State
 
 DAY = last_eligible_day(utc_now())
 ADA = symbol_day(day=DAY)
@@ -169,3 +168,41 @@ def test_an_accepted_day_and_its_open_symbol_days_are_let_be_until_their_raw_par
     assert (code, "1 days run, 1 symbol-days, 0 quar" in output) == (0, True), output + errors
     code, said = quantlab.status()
     assert (code, said["accepted"]) == (0, {})
+
+
+# ---- exit codes of what is not accepted, and of what is --------------------------------------------------------------
+
+THEN = utc_text(utc_now())
+OLD = f"{DAY - dt.timedelta(days=2):%Y%m%d}"
+BAD = {KEY: PartitionRecord(status="quarantine", updated_at=THEN, error="a bad part", raw_fingerprint="abc")}
+STALE = LateScan(stale={KEY: "abc"})
+ACCEPTED = {KEY: Acceptance(of="abc", reason="known", updated_at=THEN)}
+FAILED = {f"{DAY:%Y%m%d}": DayRecord(status="failed", updated_at=THEN, reason="the store")}
+
+
+@pytest.mark.parametrize(
+    ("update", "wrong"),
+    [
+        pytest.param({}, set(), id="all is well"),
+        pytest.param({"last_compacted_date": OLD, "settled_pairs": None}, {"freshness"}, id="an older day is open"),
+        pytest.param({"days": FAILED}, {"nothing_failed"}, id="another deployment failed"),
+        pytest.param({"partitions": BAD}, {"nothing_quarantined"}, id="quarantined"),
+        pytest.param({"partitions": BAD, "accepted": ACCEPTED}, set(), id="accepted quarantine"),
+        pytest.param({"late_scan": STALE}, {"not_stale"}, id="stale"),
+        pytest.param({"late_scan": STALE, "accepted": ACCEPTED}, set(), id="accepted stale"),
+        pytest.param({"late_scan": LateScan(odd=("x=y",))}, {"no_unclaimed_raw_prefix"}, id="odd"),
+        pytest.param({"last_compacted_date": "20620101"}, {"freshness"}, id="in the future"),
+    ],
+)
+@pytest.mark.guards("open-days-fine", "watermark-ahead-fine")
+def test_the_exit_code_is_the_judgement(quantlab: Desk, update: dict[str, Any], wrong: set[str]) -> None:
+    quantlab.lakes.put_spec(spec(day=DAY, parts=1, rows=10))
+
+    def settled(before: State | None) -> State:
+        state = settle_day(before or begin(None, DAY, utc_now()), DAY, Status.SUCCESS, utc_now(), [PAIR])
+        return state.model_copy(update=update)
+
+    asyncio.run(StateStore(quantlab.lakes.compact).update(settled))
+    code, said = quantlab.status()
+    assert {name for name, check in said["checks"].items() if not check["passed"]} == wrong
+    assert code == (1 if wrong else 0)

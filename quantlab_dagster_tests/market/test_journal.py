@@ -60,6 +60,7 @@ def journal_of(lakes: Lakes) -> list[str]:
 # ---- steps write, others fold ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("state-squared")
 def test_a_step_writes_an_object_of_its_own_and_leaves_the_state_alone(rig: Rig) -> None:
     lakes = Lakes.of(rig)
     lakes.put_spec(spec("a", parts=2, rows=20))
@@ -186,6 +187,7 @@ def test_up_to_the_stated_size_nothing_moves() -> None:
     assert len(oldest_successes(large(10), most=29, keep=20)) == 10
 
 
+@pytest.mark.guards("inventory-ages")
 def test_the_oldest_successes_move_to_their_months_and_nothing_is_lost(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -258,6 +260,7 @@ def test_what_is_valid_by_itself_is_believed() -> None:
         assert salvage(content) is None
 
 
+@pytest.mark.guards("rebuild-erases-days", "rebuild-drops-quarantines", "rebuild-drops-accepts", "mutant-accepts")
 def test_a_rebuild_keeps_days_decisions_and_the_watermark(lakes: Lakes) -> None:
     """It once erased `days`, and dropped adopted quarantines."""
     lakes.put_spec(spec("a", parts=2, rows=20))

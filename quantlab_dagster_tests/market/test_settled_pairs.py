@@ -58,6 +58,7 @@ def asked(state: State, pairs: list[Pair], last: int = 11) -> list[tuple[dt.date
 # ---- pairs that come later -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("settled-for-others")
 def test_a_pair_configured_later_is_not_taken_for_done_and_the_watermark_stays() -> None:
     state = settled(8, 11, BBO)
     assert asked(state, [BBO]) == []
@@ -77,6 +78,7 @@ def test_a_pair_that_is_behind_is_not_fresh() -> None:
     assert not judge(state, [BBO, OKX], NOW).findings[0].passed
 
 
+@pytest.mark.guards("settled-for-others")
 def test_two_deployments_with_other_pairs_do_not_take_each_others_days_for_done() -> None:
     state = settled(8, 9, BBO)
     assert asked(state, [OKX], last=9) == [(day(8), (OKX,)), (day(9), (OKX,))]
@@ -171,6 +173,7 @@ KEY = "binance/bbo/adausdt/20260108"
 ADA = SymbolDay.of_state_key(KEY)
 
 
+@pytest.mark.guards("quarantine-not-acceptable")
 def test_an_accepted_quarantine_comes_back_when_its_raw_changes() -> None:
     state = accept_symbol_day(quarantined("abc"), ADA, "a broken collector", NOW)
     assert state.is_accepted(KEY)
