@@ -305,6 +305,14 @@ def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.Dagst
     assert requested(tick(instance, later)) == []
 
 
+def run_pair(instance: dg.DagsterInstance, number: int) -> bool:
+    """Run the pair's day without its roll-up."""
+    job = definitions().resolve_job_def("compact_day")
+    return job.execute_in_process(
+        instance=instance, partition_key=f"{day(number)}", asset_selection=[compact_key(PAIR)], raise_on_error=False
+    ).success
+
+
 def shown(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
     """What Dagster shows of the pair's quarantines."""
     key = dg.AssetCheckKey(compact_key(PAIR), NOTHING_QUARANTINED)
@@ -322,6 +330,8 @@ def test_a_quarantine_stays_red_until_it_is_accepted_whatever_the_next_day_bring
         put(lakes, number)
     bad = symbol_day(day=day(11))
     (Path(lakes.raw_url) / bad.key("part-1999999999-000001.parquet")).write_bytes(b"PAR1 is no part")
+    assert run_pair(instance, 11)
+    assert not shown(instance).passed, "as its step says, without a roll-up"
     asked = tick(instance).run_requests or ()
     assert [request.partition_key for request in asked] == ["2026-01-11", "2026-01-12"]
     for number, request in enumerate(asked):
@@ -329,12 +339,7 @@ def test_a_quarantine_stays_red_until_it_is_accepted_whatever_the_next_day_bring
         event = shown(instance)
         assert not event.passed, f"after {number + 1} days"
         assert bad.state_key in str(event.description)
-    result = (
-        definitions()
-        .resolve_job_def("compact_day")
-        .execute_in_process(instance=instance, partition_key="2026-01-12", asset_selection=[compact_key(PAIR)])
-    )
-    assert result.success
+    assert run_pair(instance, 12)
     assert not shown(instance).passed, "a day without its roll-up turns nothing green"
 
     asyncio.run(accept(lakes.place(now=NOW), bad, "the collector broke", PAIRS))
@@ -342,6 +347,22 @@ def test_a_quarantine_stays_red_until_it_is_accepted_whatever_the_next_day_bring
     for said in tick(instance).asset_events:
         instance.report_runless_asset_event(said)
     assert shown(instance).passed, "without a run"
+
+
+def test_a_roll_up_says_of_all_days_that_an_accepted_quarantine_is_none(
+    lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    set_state(lakes, lambda before: seed(begin(before, day(10), NOW), day(10), NOW, PAIRS))
+    bad = symbol_day(day=day(11))
+    for number in (11, 12):
+        put(lakes, number)
+    (Path(lakes.raw_url) / bad.key("part-1999999999-000001.parquet")).write_bytes(b"PAR1 is no part")
+    first, second = tick(instance).run_requests or ()
+    assert run(instance, first)
+    assert not shown(instance).passed
+    asyncio.run(accept(lakes.place(now=NOW), bad, "the collector broke", PAIRS))
+    assert run(instance, second)
+    assert shown(instance).passed, "without a tick"
 
 
 def no_listing_below(monkeypatch: pytest.MonkeyPatch, prefix: str, *, stuck: bool = False) -> None:
