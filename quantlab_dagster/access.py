@@ -7,12 +7,15 @@ boto3's chain. The Dagster resources and the command line open the lakes through
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.market.catchup import CatchUpRules
+from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.settings import AwsSettings, Lake, Settings, load_aws
 from quantlab_dagster.warehouse.pack import Rules
@@ -21,11 +24,26 @@ from quantlab_dagster.work.clock import Clock, utc_now
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable, Collection, Sequence
+
     import boto3.session
 
+    from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.market.catchup import Tries
 
-__all__ = ["Access", "limits_of", "open_lake", "open_market", "open_warehouse", "order_of", "rules_of", "s3_options"]
+__all__ = [
+    "Access",
+    "catch_up_rules",
+    "limits_of",
+    "open_lake",
+    "open_market",
+    "open_warehouse",
+    "order_of",
+    "rules_of",
+    "s3_options",
+]
 
 _URL_SETTINGS: dict[Lake, str] = {
     "raw": "QUANTLAB_RAW_URL",
@@ -92,6 +110,36 @@ def limits_of(settings: Settings) -> Limits:
 def order_of(rename_raw_seq: str) -> Order:
     """The order of published days, and what becomes of a raw column `seq`: "" refuses it."""
     return Order(column="ts_event", numbered=True, raw_seq=rename_raw_seq)
+
+
+def catch_up_rules(
+    settings: Settings,
+    pairs: Sequence[Pair],
+    now: dt.datetime,
+    *,
+    busy: Collection[dt.date],
+    tries: Callable[[str], Tries],
+) -> CatchUpRules:
+    """What besides the state decides on catch-up.
+
+    Args:
+        settings: of the project.
+        pairs: configured pairs.
+        now: the present time.
+        busy: days with a run that is queued or running.
+        tries: what became of earlier attempts at a task; asked once for each.
+    """
+    return CatchUpRules(
+        pairs,
+        last_eligible_day(now),
+        now,
+        busy,
+        cache(tries),
+        most_runs=settings.catch_up_runs,
+        most_attempts=settings.catch_up_attempts,
+        waits=settings.catch_up_waits,
+        first=settings.start_date,
+    )
 
 
 def rules_of(settings: Settings) -> Rules:

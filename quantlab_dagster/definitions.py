@@ -42,7 +42,7 @@ def build_definitions(settings: Settings, *, clock: Clock = utc_now) -> dg.Defin
         assets=[
             *(raw_asset(pair, partitions) for pair in pairs),
             *(compact_asset(pair, partitions) for pair in pairs),
-            state_asset(pairs, partitions),
+            state_asset(settings, pairs, partitions),
             events_asset(settings, hourly_partitions(settings)),
         ],
         schedules=[daily_schedule(), warehouse_schedule(settings)],

@@ -19,6 +19,7 @@ __all__ = [
     "DecoderFailed",
     "MachineFault",
     "MalformedObject",
+    "NothingToAccept",
     "NullOrder",
     "ObjectChanged",
     "ObjectNotFound",
@@ -79,6 +80,10 @@ class PathError(QuantlabError, ValueError):
 
 class DayRefused(QuantlabError, ValueError):
     """The day is not eligible: today, the future, or yesterday before 02:30 UTC."""
+
+
+class NothingToAccept(QuantlabError, ValueError):
+    """An operator accepted what needs no decision: a settled day, or a symbol-day neither quarantined nor stale."""
 
 
 class StoreError(QuantlabError, OSError):

@@ -21,11 +21,11 @@ from prometheus_client.exposition import basic_auth_handler, generate_latest, pu
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
-__all__ = ["MetricsTarget", "RunCounts", "record_run"]
+__all__ = ["MetricsTarget", "RunCounts", "record_judgement", "record_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ _COUNTERS = {
     "output_files_total": (_LABELS, "Compacted files written."),
     "input_bytes_total": (_LABELS, "Size of the small files merged."),
     "output_bytes_total": (_LABELS, "Size of the compacted files written."),
+    "requests_total": ((*_LABELS, "kind"), "Requests to stores by store and kind, such as raw GET."),
 }
 """Name to labels and help text."""
 
@@ -63,6 +64,27 @@ _GAUGES = {
     "last_success_timestamp_seconds": "When the last successful run ended; 0 if there was none yet.",
     "last_duration_seconds": "Time that the last run took, whatever its result.",
 }
+
+
+_JUDGED = "quantlab_lake_"
+_LAKE = ("lake",)
+_LAKE_GAUGES = {
+    "fine": "1 if nobody need look, as the exit code 0 of `quantlab status` says; else 0.",
+    "watermark_lag_days": "Days from last_compacted_date to the day that should be settled by now.",
+    "open_days": "Days that are not settled for all pairs.",
+    "overdue_days": "Days that should be settled by now, and are open.",
+    "failed_days": "Days that failed and are not settled since, waiting and exhausted ones included.",
+    "exhausted_days": "Days that failed too often to be tried again.",
+    "worst_day_failed_attempts": "Failed attempts at the day that failed most often.",
+    "stale_symbol_days": "Symbol-days with raw parts that the published file does not hold, not accepted.",
+    "unreadable_symbol_days": "Symbol-days that cannot be looked at.",
+    "quarantined_symbol_days": "Symbol-days in quarantine that nobody accepted.",
+    "accepted_symbol_days": "Symbol-days that an operator accepted as they are.",
+    "failed_symbol_days": "Symbol-days whose last try failed.",
+    "pairs_behind": "Configured exchanges and streams with overdue days.",
+    "judged_timestamp_seconds": "When all this was judged: old means that nobody looks any more.",
+}
+"""Name to help text: a judgement of a lake, as it was last looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +102,7 @@ class RunCounts:
         bytes_in: the size of what was merged.
         bytes_out: the size of what was written.
         partitions: number of symbol-days or (app, hour)s by result: compacted, skipped, quarantined, failed.
+        requests: number of requests by store and kind.
     """
 
     lake: str
@@ -92,6 +115,7 @@ class RunCounts:
     bytes_in: int = 0
     bytes_out: int = 0
     partitions: Mapping[str, int] = field(default_factory=dict)
+    requests: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +142,36 @@ def record_run(target: MetricsTarget, counts: RunCounts, now: datetime, *, push_
         now: when it ended.
         push_timeout: seconds to wait for another run's push, and again for the Pushgateway to connect and to answer.
     """
+    what = f"a run of {counts.target}"
+    _record(target, what, lambda series: series.add(counts, now), push_timeout=push_timeout)
+
+
+def record_judgement(
+    target: MetricsTarget,
+    lake: str,
+    gauges: Mapping[str, float],
+    now: datetime,
+    *,
+    push_timeout: float = _PUSH_SECONDS,
+) -> None:
+    """Replace what was judged of a lake, and push it. What goes wrong is logged as a warning, never raised.
+
+    Args:
+        target: where.
+        lake: "market_data" or "events".
+        gauges: by name (see `_LAKE_GAUGES`).
+        now: when it was judged.
+        push_timeout: as of `record_run`.
+    """
+    what = f"the judgement of {lake}"
+    _record(target, what, lambda series: series.judge(lake, gauges, now), push_timeout=push_timeout)
+
+
+def _record(target: MetricsTarget, what: str, change: Callable[[_Series], None], *, push_timeout: float) -> None:
     try:
-        _count(target.file, counts, now)
+        _change(target.file, change)
     except Exception as error:  # noqa: BLE001 - the run has done its work; counting it must not fail it
-        logger.warning("a run of %s is not counted in %s: %s", counts.target, target.file, _cause(error))
+        logger.warning("%s is not counted in %s: %s", what, target.file, _cause(error))
         return
     if not target.pushgateway_url:
         return
@@ -139,19 +189,19 @@ def record_run(target: MetricsTarget, counts: RunCounts, now: datetime, *, push_
             )
     except Exception as error:  # noqa: BLE001 - as above
         logger.warning(
-            "a run of %s is counted in %s, but not pushed to %s (the next push makes up for it): %s",
-            counts.target,
+            "%s is counted in %s, but not pushed to %s (the next push makes up for it): %s",
+            what,
             target.file,
             url,
             _cause(error),
         )
 
 
-def _count(file: Path, counts: RunCounts, now: datetime) -> None:
+def _change(file: Path, change: Callable[[_Series], None]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock").acquire(timeout=_LOCK_SECONDS, poll_interval=0.01):
         series = _load(file)
-        series.add(counts, now)
+        change(series)
         text = generate_latest(series)
         temporary = file.with_name(f"{file.name}.tmp")
         temporary.write_bytes(text)
@@ -183,6 +233,7 @@ class _Series:
     def __init__(self, content: bytes) -> None:
         self._counters: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _COUNTERS}
         self._gauges: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _GAUGES}
+        self._judged: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _LAKE_GAUGES}
         for family in text_string_to_metric_families(content.decode()):
             for sample in family.samples:
                 name = sample.name.removeprefix(_PREFIX)
@@ -190,6 +241,8 @@ class _Series:
                     labels, known = _COUNTERS[name][0], self._counters[name]
                 elif name in _GAUGES:
                     labels, known = _LABELS, self._gauges[name]
+                elif (judged := sample.name.removeprefix(_JUDGED)) in _LAKE_GAUGES and judged != sample.name:
+                    labels, known = _LAKE, self._judged[judged]
                 else:
                     continue
                 if not (math.isfinite(sample.value) and sample.value >= 0):
@@ -209,11 +262,18 @@ class _Series:
         self._increase("output_files_total", key, counts.files_out)
         self._increase("input_bytes_total", key, counts.bytes_in)
         self._increase("output_bytes_total", key, counts.bytes_out)
+        for kind, number in counts.requests.items():
+            self._increase("requests_total", (*key, kind), number)
         ended = now.timestamp()
         self._gauges["last_run_timestamp_seconds"][key] = ended
         succeeded = self._gauges["last_success_timestamp_seconds"]
         succeeded[key] = ended if counts.succeeded else succeeded.get(key, 0)
         self._gauges["last_duration_seconds"][key] = _amount(counts.seconds)
+
+    def judge(self, lake: str, gauges: Mapping[str, float], now: datetime) -> None:
+        """Replace what was judged of a lake."""
+        for name, value in {**gauges, "judged_timestamp_seconds": now.timestamp()}.items():
+            self._judged[name][(lake,)] = float(value)
 
     def _increase(self, name: str, labels: tuple[str, ...], amount: float) -> None:
         known = self._counters[name]
@@ -225,12 +285,19 @@ class _Series:
             counter = CounterMetricFamily(f"{_PREFIX}{name}", text, labels=labels)
             for values, value in sorted(self._counters[name].items()):
                 counter.add_metric(values, value)
-            yield counter
+            if self._counters[name] or name != "requests_total":  # not every run says its requests
+                yield counter
         for name, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"{_PREFIX}{name}", text, labels=_LABELS)
             for values, value in sorted(self._gauges[name].items()):
                 gauge.add_metric(values, value)
             yield gauge
+        for name, text in _LAKE_GAUGES.items():
+            if self._judged[name]:
+                gauge = GaugeMetricFamily(f"{_JUDGED}{name}", text, labels=_LAKE)
+                for values, value in sorted(self._judged[name].items()):
+                    gauge.add_metric(values, value)
+                yield gauge
 
 
 def _amount(value: float) -> float:

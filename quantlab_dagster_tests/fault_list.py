@@ -350,23 +350,14 @@ KNOWN_GAPS = frozenset(
     {
         "damage-in-transit-alone",
         "drift-fails-hour",
-        "inventory-ages",
         "late-file-rewrites",
         "looking-costs",
-        "mutant-accepts",
         "output-larger",
         "own-fault-quarantines",
-        "quarantine-goes-green",
-        "quarantine-not-acceptable",
-        "rebuild-drops-accepts",
-        "rebuild-drops-quarantines",
-        "rebuild-erases-days",
         "restricted-run-backfill",
         "roll-up-memory",
         "scratch-predictable",
-        "settled-for-others",
         "slots-in-the-way",
-        "state-squared",
         "timeouts",
     }
 )

@@ -13,7 +13,7 @@ from quantlab_dagster.cli.market import compact, plan, verify
 from quantlab_dagster.cli.options import EXIT_FINE, EXIT_FOUND, EXIT_USAGE, Json, leave
 from quantlab_dagster.cli.state import catch_up, state_app, status
 from quantlab_dagster.cli.warehouse import warehouse_app
-from quantlab_dagster.errors import DayRefused, PathError, QuantlabError, SettingsError
+from quantlab_dagster.errors import DayRefused, NothingToAccept, PathError, QuantlabError, SettingsError
 
 __all__ = ["app", "main"]
 
@@ -67,5 +67,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from quantlab_dagster.cli.screen import Screen
 
         Screen().error(str(error))
-        sys.exit(EXIT_USAGE if isinstance(error, (SettingsError, DayRefused, PathError)) else EXIT_FOUND)
+        sys.exit(
+            EXIT_USAGE if isinstance(error, (SettingsError, DayRefused, NothingToAccept, PathError)) else EXIT_FOUND
+        )
     sys.exit(EXIT_FINE)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from quantlab_dagster.lake.warehouse import hour_text
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.cli.runs.market import RunReport
     from quantlab_dagster.cli.runs.warehouse import SweepReport
     from quantlab_dagster.lake.market import SymbolDay
+    from quantlab_dagster.market.judgement import DayJudgement, Judgement
     from quantlab_dagster.market.outcome import Outcome, VerifiedDay
     from quantlab_dagster.market.plan import Plan
     from quantlab_dagster.market.state import State
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "hour_document",
+    "judgement_document",
     "look_document",
     "outcome_document",
     "plan_document",
@@ -97,23 +98,59 @@ def _checks(found: Iterable[Finding]) -> dict[str, Any]:
 
 
 def status_document(
-    state: State | None,
-    last_eligible: dt.date,
-    backlog: Sequence[dt.date],
-    failed: dict[str, str],
-    quarantined: dict[str, str],
-    found: Iterable[Finding],
+    judgement: Judgement | None, market_problem: str, event_lake: dict[str, Any], *, fine: bool
 ) -> dict[str, Any]:
+    """How both lakes are.
+
+    Args:
+        judgement: of the market-data lake; None if it could not be looked at.
+        market_problem: why not; empty if it could.
+        event_lake: `warehouse_status_document`, or {"problem": why there is none}.
+        fine: whether the exit code is 0.
+    """
+    market = judgement_document(judgement) if judgement is not None else {"problem": market_problem}
+    return {"fine": fine, "market_data": market, "event_lake": event_lake}
+
+
+def judgement_document(judgement: Judgement) -> dict[str, Any]:
     """How the market-data lake is."""
+    watermark = judgement.watermark
     return {
-        "last_compacted_date": state.last_compacted_date if state else None,
-        "last_eligible_date": f"{last_eligible:%Y%m%d}",
-        "backlog": [str(day) for day in backlog],
-        "failed": failed,
-        "stale": sorted(state.late_scan.stale) if state else [],
-        "quarantined": quarantined,
-        "updated_at": state.updated_at if state else None,
-        "checks": _checks(found),
+        "fine": judgement.fine,
+        "last_compacted_date": f"{watermark:%Y%m%d}" if watermark else None,
+        "last_eligible_date": f"{judgement.last_eligible:%Y%m%d}",
+        "expected_date": f"{judgement.expected:%Y%m%d}",
+        "lag_days": judgement.lag_days,
+        "backlog": [str(day.day) for day in judgement.open_days],
+        "failed": {f"{day.day:%Y%m%d}": day.reason for day in judgement.days if day.troubled},
+        "stale": judgement.stale,
+        "quarantined": judgement.quarantined,
+        "accepted": {key: why for day in judgement.days for key, why in day.accepted.items()},
+        "behind": [
+            {"pair": str(item.pair), "from": str(item.first), "through": str(item.last), "days": item.days}
+            for item in judgement.behind
+        ],
+        "days": [_day_document(day) for day in judgement.days],
+        "updated_at": judgement.updated_at,
+        "checks": _checks(judgement.findings),
+    }
+
+
+def _day_document(day: DayJudgement) -> dict[str, Any]:
+    return {
+        "date": str(day.day),
+        "standing": day.standing.value,
+        "settled": day.settled,
+        "overdue": day.overdue,
+        "fine": day.fine,
+        "pairs": [str(pair) for pair in day.pairs],
+        "reason": day.reason,
+        "attempts": day.attempts,
+        "quarantined": dict(day.quarantined),
+        "accepted": dict(day.accepted),
+        "stale": list(day.stale),
+        "failed_symbol_days": dict(day.failed),
+        "unreadable": dict(day.unreadable),
     }
 
 

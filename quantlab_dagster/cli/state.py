@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.options import DayOption, Json, leave
-from quantlab_dagster.errors import ObjectNotFound, SettingsError
+from quantlab_dagster.cli.options import EXIT_USAGE, DayOption, Json, leave
+from quantlab_dagster.errors import ObjectNotFound, QuantlabError, SettingsError
 
 if TYPE_CHECKING:
+    import datetime as dt
+
+    from quantlab_dagster.cli.screen import Screen
+    from quantlab_dagster.market.catchup import CatchUp
+    from quantlab_dagster.market.judgement import Judgement
     from quantlab_dagster.market.state import State
     from quantlab_dagster.settings import Settings
-    from quantlab_dagster.work.finding import Finding
 
 __all__ = ["catch_up", "state_app", "status"]
 
@@ -25,63 +29,118 @@ state_app = typer.Typer(
 _MOST_LISTED = 20
 
 
-def status(as_json: Json = False) -> None:
-    """Watermark, backlog, stale, quarantined and failed days, in one screen. Exit code 1 if any needs attention."""
-    from quantlab_dagster.cli.documents import status_document
+def status(
+    as_json: Json = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="Write the judgement to the metrics, too.")] = False,
+) -> None:
+    """How both lakes are, in one screen. Exit code 1 if anything needs attention."""
+    from quantlab_dagster.cli.documents import status_document, warehouse_status_document
     from quantlab_dagster.cli.screen import Screen
-    from quantlab_dagster.market.checks import failed_days, quarantined
-    from quantlab_dagster.market.eligibility import last_eligible_day
-    from quantlab_dagster.market.settling import unsettled_days
+    from quantlab_dagster.cli.warehouse import look_at_event_lake, say_event_lake
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.work.clock import utc_now
-    from quantlab_dagster.work.stopping import run_interruptible
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
-    state, found = run_interruptible(_look(settings))
-    now = utc_now()
-    last = last_eligible_day(now)
-    backlog = unsettled_days(state, last, settings.pairs) if state else []
-    failed = failed_days(state) if state else {}
-    bad = quarantined(state) if state else {}
-    stale = sorted(state.late_scan.stale) if state else []
+    wrong: list[QuantlabError] = []
+    judgement, problem = None, ""
+    screen.say("MARKET DATA")
     screen.say(f"lakes                {settings.raw_url} → {settings.compact_url}")
-    screen.say(f"last compacted day   {(state.last_compacted_date if state else None) or 'none yet'}")
-    screen.say(f"last eligible day    {last:%Y%m%d}")
-    screen.say(f"backlog              {len(backlog)} days{_list([str(day) for day in backlog])}")
-    screen.say(f"failed days          {len(failed)}{_list([f'{day} ({why})' for day, why in failed.items()])}")
-    screen.say(f"stale symbol-days    {len(stale)}{_list(stale)}")
-    screen.say(f"quarantined          {len(bad)}{_list([f'{key} ({why})' for key, why in bad.items()])}")
-    screen.say(f"updated              {state.updated_at if state else 'never'}")
-    for finding in found:
-        screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
-    screen.document(status_document(state, last, backlog, failed, bad, found))
-    leave(found=failed or bad or stale or any(not finding.passed for finding in found))
+    try:
+        judgement = _judge(settings)
+        _say(screen, judgement)
+    except QuantlabError as error:
+        wrong.append(error)
+        problem = str(error)
+        screen.say(f"FAIL {problem}")
+    screen.say("\nEVENT LAKE")
+    events: dict[str, object] = {"problem": "WAREHOUSE_URL is not set, so it is not looked at"}
+    events_fine = True
+    if "warehouse_url" in settings.model_fields_set:
+        try:
+            lake, found = look_at_event_lake(settings)
+            say_event_lake(screen, settings, lake, found)
+            events = warehouse_status_document(lake, [look for look in lake.looks if look.merges], found)
+            events_fine = all(finding.passed for finding in found)
+        except QuantlabError as error:
+            wrong.append(error)
+            events = {"problem": str(error)}
+            screen.say(f"FAIL {error}")
+    else:
+        screen.say(str(events["problem"]))
+    fine = judgement is not None and judgement.fine and events_fine and not wrong
+    if judgement is not None and metrics:
+        _write_metrics(settings, judgement, utc_now())
+    screen.document(status_document(judgement, problem, events, fine=fine))
+    if wrong and all(isinstance(error, SettingsError) for error in wrong) and (judgement is None or judgement.fine):
+        raise typer.Exit(EXIT_USAGE)
+    leave(found=not fine)
 
 
-async def _look(settings: "Settings") -> "tuple[State | None, list[Finding]]":
-    from quantlab_dagster.access import open_market
-    from quantlab_dagster.market.checks import findings
-    from quantlab_dagster.market.rollup import unclaimed_prefixes
-    from quantlab_dagster.market.state_store import StateStore
+def _judge(settings: "Settings") -> "Judgement":
+    from quantlab_dagster.access import catch_up_rules, open_market
+    from quantlab_dagster.market.catchup import Tries
+    from quantlab_dagster.market.judging import decide_all, judge_now
+    from quantlab_dagster.work.stopping import run_interruptible
 
     place = open_market(settings)
-    state = await StateStore(place.compact).view()
-    unclaimed = await unclaimed_prefixes(place, settings.pairs)
-    return state, findings(state, unclaimed, settings.pairs, place.clock())
+
+    def decide(state: "State") -> "CatchUp":
+        plain = catch_up_rules(settings, settings.pairs, place.clock(), busy=(), tries=lambda _: Tries())
+        decided = decide_all(state, plain)
+        home = settings.dagster_home.expanduser().absolute()
+        if not decided.requests or not (home / "dagster.yaml").exists():
+            return decided  # nothing is due, or nothing was ever tried from here: Dagster need not be asked
+        from quantlab_dagster.cli.runs.history import decide_by_history
+
+        return decide_by_history(settings, state, place.clock())
+
+    return run_interruptible(judge_now(place, settings.pairs, decide))
 
 
-def _list(items: list[str]) -> str:
-    if not items:
-        return ""
-    more = f", and {len(items) - _MOST_LISTED} more" if len(items) > _MOST_LISTED else ""
-    return f": {', '.join(items[:_MOST_LISTED])}{more}"
+def _write_metrics(settings: "Settings", judgement: "Judgement", now: "dt.datetime") -> None:
+    from quantlab_dagster.cli.runs.metrics import write_judgement
+
+    write_judgement(settings, judgement, now)
+
+
+def _say(screen: "Screen", judgement: "Judgement") -> None:
+    watermark = judgement.watermark
+    lag = f", {judgement.lag_days} days behind {judgement.expected:%Y%m%d}" if judgement.lag_days else ""
+    screen.say(f"last compacted day   {f'{watermark:%Y%m%d}' if watermark else 'none yet'}{lag}")
+    screen.say(f"last eligible day    {judgement.last_eligible:%Y%m%d}")
+    screen.say(f"updated              {judgement.updated_at or 'never'}")
+    screen.say(f"open days            {len(judgement.open_days)}")
+    for item in judgement.behind[:_MOST_LISTED]:
+        screen.say(f"  behind: {item.pair}, {item.days} days, {item.first} … {item.last}")
+    for title, days in (
+        ("needs attention", [day for day in judgement.days if not day.fine]),
+        ("accepted", [day for day in judgement.days if day.fine and day.accepted]),
+    ):
+        screen.say(f"{title:<21}{len(days)} days")
+        for day in days[:_MOST_LISTED]:
+            tries = f", failed {day.attempts} times" if day.attempts else ""
+            screen.say(f"  {day.day} {day.standing.value}{tries}{f': {day.reason}' if day.reason else ''}")
+            for word, found in (
+                ("quarantined", day.quarantined),
+                ("accepted", day.accepted),
+                ("late parts", dict.fromkeys(day.stale, "")),
+                ("failed", day.failed),
+                ("cannot be looked at", day.unreadable),
+            ):
+                for key, why in list(found.items())[:_MOST_LISTED]:
+                    screen.say(f"    {word} {key}{f': {why}' if why else ''}")
+        if len(days) > _MOST_LISTED:
+            screen.say(f"  and {len(days) - _MOST_LISTED} more")
+    for finding in judgement.findings:
+        screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
 
 
 def catch_up(as_json: Json = False) -> None:
     """Run now what the sensor would request: open days, oldest first, and late parts. For cron and systemd."""
     from quantlab_dagster.cli.documents import runs_document
     from quantlab_dagster.cli.runs.market import catch_up as run_catch_up
+    from quantlab_dagster.cli.runs.market import judge_after
     from quantlab_dagster.cli.screen import ProgressListener, Screen
     from quantlab_dagster.market.outcome import Status
     from quantlab_dagster.settings import load_settings
@@ -99,8 +158,11 @@ def catch_up(as_json: Json = False) -> None:
     for failure in report.failures:
         screen.error(failure)
     screen.document(runs_document(report, left.skipped))
-    # A day that somebody else is running is nothing wrong; one that failed is, whether or not it is tried again.
-    leave(found=bad or report.failures or left.exhausted or left.waiting)
+    judgement = judge_after(settings, tell=screen.note)
+    for finding in judgement.findings:
+        if not finding.passed:
+            screen.say(f"FAIL {finding.name}: {finding.text}")
+    leave(found=not judgement.fine or report.failures)
 
 
 @state_app.command()

@@ -13,6 +13,7 @@ from quantlab_dagster.cli.options import Apps, Hour, HourTo, Json, check_known, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.lake.warehouse import Scope
     from quantlab_dagster.settings import Settings
     from quantlab_dagster.warehouse.look import LakeLook
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.warehouse.place import Requested, WarehousePlace
     from quantlab_dagster.work.finding import Finding
 
-__all__ = ["warehouse_app"]
+__all__ = ["look_at_event_lake", "say_event_lake", "warehouse_app"]
 
 warehouse_app = typer.Typer(
     help="Compact the event lake: cold hours, in place.",
@@ -104,17 +105,38 @@ def status(app: Apps = None, as_json: Json = False) -> None:
     """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
     from quantlab_dagster.cli.documents import warehouse_status_document
     from quantlab_dagster.cli.screen import Screen
-    from quantlab_dagster.lake.warehouse import Scope, hour_text
+    from quantlab_dagster.lake.warehouse import Scope
     from quantlab_dagster.settings import load_settings
-    from quantlab_dagster.warehouse.place import last_cold_hour
-    from quantlab_dagster.warehouse.slot import SILENT_AFTER
-    from quantlab_dagster.work.clock import utc_now
     from quantlab_dagster.work.stopping import run_interruptible
-    from quantlab_dagster.work.wording import format_bytes
 
     settings, screen = load_settings(), Screen(as_json=as_json)
     scope = Scope(tuple(app or ()))
     lake, found = run_interruptible(_look(_place(settings, scope), scope))
+    say_event_lake(screen, settings, lake, found)
+    screen.document(warehouse_status_document(lake, [look for look in lake.looks if look.merges], found))
+    leave(found=[finding for finding in found if not finding.passed])
+
+
+def look_at_event_lake(settings: "Settings") -> "tuple[LakeLook, list[Finding]]":
+    """Look at the whole event lake, and judge it.
+
+    Raises:
+        QuantlabError: it cannot be opened or looked at.
+    """
+    from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.work.stopping import run_interruptible
+
+    return run_interruptible(_look(_place(settings, Scope()), Scope()))
+
+
+def say_event_lake(screen: "Screen", settings: "Settings", lake: "LakeLook", found: "Sequence[Finding]") -> None:
+    """How the event lake is, for people."""
+    from quantlab_dagster.lake.warehouse import hour_text
+    from quantlab_dagster.warehouse.place import last_cold_hour
+    from quantlab_dagster.warehouse.slot import SILENT_AFTER
+    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.work.wording import format_bytes
+
     totals, backlog = lake.totals, [look for look in lake.looks if look.merges]
     slots = Counter(look.slot.state for look in lake.looks if look.slot)
     late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
@@ -130,8 +152,6 @@ def status(app: Apps = None, as_json: Json = False) -> None:
     screen.say(f"corrupt files        {sum(len(look.corrupt) for look in lake.looks):,}")
     for finding in found:
         screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
-    screen.document(warehouse_status_document(lake, backlog, found))
-    leave(found=[finding for finding in found if not finding.passed])
 
 
 def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":

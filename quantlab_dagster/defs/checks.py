@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from quantlab_dagster.market.judgement import AUDITED, NOTHING_QUARANTINED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from quantlab_dagster.work.finding import Finding
 
-__all__ = ["AUDITED", "NOTHING_QUARANTINED", "check_evaluation", "check_evaluations", "check_result", "check_specs"]
-
-AUDITED = "order_and_losslessness_audited"
-NOTHING_QUARANTINED = "nothing_quarantined"
+__all__ = [
+    "AUDITED",
+    "NOTHING_QUARANTINED",
+    "changed_evaluations",
+    "check_evaluation",
+    "check_result",
+    "check_specs",
+    "last_said",
+]
 
 
 def check_specs(asset: dg.AssetKey, descriptions: dict[str, str]) -> list[dg.AssetCheckSpec]:
@@ -47,6 +55,31 @@ def check_evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     )
 
 
-def check_evaluations(asset: dg.AssetKey, found: Iterable[Finding]) -> list[dg.AssetCheckEvaluation]:
-    """Findings as events that a sensor reports."""
-    return [check_evaluation(check_result(asset, finding)) for finding in found]
+def changed_evaluations(
+    instance: dg.DagsterInstance, found: Mapping[dg.AssetKey, Iterable[Finding]]
+) -> list[dg.AssetCheckEvaluation]:
+    """Findings as events, where Dagster shows something else: what a step, or an earlier look, said.
+
+    Not by partition: Dagster 1.13 stores one evaluation outside of runs per check and partition, and refuses the
+    second (docs/adr/0013).
+    """
+    results = {
+        dg.AssetCheckKey(asset, finding.name): check_result(asset, finding)
+        for asset, findings in found.items()
+        for finding in findings
+    }
+    shown = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(results))
+    changed = []
+    for key, result in results.items():
+        event = shown[key].evaluation if key in shown else None
+        said = (event.passed, event.description) if isinstance(event, dg.AssetCheckEvaluation) else None
+        if said != (result.passed, result.description):
+            changed.append(check_evaluation(result))
+    return changed
+
+
+def last_said(instance: dg.DagsterInstance, new: dg.AssetCheckEvaluation) -> dg.AssetCheckEvaluation | None:
+    """What was last said of the check of an evaluation, whatever is planned since; None if nothing."""
+    ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    records = instance.event_log_storage.get_asset_check_execution_history(new.asset_check_key, limit=1, status=ended)
+    return records[0].evaluation if records else None

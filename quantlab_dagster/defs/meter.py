@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from quantlab_dagster.market.outcome import Status
-from quantlab_dagster.metrics import MetricsTarget, RunCounts, record_run
+from quantlab_dagster.metrics import MetricsTarget, RunCounts, record_judgement, record_run
 from quantlab_dagster.warehouse.outcome import HourStatus
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from quantlab_dagster.market.outcome import PairOutcome
     from quantlab_dagster.settings import Settings
@@ -49,6 +49,11 @@ class Meter:
         if self.target is not None:
             record_run(self.target, counts, now)
 
+    def judge(self, gauges: Mapping[str, float], now: dt.datetime) -> None:
+        """Put the judgement of the market-data lake beside the counters. Never raises, as above."""
+        if self.target is not None:
+            record_judgement(self.target, MARKET_DATA, gauges, now)
+
 
 def day_counts(outcome: PairOutcome) -> RunCounts:
     """What a pair's day adds."""
@@ -70,6 +75,7 @@ def day_counts(outcome: PairOutcome) -> RunCounts:
             "quarantined": len(quarantined),
             "failed": len(failed),
         },
+        requests=outcome.requests,
     )
 
 

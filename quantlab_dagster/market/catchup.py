@@ -5,30 +5,33 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import PathError, QuantlabError, StoreUnavailable
 from quantlab_dagster.lake.market import SymbolDay
-from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import yesterday
+from quantlab_dagster.market.journal import Journal
 from quantlab_dagster.market.late import scan_slice
-from quantlab_dagster.market.rollup import unclaimed_prefixes
+from quantlab_dagster.market.rollup import raw_prefixes
 from quantlab_dagster.market.settling import begin, missing_pairs, unsettled_days
 from quantlab_dagster.market.state import State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.market.place import MarketPlace
-    from quantlab_dagster.work.finding import Finding
+    from quantlab_dagster.market.rollup import RawPrefixes
 
 __all__ = [
     "CatchUp",
     "CatchUpRules",
     "DayRequest",
+    "Decided",
+    "Decision",
     "LookedAround",
     "Tries",
     "decide_catch_up",
@@ -123,6 +126,35 @@ class DayRequest:
         return f"{self.task}:{self.number}"
 
 
+class Decision(StrEnum):
+    """What becomes of a day that is due."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    WAITING = "waiting"
+    EXHAUSTED = "exhausted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was decided of a day that is due.
+
+    Attributes:
+        day: UTC day.
+        late: whether it is settled, and due for its late parts.
+        decision: what becomes of it.
+        failed: attempts that failed; 0 where they were not asked for.
+        text: why it is not requested; empty if it is.
+    """
+
+    day: dt.date
+    late: bool
+    decision: Decision
+    failed: int = 0
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class CatchUp:
     """What to request now, and why not more.
@@ -132,12 +164,14 @@ class CatchUp:
         skipped: a reason per day that was due and is not requested.
         exhausted: days that failed too often: an operator must look.
         waiting: days that failed, and are tried again later by themselves.
+        decided: of each day that was looked at, in this order, what was decided. Those after the last request are none.
     """
 
     requests: tuple[DayRequest, ...] = ()
     skipped: tuple[str, ...] = ()
     exhausted: tuple[dt.date, ...] = ()
     waiting: tuple[dt.date, ...] = ()
+    decided: tuple[Decided, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,33 +238,41 @@ def _late(day: dt.date, found: dict[str, str], pairs: Sequence[Pair]) -> _Due:
 
 
 def _decide(due: Iterable[_Due], rules: CatchUpRules, before: CatchUp) -> CatchUp:
-    requests, skipped = list(before.requests), list(before.skipped)
-    exhausted, waiting = list(before.exhausted), list(before.waiting)
+    requests, skipped, decided = list(before.requests), list(before.skipped), list(before.decided)
     for item in due:
-        if item.day < rules.first:
-            text = f"lies before QUANTLAB_START_DATE {rules.first}; set that earlier, or `quantlab state accept`"
-            skipped.append(f"{item.day}: {text}")
-            continue
-        if item.day in rules.busy:
-            skipped.append(f"{item.day}: a run is queued or running")
-            continue
-        if len(requests) >= rules.most_runs:
+        if len(requests) >= rules.most_runs and item.day >= rules.first and item.day not in rules.busy:
             skipped.append(f"{item.day} and later: at most {rules.most_runs} runs at a time")
             break
-        tries = rules.tries(item.task)
-        if tries.failed >= rules.most_attempts:
-            exhausted.append(item.day)
-            what = "SYMBOL-DAY" if item.task.startswith(_LATE) else f"{item.day}"
-            text = f"failed {tries.failed} times; see its runs, then `quantlab state accept {what}`"
-            skipped.append(f"{item.day}: {text}")
-        elif again := _again_from(tries, rules):
-            waiting.append(item.day)
-            skipped.append(f"{item.day}: {_so_far(tries)}, tried again from {utc_text(again)} on")
+        request, one = _decide_one(item, rules)
+        decided.append(one)
+        if request is not None:
+            requests.append(request)
         else:
-            requests.append(
-                DayRequest(item.day, item.pairs, item.task, tries.last_number + 1, tries.failed + 1, item.why)
-            )
-    return CatchUp(tuple(requests), tuple(skipped), tuple(exhausted), tuple(waiting))
+            skipped.append(f"{item.day}: {one.text}")
+    days = {
+        decision: tuple(one.day for one in decided if one.decision is decision)
+        for decision in (Decision.EXHAUSTED, Decision.WAITING)
+    }
+    return CatchUp(tuple(requests), tuple(skipped), days[Decision.EXHAUSTED], days[Decision.WAITING], tuple(decided))
+
+
+def _decide_one(item: _Due, rules: CatchUpRules) -> tuple[DayRequest | None, Decided]:
+    late = item.task.startswith(_LATE)
+    if item.day < rules.first:
+        text = f"lies before QUANTLAB_START_DATE {rules.first}; set that earlier, or `quantlab state accept`"
+        return None, Decided(item.day, late, Decision.REFUSED, text=text)
+    if item.day in rules.busy:
+        return None, Decided(item.day, late, Decision.RUNNING, text="a run is queued or running")
+    tries = rules.tries(item.task)
+    if tries.failed >= rules.most_attempts:
+        what = "SYMBOL-DAY" if late else f"{item.day}"
+        text = f"failed {tries.failed} times; see its runs, then `quantlab state accept {what}`"
+        return None, Decided(item.day, late, Decision.EXHAUSTED, tries.failed, text)
+    if again := _again_from(tries, rules):
+        text = f"{_so_far(tries)}, tried again from {utc_text(again)} on"
+        return None, Decided(item.day, late, Decision.WAITING, tries.failed, text)
+    request = DayRequest(item.day, item.pairs, item.task, tries.last_number + 1, tries.failed + 1, item.why)
+    return request, Decided(item.day, late, Decision.REQUESTED, tries.failed)
 
 
 def _so_far(tries: Tries) -> str:
@@ -281,12 +323,14 @@ class LookedAround:
 
     Attributes:
         state: that now stands.
-        findings: of the lake's health.
-        error: why late parts, or what no asset claims, could not be looked for; None if they could.
+        raw: exchanges and streams of the raw lake; None if they could not be listed.
+        entries: by key, entries of the journal that cannot be understood, with the reason.
+        error: why late parts, or one of the others, could not be looked for; None if they could.
     """
 
     state: State
-    findings: list[Finding]
+    raw: RawPrefixes | None = None
+    entries: Mapping[str, str] = field(default_factory=dict)
     error: QuantlabError | None = None
 
 
@@ -298,7 +342,7 @@ async def look_around(
     *,
     seconds: float | None,
 ) -> LookedAround:
-    """Look for late parts, and judge the lake's health: nothing that the requests of open days may wait for.
+    """Look for late parts, and for what else a judgement needs: nothing that the requests of open days may wait for.
 
     Args:
         place: the lakes.
@@ -310,18 +354,19 @@ async def look_around(
     """
     store = StateStore(place.compact)
     errors: list[QuantlabError] = []
-    unclaimed: list[str] | None = None
+    raw: RawPrefixes | None = None
+    entries: Mapping[str, str] = {}
     try:
         async with asyncio.timeout(None if seconds is None else seconds + _GRACE_SECONDS):
+            entries = (await Journal(place.compact).read()).unreadable
             try:
                 state = await scan_slice(place, store, state, pairs, look_back_days=look_back_days, seconds=seconds)
             except QuantlabError as error:
                 errors.append(error)
-                state = await store.read() or state  # what was looked at before is recorded
-            unclaimed = await unclaimed_prefixes(place, pairs)
+                state = await store.view() or state  # what was looked at before is recorded
+            raw = await raw_prefixes(place, pairs)
     except TimeoutError:
         errors.append(StoreUnavailable(place.raw.url, "did not answer in time", "Nothing was decided; run again later"))
     except QuantlabError as error:
         errors.append(error)
-    first = errors[0] if errors else None
-    return LookedAround(state, findings(state, unclaimed, pairs, place.clock(), failure=str(first or "")), first)
+    return LookedAround(state, raw, entries, errors[0] if errors else None)

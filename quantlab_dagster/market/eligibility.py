@@ -6,10 +6,13 @@ import datetime as dt
 
 from quantlab_dagster.errors import DayRefused
 
-__all__ = ["DAY_SETTLES_AT", "check_eligible", "eligible_from", "last_eligible_day", "yesterday"]
+__all__ = ["DAY_SETTLES_AT", "check_eligible", "eligible_from", "expected_day", "last_eligible_day", "yesterday"]
 
 DAY_SETTLES_AT = dt.time(2, 30)
 """A day becomes eligible at this time (UTC) of the next day."""
+
+_EXPECTED_BY = dt.time(4, 0)
+"""And should be settled by this one."""
 
 
 def eligible_from(day: dt.date) -> dt.datetime:
@@ -25,6 +28,11 @@ def yesterday(now: dt.datetime) -> dt.date:
 def last_eligible_day(now: dt.datetime) -> dt.date:
     """The latest day that may be compacted at `now` (aware)."""
     return yesterday(now - dt.timedelta(hours=DAY_SETTLES_AT.hour, minutes=DAY_SETTLES_AT.minute))
+
+
+def expected_day(now: dt.datetime) -> dt.date:
+    """The latest day that should be settled at `now` (aware): yesterday from 04:00 UTC on."""
+    return yesterday(now - dt.timedelta(hours=_EXPECTED_BY.hour, minutes=_EXPECTED_BY.minute))
 
 
 def check_eligible(day: dt.date, now: dt.datetime) -> None:

@@ -82,6 +82,7 @@ def record_of(outcome: Outcome, now: dt.datetime) -> PartitionRecord:
         updated_at=utc_text(now),
         error=outcome.reason if troubled else None,
         raw_fingerprint=outcome.raw_fingerprint or None if outcome.status is Status.QUARANTINE else None,
+        error_type=outcome.error or None if outcome.status is Status.FAILED else None,
     )
 
 

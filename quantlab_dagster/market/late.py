@@ -19,7 +19,7 @@ from quantlab_dagster.lake.market import Pair, SymbolDay, day_text, find_symbols
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.looks import Look, look_of, note_of
-from quantlab_dagster.market.plan import ITS_OWN_FAULT, Action, Requested, plan_symbol_day
+from quantlab_dagster.market.plan import ITS_OWN_FAULT, Requested, broken_plan, plan_symbol_day
 from quantlab_dagster.market.settling import Note, note_looks
 from quantlab_dagster.market.state import LateScan, Round, State, utc_text
 
@@ -225,8 +225,7 @@ async def look_at(place: MarketPlace, symbol_day: SymbolDay) -> Look:
     try:
         return look_of(await plan_symbol_day(place.raw, place.compact, symbol_day, Requested()))
     except ITS_OWN_FAULT as error:  # its run fails, and says what is wrong
-        text = f"{error.where}: {error.cause}"
-        return Look(symbol_day, Action.BROKEN, text, None, text)
+        return look_of(broken_plan(symbol_day, error))  # in the words of a roll-up: an operator accepts one text
 
 
 def _too_slow(place: MarketPlace, what: str, seconds: float | None) -> StoreUnavailable:

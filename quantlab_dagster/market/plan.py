@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Iterable, Sequence
 
+    from quantlab_dagster.errors import QuantlabError
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
@@ -27,6 +28,7 @@ __all__ = [
     "Plan",
     "Published",
     "Requested",
+    "broken_plan",
     "each_plan",
     "load_published",
     "plan_days",
@@ -355,6 +357,11 @@ async def each_plan(
     return await plan_each(place, wanted, reduce, requested=requested)
 
 
+def broken_plan(symbol_day: SymbolDay, error: QuantlabError) -> Plan:
+    """What is to be done where a symbol-day cannot be planned for a reason of its own: nothing, but say it."""
+    return Plan(symbol_day, Action.BROKEN, str(error), (), "", Published())
+
+
 async def plan_each(
     place: MarketPlace,
     wanted: Iterable[SymbolDay],
@@ -371,7 +378,7 @@ async def plan_each(
             try:
                 plan = await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested())
             except ITS_OWN_FAULT as error:
-                plan = Plan(symbol_day, Action.BROKEN, str(error), (), "", Published())
+                plan = broken_plan(symbol_day, error)
             if plan.action is not Action.NO_FILES:
                 kept[number] = reduce(plan)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.lake.market import Pair, find_pairs
-from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.looks import Look, look_of, note_of
 from quantlab_dagster.market.outcome import Status, worst
@@ -22,9 +21,10 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.market.place import MarketPlace
     from quantlab_dagster.market.state import State
-    from quantlab_dagster.work.finding import Finding
 
-__all__ = ["DayRollUp", "note_rolled", "roll_up_and_settle", "roll_up_day", "unclaimed_prefixes"]
+__all__ = ["NO_PREFIX", "DayRollUp", "RawPrefixes", "note_rolled", "raw_prefixes", "roll_up_and_settle", "roll_up_day"]
+
+NO_PREFIX = "none of the configured exchanges and streams has a prefix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,7 @@ class DayRollUp:
         )
 
 
-async def roll_up_and_settle(
-    place: MarketPlace, pairs: Sequence[Pair], day: dt.date
-) -> tuple[DayRollUp, State, list[Finding]]:
+async def roll_up_and_settle(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -> tuple[DayRollUp, State]:
     """Look at every symbol-day of a day; if nothing is open, settle it for the pairs, and advance the watermark.
 
     Else the day is recorded as failed, and the pairs that were found open are to run again, however their steps ended:
@@ -88,7 +86,7 @@ async def roll_up_and_settle(
     folded into the state, and what the lake shows is recorded in the place of what they said.
 
     Returns:
-        What was found; the state that now stands; the lake's findings, or none if the day is open.
+        What was found; and the state that now stands.
 
     Raises:
         DayRefused: the day is not eligible yet.
@@ -107,9 +105,7 @@ async def roll_up_and_settle(
 
     states = StateStore(place.compact)
     after = await states.fold(lambda before: begin(before, yesterday(now), now, pairs), day=day, then=look_again)
-    if not rolled.settled:
-        return rolled, after, []
-    return rolled, after, findings(after, await unclaimed_prefixes(place, pairs), pairs, now)
+    return rolled, after
 
 
 def note_rolled(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
@@ -127,13 +123,9 @@ def note_rolled(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
 
 async def _nowhere(place: MarketPlace, pairs: Iterable[Pair]) -> str:
     """Why a day without any raw part says nothing: no configured pair has a prefix at all, as behind a wrong URL."""
-    found = await find_pairs(place.raw)
-    if set(pairs) & set(found.items):
+    if (await raw_prefixes(place, pairs)).claimed:
         return ""
-    return (
-        f"none of the configured exchanges and streams has a prefix in {place.raw.url}, so nothing is settled: is that "
-        "the raw lake?"
-    )
+    return f"{NO_PREFIX} in {place.raw.url}, so nothing is settled: is that the raw lake?"
 
 
 async def roll_up_day(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -> DayRollUp:
@@ -146,8 +138,27 @@ async def roll_up_day(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -
     return DayRollUp(day, tuple(looks), nowhere="" if looks else await _nowhere(place, pairs))
 
 
-async def unclaimed_prefixes(place: MarketPlace, pairs: Iterable[Pair]) -> list[str]:
-    """Pairs of the raw lake that no asset claims; and what stands in the place of one, but cannot be addressed."""
-    claimed = set(pairs)
+@dataclass(frozen=True, slots=True)
+class RawPrefixes:
+    """Which exchanges and streams the raw lake has.
+
+    Attributes:
+        claimed: those that are configured.
+        unclaimed: those that no asset claims; and what stands in the place of one, but cannot be addressed.
+    """
+
+    claimed: tuple[str, ...]
+    unclaimed: tuple[str, ...]
+
+
+async def raw_prefixes(place: MarketPlace, pairs: Iterable[Pair]) -> RawPrefixes:
+    """Which exchanges and streams the raw lake has, configured or not.
+
+    Raises:
+        StoreError: they cannot be listed.
+    """
+    configured = set(pairs)
     found = await find_pairs(place.raw)
-    return [str(pair) for pair in found.items if pair not in claimed] + list(found.odd)
+    claimed = tuple(str(pair) for pair in found.items if pair in configured)
+    unclaimed = [str(pair) for pair in found.items if pair not in configured]
+    return RawPrefixes(claimed, (*unclaimed, *found.odd))

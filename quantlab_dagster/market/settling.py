@@ -9,13 +9,22 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.errors import NothingToAccept, QuantlabError
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text, parse_day
 from quantlab_dagster.market.days import kept_where, with_range
 from quantlab_dagster.market.eligibility import check_eligible
 from quantlab_dagster.market.journal import JournalEntry, entry_of
 from quantlab_dagster.market.outcome import Outcome, Status
-from quantlab_dagster.market.state import STATE_KEY, Acceptance, DayRecord, PartitionRecord, Seed, State, utc_text
+from quantlab_dagster.market.state import (
+    ACCEPTED,
+    STATE_KEY,
+    Acceptance,
+    DayRecord,
+    PartitionRecord,
+    Seed,
+    State,
+    utc_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -284,25 +293,25 @@ def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime, pairs:
     """An operator's decision that a day is good enough as it is, for the configured pairs and for all that failed.
 
     Raises:
-        QuantlabError: the day is settled already.
+        NothingToAccept: the day is settled already.
     """
     pairs = list(pairs)
     if state.is_settled(day) and not any(state.owes(pair, day) for pair in pairs):
-        raise QuantlabError(f"{day}", "is settled already", "There is nothing to accept")
+        raise NothingToAccept(f"{day}", "is settled already", "There is nothing to accept")
     names = [Pair(*name.split("/", 1)) for name in state.open_days.get(day_text(day), {})]
-    return settle_day(state, day, Status.SKIPPED, now, [*pairs, *names], reason=f"accepted: {reason}")
+    return settle_day(state, day, Status.SKIPPED, now, [*pairs, *names], reason=f"{ACCEPTED}{reason}")
 
 
 def accept_symbol_day(state: State, symbol_day: SymbolDay, reason: str, now: dt.datetime) -> State:
     """An operator's decision that a quarantined or stale symbol-day may stay as it is, until its raw parts change.
 
     Raises:
-        QuantlabError: it is neither.
+        NothingToAccept: it is neither.
     """
     key = symbol_day.state_key
     of = state.noted(key)
     if of is None:
-        raise QuantlabError(key, "is neither quarantined nor stale", "There is nothing to accept")
+        raise NothingToAccept(key, "is neither quarantined nor stale", "There is nothing to accept")
     accepted = {**(state.accepted or {}), key: Acceptance(of=of, reason=reason, updated_at=utc_text(now))}
     return state.model_copy(update={"accepted": accepted, "updated_at": utc_text(now)})
 

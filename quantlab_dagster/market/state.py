@@ -20,6 +20,7 @@ from quantlab_dagster.market.days import Ranges, contains
 from quantlab_dagster.market.outcome import Status
 
 __all__ = [
+    "ACCEPTED",
     "ADOPTED_KEY",
     "STATE_KEY",
     "Acceptance",
@@ -38,6 +39,9 @@ ADOPTED_KEY = "compacted/_state.adopted.json"
 """The file of other software, as it was before we wrote to it for the first time."""
 
 _ONE_DAY = dt.timedelta(days=1)
+ACCEPTED = "accepted: "
+"""How the reason of a day begins that an operator accepted."""
+
 SETTLED = frozenset({Status.SUCCESS, Status.QUARANTINE, Status.SKIPPED, Status.NO_FILES})
 
 
@@ -58,12 +62,18 @@ class DayRecord(Record):
         """Whether nothing more is to be done for the day."""
         return self.status in SETTLED
 
+    @property
+    def accepted(self) -> bool:
+        """Whether an operator said that it may stay as it is."""
+        return self.settled and (self.reason or "").startswith(ACCEPTED)
+
 
 class PartitionRecord(Record):
     """One symbol-day.
 
     Attributes:
         raw_fingerprint: of a quarantined one, what lies in the raw lake: what an operator accepts.
+        error_type: of a failed one, the class of the error.
     """
 
     status: str
@@ -73,6 +83,7 @@ class PartitionRecord(Record):
     updated_at: str
     error: str | None = None
     raw_fingerprint: str | None = None
+    error_type: str | None = None
 
     @property
     def troubled(self) -> bool:

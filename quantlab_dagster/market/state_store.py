@@ -54,9 +54,13 @@ class StateStore:
 
     async def view(self) -> State | None:
         """The state with all that steps did folded in; nothing is written. Same errors as `read`."""
+        return (await self.view_all())[0]
+
+    async def view_all(self) -> tuple[State | None, dict[str, str]]:
+        """As `view`; and by key, why entries of the journal cannot be understood."""
         kept = await self._journal.read()  # first: what is folded meanwhile is then in the file
         state = await self.read()
-        return fold(state, kept.entries.values()) if state is not None else None
+        return (fold(state, kept.entries.values()) if state is not None else None), kept.unreadable
 
     async def replace_unreadable(self, make: Callable[[State | None], State]) -> State:
         """Put a state in the place of one that cannot be understood, which is first copied beside it.

@@ -66,6 +66,8 @@ def test_jobs_checks_and_resources() -> None:
         "freshness",
         "not_stale",
         "no_unclaimed_raw_prefix",
+        "nothing_failed",
+        "state_understood",
         "no_corrupt_files",
         "no_unfinished_plans",
         "no_hours_of_small_files",

@@ -115,8 +115,8 @@ class Deployment:
         assert self.unfinished() == []
         code, output, errors = self.run("status", "--json")
         assert code == 0, output + errors
-        assert json.loads(output)["backlog"] == []
-        assert json.loads(output)["last_compacted_date"] == f"{_days()[-1]:%Y%m%d}"
+        assert json.loads(output)["market_data"]["backlog"] == []
+        assert json.loads(output)["market_data"]["last_compacted_date"] == f"{_days()[-1]:%Y%m%d}"
         assert len([key for key in self.lakes.compact_keys() if key.endswith("data.parquet")]) == _DAYS
         for day, rows in expected.items():
             assert same_rows(self.lakes.published(symbol_day(day=day)), rows), day

@@ -60,6 +60,7 @@ def journal_of(lakes: Lakes) -> list[str]:
 # ---- steps write, others fold ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("state-squared")
 def test_a_step_writes_an_object_of_its_own_and_leaves_the_state_alone(rig: Rig) -> None:
     lakes = Lakes.of(rig)
     lakes.put_spec(spec("a", parts=2, rows=20))
@@ -90,7 +91,7 @@ def test_the_roll_up_folds_its_day_once_and_removes_what_it_folded(lakes: Lakes)
     begun(lakes)
     asyncio.run(compact_and_record(lakes.place(), PAIR, DAY, listener=Recorder()))
     asyncio.run(Journal(lakes.compact).append(entry(Status.FAILED, OTHER, day=BEFORE)))
-    _, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    _, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert state.watermark == DAY
     assert [key.split("/")[2] for key in journal_of(lakes)] == ["date=20260107"], "another day's is not its own"
     assert state == asyncio.run(StateStore(lakes.compact).read())
@@ -173,7 +174,7 @@ def test_what_the_lake_shows_takes_the_place_of_what_steps_said(lakes: Lakes) ->
     states = begun(lakes)
     wrong = replace(outcome(Status.QUARANTINE), raw_fingerprint="abc")
     asyncio.run(states.update(lambda before: record_outcomes(before or State(), PAIR, DAY, [wrong], NOON_AFTER)))
-    _, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    _, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     record = state.partitions[symbol_day("a").state_key]
     assert (record.status, record.error, record.rows) == ("success", None, 20)
 
@@ -197,6 +198,7 @@ def test_up_to_the_stated_size_nothing_moves() -> None:
     assert len(oldest_successes(large(10), most=29, keep=20)) == 10
 
 
+@pytest.mark.guards("inventory-ages")
 def test_the_oldest_successes_move_to_their_months_and_nothing_is_lost(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,6 +271,7 @@ def test_what_is_valid_by_itself_is_believed() -> None:
         assert salvage(content) is None
 
 
+@pytest.mark.guards("rebuild-erases-days", "rebuild-drops-quarantines", "rebuild-drops-accepts", "mutant-accepts")
 def test_a_rebuild_keeps_days_decisions_and_the_watermark(lakes: Lakes) -> None:
     """It once erased `days`, and dropped adopted quarantines."""
     lakes.put_spec(spec("a", parts=2, rows=20))

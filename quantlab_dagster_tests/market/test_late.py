@@ -15,7 +15,7 @@ import pytest
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.objects import Names
-from quantlab_dagster.market.checks import findings
+from quantlab_dagster.market.judgement import judge
 from quantlab_dagster.market.late import round_name, scan_slice
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.plan import plan_days
@@ -237,7 +237,7 @@ def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) 
     state, _ = scan(lakes, NOW)
     assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c", DAYS[2]).state_key}
     assert set(state.unreadable) == {symbol_day("b").state_key}
-    [_, not_stale, _] = findings(state, [], [PAIR], NOW)
+    not_stale = judge(state, [PAIR], NOW).findings[1]
     assert not not_stale.passed
     assert f"late parts: {symbol_day('c', DAYS[2])}; cannot be looked at: {symbol_day('b')} (" in not_stale.text
     assert f"{symbol_day('b').key('meta.json')}: is not a valid DayMeta record" in not_stale.text
@@ -254,7 +254,7 @@ def test_an_odd_name_stops_itself_only_and_is_reported(local_lakes: Lakes) -> No
     assert faulty.listed == ROUND
     assert set(state.late_scan.stale) == {symbol_day("b").state_key, symbol_day("c").state_key}
     assert "cannot be addressed" in state.unreadable[symbol_day("b").state_key]
-    [_, not_stale, unclaimed] = findings(state, [], [PAIR], NOW)
+    [_, not_stale, unclaimed, *_] = judge(state, [PAIR], NOW).findings
     assert symbol_day("b").state_key in not_stale.text
     assert not unclaimed.passed
     assert f"cannot be addressed: {PAIR.prefix}'symbol=x\\x01y'" in unclaimed.text

@@ -47,9 +47,9 @@ def test_an_unreadable_record_and_an_odd_key_name_themselves_and_stop_nothing_el
 @pytest.mark.guards("roll-up-swallowed")
 def test_a_day_with_a_symbol_day_that_cannot_be_read_is_open_and_says_why(lakes: Lakes) -> None:
     break_two(lakes)
-    rolled, state, findings = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    rolled, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert [plan.symbol_day.symbol for plan in rolled.open] == ["a", "b"]
-    assert (rolled.settled, findings) == (False, [])
+    assert not rolled.settled
     assert not state.is_settled(DAY)
     record = state.day(DAY)
     assert record is not None
@@ -71,12 +71,12 @@ def test_a_day_that_is_not_over_is_not_rolled_up(lakes: Lakes) -> None:
 
 def test_a_day_that_was_left_open_settles_once_it_is_mended(lakes: Lakes) -> None:
     lakes.put_spec(spec("d", parts=2, rows=20))
-    _, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    _, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert "binance/bbo/d/20260108: not published" in str(state.days["20260108"].reason)
     done = lakes.run()
     state = record_outcomes(state, PAIR, DAY, done.outcomes, NOON_AFTER)
     asyncio.run(StateStore(lakes.compact).update(lambda _: state))
-    rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    rolled, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert rolled.settled
     assert state.last_compacted_date == "20260108"
     assert state.days["20260108"].reason is None
@@ -99,7 +99,7 @@ def test_a_raw_lake_without_any_configured_prefix_settles_nothing(tmp_path: Path
     """Behind a wrong URL every day has no files; that was once settled, and green."""
     lakes = Lakes.of(Rig("local", None, tmp_path))
     (Path(lakes.raw_url) / "exchange=kraken" / "stream=bbo").mkdir(parents=True)
-    rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    rolled, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert not rolled.settled
     assert lakes.raw_url in rolled.open_text
     record = state.day(DAY)
@@ -113,7 +113,7 @@ def test_a_raw_lake_without_any_configured_prefix_settles_nothing(tmp_path: Path
 def test_a_day_without_files_of_a_pair_that_is_there_is_settled(tmp_path: Path) -> None:
     lakes = Lakes.of(Rig("local", None, tmp_path))
     (Path(lakes.raw_url) / PAIR.prefix).mkdir(parents=True)
-    rolled, state, _ = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
+    rolled, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert (rolled.settled, rolled.status) == (True, Status.NO_FILES)
     assert state.watermark == DAY
 

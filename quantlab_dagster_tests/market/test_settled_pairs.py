@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.market.catchup import CatchUpRules, Tries, decide_catch_up
-from quantlab_dagster.market.checks import findings
 from quantlab_dagster.market.days import Ranges, contains, kept_where, with_range
+from quantlab_dagster.market.judgement import judge
 from quantlab_dagster.market.outcome import Outcome, Status
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.settling import (
@@ -58,6 +58,7 @@ def asked(state: State, pairs: list[Pair], last: int = 11) -> list[tuple[dt.date
 # ---- pairs that come later -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guards("settled-for-others")
 def test_a_pair_configured_later_is_not_taken_for_done_and_the_watermark_stays() -> None:
     state = settled(8, 11, BBO)
     assert asked(state, [BBO]) == []
@@ -73,10 +74,11 @@ def test_a_pair_configured_later_is_not_taken_for_done_and_the_watermark_stays()
 
 def test_a_pair_that_is_behind_is_not_fresh() -> None:
     state = settled(8, 11, BBO)
-    assert findings(state, [], [BBO], NOW)[0].passed
-    assert not findings(state, [], [BBO, OKX], NOW)[0].passed
+    assert judge(state, [BBO], NOW).findings[0].passed
+    assert not judge(state, [BBO, OKX], NOW).findings[0].passed
 
 
+@pytest.mark.guards("settled-for-others")
 def test_two_deployments_with_other_pairs_do_not_take_each_others_days_for_done() -> None:
     state = settled(8, 9, BBO)
     assert asked(state, [OKX], last=9) == [(day(8), (OKX,)), (day(9), (OKX,))]
@@ -171,6 +173,7 @@ KEY = "binance/bbo/adausdt/20260108"
 ADA = SymbolDay.of_state_key(KEY)
 
 
+@pytest.mark.guards("quarantine-not-acceptable")
 def test_an_accepted_quarantine_comes_back_when_its_raw_changes() -> None:
     state = accept_symbol_day(quarantined("abc"), ADA, "a broken collector", NOW)
     assert state.is_accepted(KEY)
@@ -196,7 +199,7 @@ def test_a_stale_symbol_day_can_be_accepted_until_more_arrives() -> None:
     assert asked(state, [BBO], last=8) == [(day(8), (BBO,))]
     accepted = accept_symbol_day(state, ADA, "three rows of a test", NOW)
     assert asked(accepted, [BBO], last=8) == []
-    assert findings(accepted, [], [BBO], NOW)[1].passed
+    assert judge(accepted, [BBO], NOW).findings[1].passed
     more = note_looks(accepted, {KEY: (None, "def")})
     assert asked(more, [BBO], last=8) == [(day(8), (BBO,))]
     assert more.accepted is None

@@ -26,7 +26,7 @@ from quantlab_dagster.market.catchup import (
     decide_open_days,
     wait_after,
 )
-from quantlab_dagster.market.checks import findings
+from quantlab_dagster.market.judgement import judge
 from quantlab_dagster.market.outcome import Outcome, Status
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.settling import (
@@ -413,7 +413,7 @@ def test_freshness_fails_from_four_oclock_on() -> None:
     state = begun(8)
 
     def fresh(moment: str, state: State | None = state) -> bool:
-        return findings(state, [], PAIRS, dt.datetime.fromisoformat(moment))[0].passed
+        return judge(state, PAIRS, dt.datetime.fromisoformat(moment)).findings[0].passed
 
     assert fresh("2026-01-09T03:59:59+00:00")
     assert not fresh("2026-01-09T04:00:00+00:00")
@@ -427,19 +427,19 @@ def test_freshness_fails_from_four_oclock_on() -> None:
 def test_one_open_day_below_settled_ones_is_never_fine() -> None:
     """The check once looked at yesterday alone, and was green above eleven open days."""
     state = settle_day(begun(3), day(11), Status.SUCCESS, NOW, PAIRS)
-    freshness = findings(state, [], PAIRS, NOW)[0]
+    freshness = judge(state, PAIRS, NOW).findings[0]
     assert not freshness.passed
     assert "2026-01-03" in freshness.text
     assert "2026-01-10" in freshness.text
     for number in range(3, 11):
         state = settle_day(state, day(number), Status.SUCCESS, NOW, PAIRS)
-    assert findings(state, [], PAIRS, NOW)[0].passed
+    assert judge(state, PAIRS, NOW).findings[0].passed
 
 
 @pytest.mark.guards("watermark-ahead-fine")
 def test_a_watermark_in_the_future_is_a_finding() -> None:
     state = begun().model_copy(update={"last_compacted_date": "20620101"})
-    freshness = findings(state, [], PAIRS, NOW)[0]
+    freshness = judge(state, PAIRS, NOW).findings[0]
     assert not freshness.passed
     assert "--move-back" in freshness.text
 

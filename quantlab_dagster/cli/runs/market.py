@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from quantlab_dagster.access import open_market
+from quantlab_dagster.access import catch_up_rules, open_market
 from quantlab_dagster.cli.runs.in_process import InProcess, step_failures
+from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
+from quantlab_dagster.defs.market.checks import findings_by_asset
+from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, SYMBOLS_JOB, SYMBOLS_OP, compact_key, configured_pairs
 from quantlab_dagster.defs.progress import extra_listener
 from quantlab_dagster.market.catchup import (
     CatchUp,
-    CatchUpRules,
     decide_catch_up,
     decide_open_days,
     look_around,
     read_or_begin,
 )
-from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.market.judging import decide_all, judge_now
 from quantlab_dagster.market.outcome import Status, Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Requested
 from quantlab_dagster.market.verify import verify_pair
@@ -32,12 +34,13 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from quantlab_dagster.lake.market import Pair, SymbolDay
+    from quantlab_dagster.market.judgement import Judgement
     from quantlab_dagster.market.outcome import Listener, Outcome
     from quantlab_dagster.market.plan import Plan
     from quantlab_dagster.settings import Settings
     from quantlab_dagster.work.clock import Clock
 
-__all__ = ["RunReport", "catch_up", "compact_days", "repair_days"]
+__all__ = ["RunReport", "catch_up", "compact_days", "judge_after", "repair_days"]
 
 
 @dataclass(slots=True)
@@ -139,16 +142,11 @@ def catch_up(
             runner.end_dead_runs()
             busy = busy_days(runner.instance)
             state = run_interruptible(read_or_begin(place, pairs, busy=busy))
-            rules = CatchUpRules(
-                pairs,
-                last_eligible_day(clock()),
-                clock(),
-                busy | tried,
-                lambda task: tries_of(runner.instance, task),
+            rules = replace(
+                catch_up_rules(
+                    settings, pairs, clock(), busy=busy | tried, tries=lambda task: tries_of(runner.instance, task)
+                ),
                 most_runs=1,
-                most_attempts=settings.catch_up_attempts,
-                waits=settings.catch_up_waits,
-                first=settings.start_date,
             )
             decided = decide_catch_up(state, rules) if looked else decide_open_days(state, rules)
             if decided.requests:
@@ -162,6 +160,28 @@ def catch_up(
                     runner.report.failures.append(f"late parts could not be looked for: {seen.error}")
             else:
                 return runner.report, _left(decided, tried - busy)
+
+
+def judge_after(settings: Settings, *, clock: Clock = utc_now, tell: Callable[[str], None]) -> Judgement:
+    """Judge the lake after work was done here; Dagster's checks and the metrics are told, too.
+
+    Args:
+        settings: of the project.
+        clock: the present time.
+        tell: shows people which runs were found dead, and were ended.
+    """
+    pairs = list(configured_pairs(settings).values())
+    place = open_market(settings, clock)
+    with InProcess(settings, JOB, tell) as process:
+        instance = process.instance
+        rules = catch_up_rules(
+            settings, pairs, clock(), busy=busy_days(instance), tries=lambda task: tries_of(instance, task)
+        )
+        judgement = run_interruptible(judge_now(place, pairs, lambda state: decide_all(state, rules)))
+        for event in changed_evaluations(instance, findings_by_asset(judgement)):
+            instance.report_runless_asset_event(event)
+    Meter.of(settings).judge(judgement.gauges, clock())
+    return judgement
 
 
 def _left(decided: CatchUp, ours: set[dt.date]) -> CatchUp:

@@ -3,15 +3,16 @@
 No `from __future__ import annotations` here: Dagster reads the annotations of a sensor's function as objects.
 """
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import dagster as dg
 
-from quantlab_dagster.defs.checks import check_evaluations
+from quantlab_dagster.access import catch_up_rules
+from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.liveness import end_dead_runs
+from quantlab_dagster.defs.market.checks import findings_by_asset
+from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import (
     CATCH_UP_PRIORITY,
     DAILY_PRIORITY,
@@ -25,13 +26,13 @@ from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.catchup import (
     CatchUp,
-    CatchUpRules,
     decide_late_days,
     decide_open_days,
     look_around,
     read_or_begin,
 )
-from quantlab_dagster.market.eligibility import last_eligible_day, yesterday
+from quantlab_dagster.market.eligibility import yesterday
+from quantlab_dagster.market.judging import judge_seen
 from quantlab_dagster.market.late import SCAN_SECONDS
 from quantlab_dagster.market.state import State
 from quantlab_dagster.settings import Settings
@@ -73,23 +74,14 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         compact_lake: LakeResource,
         limits: LimitsResource,
         clock: dg.ResourceParam[Clock],
+        meter: dg.ResourceParam[Meter],
     ) -> dg.SensorResult:
         for run in end_dead_runs(context.instance, clock(), log=context.log):
             context.log.warning(run.text)
         place = market_place(raw_lake, compact_lake, limits, clock)
         busy = busy_days(context.instance)
         state = run_interruptible(read_or_begin(place, pairs, busy=busy))
-        rules = CatchUpRules(
-            pairs,
-            last_eligible_day(clock()),
-            clock(),
-            busy,
-            lambda task: tries_of(context.instance, task),
-            most_runs=settings.catch_up_runs,
-            most_attempts=settings.catch_up_attempts,
-            waits=settings.catch_up_waits,
-            first=settings.start_date,
-        )
+        rules = catch_up_rules(settings, pairs, clock(), busy=busy, tries=lambda task: tries_of(context.instance, task))
         # Before anything is looked for: that may take its time, or fail, and open days must not wait for it.
         open_days = decide_open_days(state, rules)
         seen = run_interruptible(look_around(place, pairs, state, settings.late_look_back_days, seconds=SCAN_SECONDS))
@@ -98,12 +90,12 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
             context.log.error("%s failed %d times and is not tried again by itself", day, settings.catch_up_attempts)
         for text in decided.skipped:
             context.log.info(text)
+        judgement = judge_seen(seen, rules)
+        meter.judge(judgement.gauges, clock())
         if seen.error is not None:
             if not decided.requests:
                 raise seen.error  # nothing else worked
             context.log.warning("late parts could not be looked for: %s", seen.error)
-        shown = json.dumps([[finding.name, finding.passed, finding.text] for finding in seen.findings])
-        events: list[Any] = check_evaluations(STATE_ASSET, seen.findings) if shown != context.cursor else []
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
@@ -119,8 +111,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
                 for request in decided.requests
             ],
             skip_reason=None if decided.requests else _skip_text(seen.state, decided),
-            asset_events=events,
-            cursor=shown,
+            asset_events=changed_evaluations(context.instance, findings_by_asset(judgement)),
         )
 
     return catch_up

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from quantlab_dagster.defs.checks import AUDITED, NOTHING_QUARANTINED
+from quantlab_dagster.defs.checks import AUDITED, NOTHING_QUARANTINED, check_evaluation, last_said
 from quantlab_dagster.defs.market.metadata import describe
 from quantlab_dagster.defs.meter import MARKET_DATA, Meter, day_counts
 from quantlab_dagster.defs.names import compact_key
@@ -18,12 +18,12 @@ from quantlab_dagster.work.stopping import run_interruptible
 from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.work.clock import Clock
 
-__all__ = ["check_results", "counted", "raise_failures"]
+__all__ = ["check_results", "counted", "raise_failures", "still_red"]
 
 _MOST_REASONS = 5
 
@@ -48,26 +48,30 @@ def counted(
 
 
 def check_results(outcome: PairOutcome) -> Iterator[dg.AssetCheckResult]:
-    """What a run proved, and what it quarantined."""
-    key, partition = compact_key(outcome.pair), f"{outcome.day:%Y-%m-%d}"
-    built = [item for item in outcome.outcomes if item.built]
+    """What this day adds: what a run could not prove, and what it quarantined."""
     unproved = [item for item in outcome.outcomes if item.error == AuditFailed.__name__]
-    quarantined = outcome.having(Status.QUARANTINE)
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name=AUDITED,
-        passed=not unproved,
-        description=_reasons(unproved) or f"{len(built)} files read back and proved",
-        metadata={"partition": partition, "files": len(built), "rows": sum(item.rows for item in built)},
-    )
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name=NOTHING_QUARANTINED,
-        passed=not quarantined,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=_reasons(quarantined) or None,
-        metadata={"partition": partition, "quarantined": len(quarantined)},
-    )
+    for name, bad in ((AUDITED, unproved), (NOTHING_QUARANTINED, outcome.having(Status.QUARANTINE))):
+        yield dg.AssetCheckResult(
+            asset_key=compact_key(outcome.pair),
+            check_name=name,
+            passed=not bad,
+            severity=dg.AssetCheckSeverity.ERROR if name == AUDITED else dg.AssetCheckSeverity.WARN,
+            description=_reasons(bad) or "nothing of this day",
+            metadata={"partition": f"{outcome.day:%Y-%m-%d}", "symbol-days": len(bad)},
+        )
+
+
+def still_red(instance: dg.DagsterInstance, results: Iterable[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckResult]:
+    """The results, with the last one repeated where that is red and this one would turn it green.
+
+    A step sees no other day: it may turn a check red, but only a judgement turns it green.
+    """
+    for result in results:
+        last = last_said(instance, check_evaluation(result)) if result.passed else None
+        if last is None or last.passed:
+            yield result
+        else:
+            yield result._replace(passed=False, description=last.description)
 
 
 def raise_failures(outcome: PairOutcome) -> None:

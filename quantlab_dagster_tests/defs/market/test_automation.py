@@ -16,13 +16,15 @@ from dagster._core.test_utils import create_run_for_test
 
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs import history
+from quantlab_dagster.defs.checks import NOTHING_QUARANTINED
 from quantlab_dagster.defs.history import CATCH_UP_TAG, RUN_KEY_TAG, SENSOR_TAG, tries_of
 from quantlab_dagster.defs.market import automation
-from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG
+from quantlab_dagster.defs.names import CATCH_UP_PRIORITY, DAILY_PRIORITY, HOURLY_PRIORITY, PRIORITY_TAG, compact_key
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
+from quantlab_dagster.market.accepting import accept
 from quantlab_dagster.market.catchup import LookedAround, Tries
 from quantlab_dagster.market.journal import JOURNAL
 from quantlab_dagster.market.late import SCAN_SECONDS
@@ -303,6 +305,66 @@ def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.Dagst
     assert requested(tick(instance, later)) == []
 
 
+def run_pair(instance: dg.DagsterInstance, number: int) -> bool:
+    """Run the pair's day without its roll-up."""
+    job = definitions().resolve_job_def("compact_day")
+    return job.execute_in_process(
+        instance=instance, partition_key=f"{day(number)}", asset_selection=[compact_key(PAIR)], raise_on_error=False
+    ).success
+
+
+def shown(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+    """What Dagster shows of the pair's quarantines."""
+    key = dg.AssetCheckKey(compact_key(PAIR), NOTHING_QUARANTINED)
+    event = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key].evaluation
+    assert isinstance(event, dg.AssetCheckEvaluation)
+    return event
+
+
+@pytest.mark.guards("quarantine-goes-green", "quarantine-not-acceptable")
+def test_a_quarantine_stays_red_until_it_is_accepted_whatever_the_next_day_brings(
+    lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    set_state(lakes, lambda before: seed(begin(before, day(10), NOW), day(10), NOW, PAIRS))
+    for number in (11, 12):
+        put(lakes, number)
+    bad = symbol_day(day=day(11))
+    (Path(lakes.raw_url) / bad.key("part-1999999999-000001.parquet")).write_bytes(b"PAR1 is no part")
+    assert run_pair(instance, 11)
+    assert not shown(instance).passed, "as its step says, without a roll-up"
+    asked = tick(instance).run_requests or ()
+    assert [request.partition_key for request in asked] == ["2026-01-11", "2026-01-12"]
+    for number, request in enumerate(asked):
+        assert run(instance, request)
+        event = shown(instance)
+        assert not event.passed, f"after {number + 1} days"
+        assert bad.state_key in str(event.description)
+    assert run_pair(instance, 12)
+    assert not shown(instance).passed, "a day without its roll-up turns nothing green"
+
+    asyncio.run(accept(lakes.place(now=NOW), bad, "the collector broke", PAIRS))
+    assert not shown(instance).passed
+    for said in tick(instance).asset_events:
+        instance.report_runless_asset_event(said)
+    assert shown(instance).passed, "without a run"
+
+
+def test_a_roll_up_says_of_all_days_that_an_accepted_quarantine_is_none(
+    lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    set_state(lakes, lambda before: seed(begin(before, day(10), NOW), day(10), NOW, PAIRS))
+    bad = symbol_day(day=day(11))
+    for number in (11, 12):
+        put(lakes, number)
+    (Path(lakes.raw_url) / bad.key("part-1999999999-000001.parquet")).write_bytes(b"PAR1 is no part")
+    first, second = tick(instance).run_requests or ()
+    assert run(instance, first)
+    assert not shown(instance).passed
+    asyncio.run(accept(lakes.place(now=NOW), bad, "the collector broke", PAIRS))
+    assert run(instance, second)
+    assert shown(instance).passed, "without a tick"
+
+
 def no_listing_below(monkeypatch: pytest.MonkeyPatch, prefix: str, *, stuck: bool = False) -> None:
     """No store lists this any more, the journal aside: it fails, or never answers."""
     for name in ("list_objects", "list_directory"):
@@ -367,7 +429,7 @@ def test_open_days_are_decided_before_anything_is_looked_for(
 
     async def looked(place: Any, pairs: Any, state: State, *_: object, **__: object) -> LookedAround:  # noqa: ARG001
         order.append("looked around")
-        return LookedAround(state, [])
+        return LookedAround(state)
 
     def asked(_: object, task: str) -> Tries:
         order.append(task)
@@ -472,7 +534,8 @@ def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInst
     set_state(lakes, lambda before: seed(before, day(10), NOW, PAIRS))
     (Path(lakes.raw_url) / "exchange=binance/stream=bbo/symbol=a\x01b/date=20260111").mkdir(parents=True)
     (Path(lakes.raw_url) / symbol_day("btcusdt", day(11)).key("part-\x7f.parquet")).write_bytes(b"x")
-    requests = tick(instance).run_requests or ()
+    first = tick(instance)
+    requests = first.run_requests or ()
     assert [request.partition_key for request in requests] == ["2026-01-11", "2026-01-12"]
     assert [run(instance, request) for request in requests] == [False, True]
     published = [key for key in lakes.compact_keys() if key.endswith("data.parquet")]
@@ -480,8 +543,7 @@ def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInst
     state = state_of(lakes)
     assert state.last_compacted_date == "20260110", "a day with a symbol-day that cannot be read is not settled"
     assert state.days["20260112"].status == "success"
-    seen = tick(instance, NOW + dt.timedelta(minutes=61))
-    events = {event.check_name: event for event in seen.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
+    events = {event.check_name: event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
     assert "'symbol=a\\x01b'" in str(events["no_unclaimed_raw_prefix"].description)
 
 
@@ -515,8 +577,10 @@ def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.Dagster
     assert not events["no_unclaimed_raw_prefix"].passed
     assert "kraken/bbo" in str(events["no_unclaimed_raw_prefix"].description)
     assert events["freshness"].passed, "it is not four o'clock"
-    assert tick(instance, cursor=first.cursor).asset_events == []
-    late = tick(instance, NOW + dt.timedelta(hours=1, minutes=30), cursor=first.cursor)
+    for event in first.asset_events:
+        instance.report_runless_asset_event(event)
+    assert tick(instance).asset_events == []
+    late = tick(instance, NOW + dt.timedelta(hours=1, minutes=30))
     events = {event.check_name: event for event in late.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
     assert not events["freshness"].passed
     assert "2026-01-12 should have been done by 04:00 UTC" in str(events["freshness"].description)
