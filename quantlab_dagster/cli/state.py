@@ -104,20 +104,33 @@ def _write_metrics(settings: "Settings", judgement: "Judgement", now: "dt.dateti
     write_judgement(settings, judgement, now)
 
 
+def _say_behind(screen: "Screen", judgement: "Judgement") -> None:
+    """The pairs that are behind, those that are so alike in one line."""
+    from quantlab_dagster.work.wording import name_some
+
+    alike: dict[str, list[str]] = {}
+    for item in judgement.behind:
+        days = f"{item.days} days, {item.first} … {item.last}" if item.days > 1 else f"{item.first}"
+        alike.setdefault(days, []).append(str(item.pair))
+    for days, pairs in alike.items():
+        who = f"all {len(pairs)} pairs" if len(pairs) == len(judgement.pairs) > 1 else name_some(pairs)
+        screen.say(f"  behind: {who}: {days}")
+
+
 def _say(screen: "Screen", judgement: "Judgement") -> None:
     watermark = judgement.watermark
-    lag = f", {judgement.lag_days} days behind {judgement.expected:%Y%m%d}" if judgement.lag_days else ""
+    behind = "1 day" if judgement.lag_days == 1 else f"{judgement.lag_days} days"
+    lag = f", {behind} behind {judgement.expected:%Y%m%d}" if judgement.lag_days else ""
     screen.say(f"last compacted day   {f'{watermark:%Y%m%d}' if watermark else 'none yet'}{lag}")
     screen.say(f"last eligible day    {judgement.last_eligible:%Y%m%d}")
     screen.say(f"updated              {judgement.updated_at or 'never'}")
     screen.say(f"open days            {len(judgement.open_days)}")
-    for item in judgement.behind[:_MOST_LISTED]:
-        screen.say(f"  behind: {item.pair}, {item.days} days, {item.first} … {item.last}")
+    _say_behind(screen, judgement)
     for title, days in (
         ("needs attention", [day for day in judgement.days if not day.fine]),
         ("accepted", [day for day in judgement.days if day.fine and day.accepted]),
     ):
-        screen.say(f"{title:<21}{len(days)} days")
+        screen.say(f"{title:<21}{len(days)} day{'s' if len(days) != 1 else ''}")
         for day in days[:_MOST_LISTED]:
             tries = f", failed {day.attempts} times" if day.attempts else ""
             screen.say(f"  {day.day} {day.standing.value}{tries}{f': {day.reason}' if day.reason else ''}")
