@@ -355,7 +355,6 @@ KNOWN_GAPS = frozenset(
         "output-larger",
         "own-fault-quarantines",
         "restricted-run-backfill",
-        "roll-up-memory",
         "scratch-predictable",
         "slots-in-the-way",
         "timeouts",

@@ -31,7 +31,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from quantlab_dagster.errors import QuantlabError, StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.market.accepting import accept
 from quantlab_dagster.market.compact import compact_and_record
+from quantlab_dagster.market.outcome import Verdict
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Requested
 from quantlab_dagster.market.rebuild import rebuild_state
@@ -39,6 +41,7 @@ from quantlab_dagster.market.rollup import roll_up_and_settle
 from quantlab_dagster.market.settling import accept_day, begin, seed, unsettled_days
 from quantlab_dagster.market.state import STATE_KEY, State
 from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster.work.limits import Limits
 from quantlab_dagster_tests.lakes import Recorder
 
@@ -130,6 +133,27 @@ class Deployed:
     def accept(self, day: dt.date) -> None:
         self._update(lambda before: accept_day(before or begin(None, FIRST, NOW), day, "because", NOW, self.pairs))
 
+    def accept_symbol_day(self, where: SymbolDay) -> bool:
+        """Whether there was something to accept."""
+        try:
+            self._run(accept(self.place(), where, "because", self.pairs))
+        except QuantlabError:
+            return False
+        return True
+
+    def repair(self, day: dt.date) -> None:
+        """As `quantlab compact --repair` does: what is wrong is built over, what is missing is built."""
+        for pair in self.pairs:
+            for item in self._run(verify_pair(self.place(), pair, day)):
+                if item.verdict is not Verdict.RIGHT:
+                    requested = Requested(overwrite=item.verdict is Verdict.WRONG)
+                    symbols = [item.symbol_day.symbol]
+                    self._run(
+                        compact_and_record(
+                            self.place(), pair, day, listener=Recorder(), symbols=symbols, requested=requested
+                        )
+                    )
+
     def open_days(self, state: State) -> list[dt.date]:
         return unsettled_days(state, DAYS[-1], self.pairs)
 
@@ -208,6 +232,7 @@ class Lake(RuleBasedStateMachine):
         self.decided: set[dt.date] = set()
         self.watermark: dt.date | None = None
         self.inventory: set[str] = set()
+        self.accepted: dict[str, set[tuple[str, str]]] = {}
         self.counter = 0
 
     def teardown(self) -> None:
@@ -277,6 +302,10 @@ class Lake(RuleBasedStateMachine):
         if settled:
             assert len(true) == len(DEPLOYMENTS[by]), f"{day} was settled by {by}, and is not done"
             self.true |= true
+            for key in self._state().accepted or {}:
+                where = self._of(key)
+                if where.day == day and where.pair in DEPLOYMENTS[by]:
+                    assert self._listed(where) == self.accepted[key], f"{key} is accepted, and its raw parts are others"
 
     @rule(by=deployments)
     def catches_up(self, by: str) -> None:
@@ -290,6 +319,24 @@ class Lake(RuleBasedStateMachine):
     def accepts(self, by: str, day: dt.date) -> None:
         self.deployed[by].accept(day)
         self.decided.add(day)
+
+    @rule(by=deployments, where=places)
+    def accepts_symbol_day(self, by: str, where: SymbolDay) -> None:
+        if self.deployed[by].accept_symbol_day(where):
+            self.accepted[where.state_key] = self._listed(where)
+
+    def _listed(self, where: SymbolDay) -> set[tuple[str, str]]:
+        return {(info.name, info.etag) for info in asyncio.run(self.store.list_objects(where.prefix))}
+
+    @rule(where=places)
+    def data_is_damaged(self, where: SymbolDay) -> None:
+        path = self.root / "compact" / where.key("data.parquet")
+        if path.exists():
+            path.write_bytes(b"junk")
+
+    @rule(by=deployments, day=days)
+    def repairs(self, by: str, day: dt.date) -> None:
+        self.deployed[by].repair(day)
 
     @rule(by=deployments, day=st.sampled_from(DAYS[:2]))
     def seeds_state(self, by: str, day: dt.date) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quantlab_dagster.errors import DayRefused, StoreUnavailable
+from quantlab_dagster.market import rollup
+from quantlab_dagster.market.looks import Look, look_of
 from quantlab_dagster.market.outcome import Status
-from quantlab_dagster.market.plan import Action, plan_days
+from quantlab_dagster.market.plan import Action, Plan, plan_days
 from quantlab_dagster.market.rebuild import rebuild_state
-from quantlab_dagster.market.rollup import roll_up_and_settle
+from quantlab_dagster.market.rollup import roll_up_and_settle, roll_up_day
 from quantlab_dagster.market.settling import record_outcomes, unsettled_days
 from quantlab_dagster.market.state import PartitionRecord, State
 from quantlab_dagster.market.state_store import StateStore
@@ -142,3 +146,23 @@ def test_a_rebuild_keeps_the_inventory(lakes: Lakes) -> None:
     asyncio.run(StateStore(lakes.compact).update(adopted))
     rebuilt = asyncio.run(rebuild_state(lakes.place(), [PAIR]))
     assert rebuilt.partitions["binance/bbo/a/20260101"].day_quality_post == "GOOD"
+
+
+@pytest.mark.guards("roll-up-memory")
+def test_a_roll_up_holds_no_listing_once_it_was_looked_at(lakes: Lakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listings of all parts of a large day once filled the memory."""
+    for number in range(12):
+        lakes.put_spec(spec(f"s{number}", parts=3, rows=3))
+    alive: list[int] = []
+
+    def counting(plan: Plan) -> Look:
+        alive.append(sum(isinstance(item, Plan) for item in gc.get_objects()))
+        return look_of(plan)
+
+    monkeypatch.setattr(rollup, "look_of", counting)
+    place = lakes.place()
+    place = replace(place, limits=replace(place.limits, request_concurrency=2))
+    gc.collect()
+    rolled = asyncio.run(roll_up_day(place, [PAIR], DAY))
+    assert len(rolled.looks) == len(alive) == 15
+    assert max(alive) <= 4, "those at work, and no more"
