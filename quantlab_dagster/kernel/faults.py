@@ -16,17 +16,30 @@ from quantlab_dagster.errors import MachineFault, QuantlabError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["machine_fault", "machine_faults", "raise_machine_fault"]
+__all__ = ["lacks_resources", "machine_fault", "machine_faults", "raise_machine_fault"]
 
 # Rust words the error of a system call so; Python and Arrow know its number.
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_OS_ERROR = re.compile(r"(?:\(os error |\bOs \{ code: )(\d+)")
 _ALLOCATION = re.compile(r"(?:malloc|realloc|allocation) of (?:size )?(\d+)")
+_NO_RESOURCES = re.compile(r"thread creation failed|Resource temporarily unavailable|Cannot allocate memory")
 # Where to read comes from the part: what these say of an offset or a size is its doing.
 _OF_DATA = (errno.EINVAL, errno.EOVERFLOW, errno.ERANGE)
 _OF_MEMORY = (errno.ENOMEM,)
 _OF_FILES = (errno.EMFILE, errno.ENFILE)
 # No machine has so much: whoever asks for it has read a size that is not true.
 _ABSURD_BYTES = 1 << 40
+
+
+def lacks_resources(words: str) -> bool:
+    """Whether an engine that ended the process did so because the machine gave it no memory or no thread.
+
+    An allocation that no machine could serve is a part's doing: it declares a size that is not true.
+
+    Args:
+        words: what it said last.
+    """
+    asked = _ALLOCATION.search(words)
+    return bool(_NO_RESOURCES.search(words)) or (asked is not None and int(asked.group(1)) < _ABSURD_BYTES)
 
 
 def machine_fault(error: BaseException, where: str) -> MachineFault | None:

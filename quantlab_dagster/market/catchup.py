@@ -213,12 +213,19 @@ def decide_open_days(state: State, rules: CatchUpRules) -> CatchUp:
     """Which open days to run now, oldest first: what can be said without looking for late parts."""
     return _decide(
         (
-            _Due(day, tuple(missing_pairs(state, day, rules.pairs)), f"day:{day:%Y%m%d}", "not settled")
+            _Due(day, tuple(missing_pairs(state, day, rules.pairs)), _open_task(state, day, rules.pairs), "not settled")
             for day in unsettled_days(state, rules.last_eligible, rules.pairs)
         ),
         rules,
         CatchUp(),
     )
+
+
+def _open_task(state: State, day: dt.date, pairs: Collection[Pair]) -> str:
+    """What is to be done of an open day. Pairs that come later do not inherit the attempts at those that are done."""
+    owing = [str(pair) for pair in pairs if not state.covers(pair, day)]
+    some = "" if len(owing) == len(pairs) else f":{_digest(dict.fromkeys(owing, ''))}"
+    return f"day:{day:%Y%m%d}{some}"
 
 
 def decide_late_days(state: State, rules: CatchUpRules, before: CatchUp) -> CatchUp:

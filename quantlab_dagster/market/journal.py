@@ -13,11 +13,10 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from quantlab_dagster.errors import MalformedObject
-from quantlab_dagster.lake.market import Pair, day_text
-from quantlab_dagster.lake.paths import segment
+from quantlab_dagster.errors import MalformedObject, PathError
+from quantlab_dagster.lake.market import Pair, day_text, parse_day
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.outcome import Outcome, Status, worst
@@ -54,12 +53,21 @@ class JournalEntry(Record):
 
     exchange: str
     stream: str
-    day: str = Field(pattern=r"^\d{8}$")
+    day: str
     whole: bool
     ended: str
     updated_at: str
     partitions: dict[str, PartitionRecord] = Field(default_factory=dict)
     fingerprints: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("day")
+    @classmethod
+    def _is_a_day(cls, text: str) -> str:
+        try:
+            parse_day(text, compact_only=True)
+        except PathError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @property
     def pair(self) -> Pair:
@@ -133,8 +141,7 @@ class Journal:
 
     async def append(self, entry: JournalEntry) -> str:
         """Write an entry under a name of its own. Returns its key."""
-        place = f"{segment('exchange', entry.exchange)}/{segment('stream', entry.stream)}"
-        key = f"{JOURNAL}{segment('date', entry.day)}/{place}/{uuid.uuid4().hex}.json"
+        key = f"{JOURNAL}{entry.day}-{uuid.uuid4().hex}.json"  # no directories, which a local lake would keep for ever
         await self._store.put(key, entry.dump())
         return key
 
@@ -144,8 +151,9 @@ class Journal:
         Raises:
             StoreError: they cannot be listed or read.
         """
-        prefix = f"{JOURNAL}{segment('date', day_text(day))}/" if day is not None else JOURNAL
-        keys = [info.key for info in await self._store.list_objects(prefix) if info.name.endswith(".json")]
+        names = f"{day_text(day)}-" if day is not None else ""
+        listed = await self._store.list_objects(JOURNAL)
+        keys = [info.key for info in listed if info.name.startswith(names) and info.name.endswith(".json")]
         entries: dict[str, JournalEntry] = {}
         unreadable: dict[str, str] = {}
         gate = asyncio.Semaphore(_AT_ONCE)

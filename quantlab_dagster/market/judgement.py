@@ -231,6 +231,9 @@ class Judgement:
         if self.ahead:
             text = f"last_compacted_date {self.watermark} lies in the future, so nothing is caught up until then"
             return Finding(FRESHNESS, passed=False, text=f"{text}: `quantlab state seed --move-back` mends it")
+        if not overdue and self.lag_days:
+            text = f"every configured pair is settled, and yet last_compacted_date is {self.lag_days} days behind"
+            return Finding(FRESHNESS, passed=False, text=f"{text}: a day has failed for another deployment's pairs")
         if not overdue:
             return Finding(FRESHNESS, passed=True, text=f"everything up to {self.expected} is settled")
         text = f"{name_some(overdue)} should have been done by 04:00 UTC"

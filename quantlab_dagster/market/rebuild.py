@@ -82,8 +82,8 @@ class _Found:
 
     day: dt.date
     status: Status
-    settled: bool
-    open: frozenset[Pair]
+    nowhere: bool
+    open: dict[str, Pair]
     why_open: str
     notes: dict[str, Note]
 
@@ -92,8 +92,8 @@ def _found(rolled: DayRollUp, now: dt.datetime) -> _Found:
     return _Found(
         rolled.day,
         rolled.status,
-        rolled.settled,
-        frozenset(look.symbol_day.pair for look in rolled.open),
+        bool(rolled.nowhere),
+        {look.symbol_day.state_key: look.symbol_day.pair for look in rolled.open},
         "" if rolled.settled else rolled.open_text,
         {look.symbol_day.state_key: note_of(look, now) for look in rolled.looks},
     )
@@ -101,12 +101,14 @@ def _found(rolled: DayRollUp, now: dt.datetime) -> _Found:
 
 def _noted(state: State, found: _Found, pairs: Sequence[Pair], now: dt.datetime) -> State:
     state = note_looks(state, found.notes)
+    blocking = {pair for key, pair in found.open.items() if not state.is_accepted(key)}
+    settled = not blocking and not found.nowhere
     if any(state.owes(pair, found.day) for pair in pairs):
-        if found.settled:
+        if settled:
             return settle_day(state, found.day, found.status, now, pairs)
-        return leave_open(state, found.day, found.open or set(pairs), found.why_open, now)
+        return leave_open(state, found.day, blocking or set(pairs), found.why_open, now)
     record = state.day(found.day)
-    if record is None or not record.settled or record.reason or not found.settled or record.status == found.status:
+    if record is None or not record.settled or record.reason or not settled or record.status == found.status:
         return state  # an operator's decision stays, and so does what was settled by others
     renewed = DayRecord(status=found.status.value, updated_at=utc_text(now))
     return state.model_copy(update={"days": {**state.days, f"{found.day:%Y%m%d}": renewed}})

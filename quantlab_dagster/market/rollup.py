@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.lake.market import Pair, find_pairs
+from quantlab_dagster.lake.market import Pair, SymbolDay, find_pairs
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.looks import Look, look_of, note_of
 from quantlab_dagster.market.outcome import Status, worst
@@ -35,11 +35,13 @@ class DayRollUp:
         day: UTC day.
         looks: one per symbol-day that has raw parts or a published file.
         nowhere: why the raw lake cannot be the right one; empty if it can.
+        let_be: open ones that keep nothing from being settled: an operator has accepted them as they are.
     """
 
     day: dt.date
     looks: tuple[Look, ...]
     nowhere: str = ""
+    let_be: frozenset[SymbolDay] = frozenset()
 
     @property
     def status(self) -> Status:
@@ -48,8 +50,8 @@ class DayRollUp:
 
     @property
     def open(self) -> tuple[Look, ...]:
-        """Those that are neither published nor quarantined."""
-        return tuple(look for look in self.looks if look.open)
+        """Those that are neither published nor quarantined, and were not accepted so."""
+        return tuple(look for look in self.looks if look.open and look.symbol_day not in self.let_be)
 
     @property
     def stale(self) -> tuple[Look, ...]:
@@ -95,17 +97,18 @@ async def roll_up_and_settle(place: MarketPlace, pairs: Sequence[Pair], day: dt.
     now = place.clock()
     check_eligible(day, now)
     rolled = await roll_up_day(place, pairs, day)
-    pairs_open = {look.symbol_day.pair for look in rolled.open} or set(pairs)
 
     def look_again(state: State) -> State:
         state = note_rolled(state, rolled, now)
-        if not rolled.settled:
-            return leave_open(state, day, pairs_open, rolled.open_text, now)
-        return settle_day(state, day, rolled.status, now, pairs)
+        judged = without_accepted(rolled, state)
+        if not judged.settled:
+            pairs_open = {look.symbol_day.pair for look in judged.open} or set(pairs)
+            return leave_open(state, day, pairs_open, judged.open_text, now)
+        return settle_day(state, day, judged.status, now, pairs)
 
     states = StateStore(place.compact)
     after = await states.fold(lambda before: begin(before, yesterday(now), now, pairs), day=day, then=look_again)
-    return rolled, after
+    return without_accepted(rolled, after), after
 
 
 def note_rolled(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
@@ -119,6 +122,12 @@ def note_rolled(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
         runs_anyway = look.open and state.owes(look.symbol_day.pair, rolled.day)
         notes[look.symbol_day.state_key] = (record, None if runs_anyway else stale)
     return note_looks(state, notes)
+
+
+def without_accepted(rolled: DayRollUp, state: State) -> DayRollUp:
+    """A roll-up in which what an operator has accepted, and is still as it was, keeps nothing open; pure."""
+    open_ = (look.symbol_day for look in rolled.looks if look.open)
+    return replace(rolled, let_be=frozenset(item for item in open_ if state.is_accepted(item.state_key)))
 
 
 async def _nowhere(place: MarketPlace, pairs: Iterable[Pair]) -> str:

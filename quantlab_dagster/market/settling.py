@@ -180,14 +180,16 @@ def _folded(state: State, entry: JournalEntry) -> State:
         if new.status != Status.FAILED and _is_answered(stale.get(key), entry.fingerprints.get(key)):
             stale.pop(key, None)
     days, open_days, text = dict(state.days), dict(state.open_days), entry.day
-    if entry.whole and state.owes(entry.pair, parse_day(text)):
+    said = days.get(text)
+    newer = said is not None and said.updated_at > entry.updated_at  # it was folded before, or comes late
+    if entry.whole and not newer and state.owes(entry.pair, parse_day(text)):
         ended = {**open_days.get(text, {}), str(entry.pair): entry.ended}
         open_days[text] = ended
         failed = sorted(name for name, status in ended.items() if status == Status.FAILED)
         if failed:
             reason = f"failed: {', '.join(failed)}"
             days[text] = DayRecord(status=Status.FAILED.value, updated_at=entry.updated_at, reason=reason)
-        elif text in days and not days[text].settled:
+        elif said is not None and not said.settled and not state.is_covered_for_any(text):
             days.pop(text)
     update = {
         "partitions": partitions,
@@ -229,7 +231,7 @@ def note_looks(state: State, notes: Mapping[str, Note], *, troubled_only: bool =
     for key, (record, what) in notes.items():
         before = partitions.get(key)
         wanted = before is not None and before.troubled if troubled_only else True
-        if record is not None and wanted and not (record.status == Status.NO_FILES and before is None):
+        if record is not None and wanted and _may_say(before, record):
             partitions[key] = _after(before, record)
         if what is None:
             stale.pop(key, None)
@@ -237,6 +239,17 @@ def note_looks(state: State, notes: Mapping[str, Note], *, troubled_only: bool =
             stale[key] = what
     update = {"partitions": partitions, "late_scan": state.late_scan.model_copy(update={"stale": stale})}
     return _without_void(state.model_copy(update=update))
+
+
+def _may_say(before: PartitionRecord | None, seen: PartitionRecord) -> bool:
+    """Whether what a look saw may take the place of a record.
+
+    Not of a newer one; and a listing proves nothing: what a step failed to build or to prove, a step must make good.
+    """
+    if before is None:
+        return seen.status != Status.NO_FILES
+    proof_failed = before.status == Status.FAILED and seen.status == Status.SUCCESS
+    return before.updated_at <= seen.updated_at and not proof_failed
 
 
 def settle_day(

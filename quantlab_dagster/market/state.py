@@ -239,6 +239,10 @@ class State(Record):
             return self.is_settled(day)
         return contains(self.settled_pairs.get(str(pair), ()), day_text(day))
 
+    def is_covered_for_any(self, text: str) -> bool:
+        """Whether a day (YYYYMMDD) is settled for some pair: then it stays failed until it is rolled up for all."""
+        return any(contains(ranges, text) for ranges in (self.settled_pairs or {}).values())
+
     def owes(self, pair: Pair, day: dt.date) -> bool:
         """Whether a day is to be settled for a pair: it is not, and does not lie before the beginning."""
         return self.catch_up_from is not None and day_text(day) >= self.catch_up_from and not self.covers(pair, day)
@@ -284,6 +288,10 @@ def salvage(content: bytes) -> State | None:
     for name, value in document.items():
         if name in ("days", "partitions", "accepted", "open_days") and isinstance(value, dict):
             kept[name] = {key: item for key, item in value.items() if _is_valid({name: {key: item}})}
+        elif name == "settled_pairs":
+            # None would mean a state of an earlier version, in which days are settled for whatever pair.
+            pairs = value if isinstance(value, dict) else {}
+            kept[name] = {pair: ranges for pair, ranges in pairs.items() if _is_valid({name: {pair: ranges}})}
         elif _is_valid({name: value}):
             kept[name] = value
     return State.model_validate(kept)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantlab_dagster.kernel.faults import lacks_resources
 from quantlab_dagster.work.messages import Drop, Failed, Progress, Ready, Result, message, write_all
 from quantlab_dagster.work.scratch import scratch_directory
 
@@ -173,9 +174,13 @@ class Child:
             framed = message((0, Drop(job)))
             asyncio.get_running_loop().run_in_executor(None, self._write, [framed])
 
+    def kill(self) -> None:
+        """End it, without waiting until it has ended."""
+        self._process.kill()
+
     async def close(self) -> None:
         """End it, and wait until it has ended. Safe to repeat; being cancelled does not keep it from ending."""
-        self._process.kill()
+        self.kill()
         cancelled = False
         while not self._reading.done():
             try:
@@ -193,10 +198,11 @@ class Child:
     async def _read(self, replies: int) -> None:
         """Hear what it says until it says no more; then find out how it ended."""
         reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(replies, "rb", buffering=0)
-        )
+        transport: asyncio.BaseTransport | None = None
         try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(replies, "rb", buffering=0)
+            )
             while True:
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
                 self._hear(pickle.loads(await reader.readexactly(length)))  # noqa: S301 - our own child
@@ -205,7 +211,8 @@ class Child:
         except Exception as error:  # noqa: BLE001 - whatever it is, the process is of no use any more
             self._verdict = f"answered what cannot be read ({type(error).__name__}: {error})"
         finally:
-            transport.close()
+            if transport is not None:
+                transport.close()
             self._ended.set()
             self._process.kill()
             code = await asyncio.to_thread(self._process.wait)
@@ -231,8 +238,9 @@ class Child:
         if not cause:
             name = signal.Signals(-code).name if code < 0 else ""
             cause = f"was ended by {name}" if name else f"ended by itself with code {code}"
-            own_fault = name in _OWN_SIGNALS
-            cause += _last_words(self._said)
+            words = _last_words(self._said)
+            own_fault = name in _OWN_SIGNALS and not lacks_resources(words)
+            cause += words
         self._how = ChildEnded(cause, own_fault=own_fault, started=self._started)
         with self._turn:
             self._held.close()

@@ -57,4 +57,6 @@ class Guard:
         """End all of them, and wait until they have ended."""
         self._closed = True
         for child in self._children:
+            child.kill()  # all of them, even if we are cancelled while we wait for the first
+        for child in self._children:
             await child.close()

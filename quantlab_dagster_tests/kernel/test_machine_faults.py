@@ -17,7 +17,7 @@ import pytest
 from quantlab_dagster.errors import AuditFailed, CorruptPart, MachineFault, StoreUnavailable
 from quantlab_dagster.kernel import merge, spread
 from quantlab_dagster.kernel.digest import digest_file
-from quantlab_dagster.kernel.faults import machine_fault, machine_faults
+from quantlab_dagster.kernel.faults import lacks_resources, machine_fault, machine_faults
 from quantlab_dagster.kernel.frames import read_parts
 from quantlab_dagster.kernel.parts import FooterReader, Part
 from quantlab_dagster.kernel.sums import file_sha256
@@ -199,3 +199,24 @@ def test_a_disk_that_fills_while_the_output_is_written_is_the_machines(tmp_path:
     with pytest.raises(MachineFault, match="No space left on device") as caught, machine_faults("the output"):
         compact_day(tmp_path) if parts is None else compact_day(tmp_path, parts)
     assert "QUANTLAB_SCRATCH_DIR" in caught.value.remedy
+
+
+@pytest.mark.guards("own-fault-quarantines")
+@pytest.mark.parametrize(
+    ("words", "short"),
+    [
+        ("<jemalloc>: background thread creation failed (11)", True),
+        ("memory allocation of 336 bytes failed", True),
+        ("memory allocation of 2305843009213693952 bytes failed", False),
+        ("thread '<unnamed>' panicked: Resource temporarily unavailable", True),
+        ("assertion failed: num_values >= 0", False),
+        ("", False),
+    ],
+)
+def test_an_engine_that_was_given_nothing_is_told_from_one_that_a_part_broke(words: str, short: bool) -> None:
+    assert lacks_resources(words) is short
+
+
+def test_what_a_panic_says_of_the_system_is_understood() -> None:
+    error = pl.exceptions.ComputeError('spawn failed: Os { code: 11, kind: WouldBlock, message: "…" }')
+    assert isinstance(machine_fault(error, "here"), MachineFault)

@@ -12,6 +12,7 @@ import pytest
 
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay
+from quantlab_dagster.market.accepting import accept
 from quantlab_dagster.market.catchup import read_or_begin
 from quantlab_dagster.market.compact import compact_and_record
 from quantlab_dagster.market.inventory import MonthInventory, inventory_key, move_oldest, oldest_successes
@@ -70,7 +71,7 @@ def test_a_step_writes_an_object_of_its_own_and_leaves_the_state_alone(rig: Rig)
     asyncio.run(compact_and_record(place, PAIR, DAY, listener=Recorder()))
     assert asyncio.run(lakes.compact.get(STATE_KEY)) == before, "neither its bytes nor its ETag"
     [key] = journal_of(lakes)
-    assert key.startswith("compacted/journal/date=20260108/exchange=binance/stream=bbo/")
+    assert key.startswith("compacted/journal/20260108-")
     view = asyncio.run(states.view())
     assert view is not None
     assert view.partitions[symbol_day("a").state_key].status == "success"
@@ -93,7 +94,7 @@ def test_the_roll_up_folds_its_day_once_and_removes_what_it_folded(lakes: Lakes)
     asyncio.run(Journal(lakes.compact).append(entry(Status.FAILED, OTHER, day=BEFORE)))
     _, state = asyncio.run(roll_up_and_settle(lakes.place(), [PAIR], DAY))
     assert state.watermark == DAY
-    assert [key.split("/")[2] for key in journal_of(lakes)] == ["date=20260107"], "another day's is not its own"
+    assert [key.split("/")[2][:8] for key in journal_of(lakes)] == ["20260107"], "another day's is not its own"
     assert state == asyncio.run(StateStore(lakes.compact).read())
 
 
@@ -106,7 +107,7 @@ def test_catch_up_folds_days_that_nobody_works_on_and_sees_all_others(lakes: Lak
     written = asyncio.run(states.read())
     assert written is not None
     assert list(written.open_days) == ["20260107"]
-    assert [key.split("/")[2] for key in journal_of(lakes)] == ["date=20260108"]
+    assert [key.split("/")[2][:8] for key in journal_of(lakes)] == ["20260108"]
 
 
 def test_an_entry_whose_removal_failed_is_folded_again_and_changes_nothing_newer(lakes: Lakes) -> None:
@@ -147,7 +148,7 @@ def test_an_entry_that_cannot_be_understood_names_itself_and_stops_nothing_else(
     lakes: Lakes, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun(lakes)
-    key = f"{JOURNAL}date=20260108/exchange=binance/stream=bbo/x.json"
+    key = f"{JOURNAL}20260108-x.json"
     asyncio.run(lakes.compact.put(key, b'{"exchange": 1'))
     asyncio.run(Journal(lakes.compact).append(entry(Status.FAILED)))
     kept = asyncio.run(Journal(lakes.compact).read())
@@ -165,6 +166,31 @@ def test_an_entry_that_somebody_else_has_folded_is_gone_and_that_is_well(lakes: 
     for _ in range(2):
         asyncio.run(Journal(lakes.compact).forget(kept))
     assert journal_of(lakes) == []
+
+
+def test_an_entry_of_no_day_stops_nothing_else(lakes: Lakes) -> None:
+    begun(lakes)
+    odd = entry(Status.FAILED).model_copy(update={"day": "20261399"})
+    key = asyncio.run(Journal(lakes.compact).append(odd))
+    kept = asyncio.run(Journal(lakes.compact).read())
+    assert (kept.entries, list(kept.unreadable)) == ({}, [key])
+    asyncio.run(read_or_begin(lakes.place(), [PAIR]))
+
+
+def test_what_is_accepted_keeps_no_later_pair_from_being_settled(lakes: Lakes) -> None:
+    """A day was accepted with a symbol-day that cannot be read; a pair that came later could then never settle it."""
+    lakes.put_spec(spec("a", parts=2, rows=20))
+    lakes.run()
+    asyncio.run(lakes.compact.put(symbol_day("a").key("meta.json"), b"{"))
+    begun(lakes)
+    place = lakes.place()
+    rolled, _ = asyncio.run(roll_up_and_settle(place, [PAIR], DAY))
+    assert not rolled.settled
+    asyncio.run(accept(place, DAY, "that symbol is lost", [PAIR]))
+    rolled, state = asyncio.run(roll_up_and_settle(place, [PAIR, OTHER], DAY))
+    assert rolled.settled
+    assert state.covers(OTHER, DAY)
+    assert asyncio.run(rebuild_state(place, [PAIR, OTHER])).covers(OTHER, DAY)
 
 
 def test_what_the_lake_shows_takes_the_place_of_what_steps_said(lakes: Lakes) -> None:
@@ -272,6 +298,17 @@ def test_what_is_valid_by_itself_is_believed() -> None:
 
 
 @pytest.mark.guards("rebuild-erases-days", "rebuild-drops-quarantines", "rebuild-drops-accepts", "mutant-accepts")
+def test_one_bad_range_does_not_settle_days_for_everybody() -> None:
+    state = settle_day(begin(None, DAY, NOON_AFTER), DAY, Status.SUCCESS, NOON_AFTER, [PAIR])
+    broken = state.dump().replace(b'"settled_pairs": {', b'"settled_pairs": {"binance/trade": [["20261399", "x"]],')
+    believed = salvage(broken)
+    assert believed is not None
+    assert believed.settled_pairs == state.settled_pairs
+    nothing = salvage(state.dump().replace(b'"settled_pairs": {', b'"settled_pairs": 3, "x": {'))
+    assert nothing is not None
+    assert nothing.settled_pairs == {}
+
+
 def test_a_rebuild_keeps_days_decisions_and_the_watermark(lakes: Lakes) -> None:
     """It once erased `days`, and dropped adopted quarantines."""
     lakes.put_spec(spec("a", parts=2, rows=20))

@@ -247,3 +247,59 @@ def test_ranges_hold_exactly_what_was_added(spans: list[tuple[int, int]], wanted
     kept = kept_where(ranges, lambda one: (one - day(1)).days + 1 in wanted)
     assert {number for number in range(1, 80) if contains(kept, f"{day(number):%Y%m%d}")} == naive & wanted
     assert with_range(ranges, day(9), day(8)) == ranges
+
+
+# ---- what a look may say, and what comes late ------------------------------------------------------------------------
+
+
+LATER = NOW + dt.timedelta(minutes=1)
+
+
+def test_a_listing_does_not_make_good_what_a_step_failed_to_prove() -> None:
+    """A rebuild that ended in a failed audit was once green again an hour later, because its old file was listed."""
+    failed = record_outcomes(settled(8, 8, BBO), BBO, day(8), [outcome(Status.FAILED, error="AuditFailed")], NOW)
+    fine = PartitionRecord(status="success", rows=5, updated_at="2026-01-12T13:00:00Z")
+    for troubled_only in (True, False):
+        assert note_looks(failed, {KEY: (fine, None)}, troubled_only=troubled_only).partitions[KEY].status == "failed"
+    gone = PartitionRecord(status="no_files", updated_at="2026-01-12T13:00:00Z")
+    assert note_looks(failed, {KEY: (gone, None)}).partitions[KEY].status == "no_files"
+    built = record_outcomes(failed, BBO, day(8), [outcome(Status.SUCCESS)], LATER)
+    assert built.partitions[KEY].status == "success", "a step that succeeds does"
+
+
+def test_a_long_look_does_not_undo_what_happened_meanwhile() -> None:
+    state = record_outcomes(settled(8, 8, BBO), BBO, day(8), [outcome(Status.QUARANTINE, raw_fingerprint="x")], LATER)
+    before_it = PartitionRecord(status="success", rows=5, updated_at="2026-01-12T12:00:00Z")
+    assert note_looks(state, {KEY: (before_it, None)}).partitions[KEY].status == "quarantine"
+
+
+def test_a_day_that_failed_for_one_deployment_stays_failed_until_it_is_rolled_up_for_it() -> None:
+    """The record went when its step succeeded; nobody then knew why the watermark stood, and all was well."""
+    state = record_outcomes(begin(None, day(8), NOW), OKX, day(8), [outcome(Status.FAILED, OKX)], NOW)
+    state = settle_day(state, day(8), Status.SUCCESS, NOW, [BBO])
+    state = record_outcomes(state, OKX, day(8), [outcome(Status.SUCCESS, OKX)], LATER)
+    assert state.days["20260108"].status == "failed"
+    assert not judge(state, [BBO], NOW).fine
+    assert asked(state, [BBO, OKX], last=8) == [(day(8), ())], "its roll-up is asked for"
+    assert settle_day(state, day(8), Status.SUCCESS, LATER, [OKX]).last_compacted_date == "20260108"
+
+
+def test_an_entry_that_comes_late_does_not_undo_a_roll_up() -> None:
+    state = leave_open(begin(None, day(8), NOW), day(8), [BBO], "a symbol came between", LATER)
+    after = record_outcomes(state, BBO, day(8), [outcome(Status.SUCCESS)], NOW)
+    assert after.days == state.days
+    assert missing_pairs(after, day(8), [BBO]) == [BBO]
+
+
+def test_a_later_pair_does_not_inherit_the_attempts_of_others() -> None:
+    state = settled(8, 8, BBO)
+
+    def tries(task: str) -> Tries:
+        return Tries(last_number=3, failed=3) if task == "day:20260108" else Tries()
+
+    rules = CatchUpRules([BBO, OKX], day(8), NOW, set(), tries, most_runs=5, most_attempts=3)
+    [request] = decide_catch_up(state, rules).requests
+    assert request.task.startswith("day:20260108:")
+    assert request.pairs == (OKX,)
+    fresh = CatchUpRules([OKX], day(8), NOW, set(), tries, most_runs=5, most_attempts=3)
+    assert decide_catch_up(begin(None, day(8), NOW), fresh).exhausted == (day(8),)
