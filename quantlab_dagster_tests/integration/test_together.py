@@ -68,7 +68,9 @@ def test_nobody_undoes_or_doubles_anybodys_work(rig: Rig, tmp_path: Path) -> Non
     ]
     ended = [(process.communicate(timeout=300), process.returncode) for process in processes]
     for command, ((output, errors), code) in zip(commands[1:], ended[1:], strict=True):
-        assert code == 0, (command, output, errors)
+        # An old day that another one is at work on is open yet: that is not fine, and nothing wrong.
+        left_to_others = command == ["catch-up"] and "a run is queued or running" in output
+        assert code == 0 or (code == 1 and left_to_others), (command, output, errors)
 
     for (symbol, day), parts in raw.items():
         assert same_rows(lakes.published(symbol_day(symbol, day)), oracle(parts))
