@@ -36,7 +36,7 @@ def open_store(
         SettingsError: the URL cannot be understood, or the local directory is missing.
     """
     if masked(url) != url:
-        remedy = f"Take them out of {setting or 'it'}, and set AWS_ACCESS_KEY_ID and the like"
+        remedy = f"Take them out of {setting or 'it'}, and configure credentials beside it"
         raise SettingsError(url, "holds credentials, which have no place in a URL that is shown", remedy)
     if url.startswith("s3://"):
         if s3 is None:
