@@ -89,11 +89,11 @@ class Dying:
         if name not in ("put", "compare_and_swap", "delete", "delete_unchanged"):
             return found
 
-        async def changing(*arguments: Any) -> Any:
+        async def changing(*arguments: Any, **options: Any) -> Any:
             self._left -= 1
             if self._left <= 0:
                 raise Died
-            return await found(*arguments)
+            return await found(*arguments, **options)
 
         return changing
 
@@ -299,12 +299,16 @@ class Lake(RuleBasedStateMachine):
     def rolls_up(self, by: str, day: dt.date, dies_before: int) -> None:
         true = {(pair, day) for pair in DEPLOYMENTS[by] if self._is_done(pair, day)}
         settled = self.deployed[by].roll_up(day, dies_before)
+        all_done = len(true) == len(DEPLOYMENTS[by])
+        if dies_before and all_done:
+            self.true |= true  # it may have died after it had settled the day
         if settled:
-            assert len(true) == len(DEPLOYMENTS[by]), f"{day} was settled by {by}, and is not done"
-            self.true |= true
+            let_be = [key for key in self._state().accepted or {} if self._of(key).day == day]
+            assert all_done or let_be, f"{day} was settled by {by}, and is not done"
+            self.true |= {(pair, day) for pair in DEPLOYMENTS[by]}
             for key in self._state().accepted or {}:
                 where = self._of(key)
-                if where.day == day and where.pair in DEPLOYMENTS[by]:
+                if where.day == day and where.pair in DEPLOYMENTS[by] and self._listed(where):
                     assert self._listed(where) == self.accepted[key], f"{key} is accepted, and its raw parts are others"
 
     @rule(by=deployments)
