@@ -223,7 +223,7 @@ def test_a_compactor_that_stalls_at_any_step_and_wakes_hours_later(rig: Rig) -> 
         lake.sweep(now=SOON + 8 * LATER)
         check_all_well(lake, rows_of(originals))
     assert set(CHANGES) - {"discard"} <= set(seen)
-    assert rig.server or {"list_objects", "list_directory", "get", "head", "staged_below"} <= set(seen)
+    assert rig.server or {"list_objects", "list_names", "get", "head", "staged_below"} <= set(seen)
 
 
 # ---- changed under our hands -----------------------------------------------------------------------------------------
