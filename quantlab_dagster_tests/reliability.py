@@ -165,10 +165,11 @@ def _tests(guards: list[Guard]) -> str:
 
 def _test(guard: Guard) -> str:
     said = guard.name.removeprefix("test_").replace("_", " ")
-    linked = f"[{said}](../quantlab_dagster_tests/{guard.file})"
+    module = guard.file.removesuffix(".py").replace("/", ".")
+    named = f"{said} <sub>`{module}`</sub>"
     if not guard.holds:
-        return f"{linked} (not cured yet)"
-    return f"*{linked}*" if guard.needs else linked
+        return f"{named} (not cured yet)"
+    return f"*{named}*" if guard.needs else named
 
 
 def _corpus(outcomes: Path) -> str:

@@ -34,7 +34,7 @@ def test_a_fault_without_a_test_is_said() -> None:
     [first, *_] = FAULTS
     text = page([Guard("market/test_x.py", "test_it_holds", (first,), ("slow",))])
     line = next(line for line in text.splitlines() if f"`{first}`" in line)
-    assert line.endswith("| *[it holds](../quantlab_dagster_tests/market/test_x.py)* |")
+    assert line.endswith("| *it holds <sub>`market.test_x`</sub>* |")
     assert text.count("**no test yet**") == len(FAULTS) - 1
     assert f"{len(FAULTS) - 1} have no test yet." in text
 
