@@ -43,7 +43,7 @@ def test_a_test_that_is_expected_to_fail_guards_nothing() -> None:
     [first, *_] = FAULTS
     text = page([Guard("market/test_x.py", "test_it_holds", (first,), ("xfail",))])
     line = next(line for line in text.splitlines() if f"`{first}`" in line)
-    assert "**no test yet**<br>[it holds]" in line
+    assert "**no test yet**<br>it holds <sub>`market.test_x`</sub> (not cured yet)" in line
     assert "0 tests guard against 0 of them" in text
 
 
