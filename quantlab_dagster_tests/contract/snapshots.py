@@ -66,7 +66,7 @@ def _type_of(value: object) -> str:
 def _fields_of(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
     values: dict[str, list[Any]] = {}
     order: list[str] = []
-    for found in objects:
+    for found in sorted(objects, key=list):  # the shape is one, whichever of them a run wrote first
         at = 0
         for key, value in found.items():
             name = _name_of(key)
