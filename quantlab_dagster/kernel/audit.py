@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import AuditFailed
-from quantlab_dagster.kernel.digest import FileDigest, add_hashes, row_hashes, sequence_hash
+from quantlab_dagster.kernel.digest import HASH, FileDigest, add_hashes, sequence_hash
 from quantlab_dagster.kernel.layout import file_shape
 from quantlab_dagster.kernel.parts import footer_bytes
 
@@ -44,11 +44,11 @@ class Ledger:
         """Add a sorted window's rows.
 
         Args:
-            frame: the varying columns, in the order in which they go to the writer.
+            frame: the varying columns and their hashes (`hashed`), in the order in which they go to the writer.
             survey: of all parts.
             bucket_width: of the histogram, in units of the order column; None for no histogram.
         """
-        hashes = row_hashes(frame[survey.columns.varying])
+        hashes = frame[survey.columns.helper(HASH)]
         self.content = add_hashes(self.content, hashes)
         self.sequence = add_hashes(self.sequence, sequence_hash(hashes, self.rows))
         self.rows += frame.height

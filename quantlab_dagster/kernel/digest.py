@@ -7,11 +7,13 @@ and NaN equals NaN. They are compared within one process run and never stored.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quantlab_dagster.errors import AuditFailed
@@ -26,9 +28,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from quantlab_dagster.kernel.columns import ConstantValue
+    from quantlab_dagster.kernel.columns import Columns, ConstantValue
+    from quantlab_dagster.kernel.terms import Order
 
-__all__ = ["FileDigest", "add_hashes", "column_dtypes", "digest_file", "row_hashes", "sequence_hash"]
+__all__ = [
+    "HASH",
+    "FileDigest",
+    "add_hashes",
+    "column_dtypes",
+    "digest_file",
+    "digest_group",
+    "hashed",
+    "joined",
+    "row_hashes",
+    "sequence_hash",
+]
+
+HASH = "hash"
+"""Base name of the helper column with a row's hash, as it was decoded: UInt64."""
 
 _SEED, _SEQUENCE_SEED = 20_260_108, 80_106_202
 _MODULUS = 1 << 64
@@ -39,6 +56,14 @@ _BATCH_ROWS = 1 << 15
 def row_hashes(frame: pl.DataFrame) -> pl.Series:
     """One UInt64 per row; frames to be compared must agree in column order and dtypes."""
     return frame.hash_rows(_SEED)
+
+
+def hashed(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """A frame that has the varying columns, with each row's hash beside it.
+
+    It goes with the row through all that follows, up to the audit: what becomes of the row meanwhile does not reach it.
+    """
+    return frame.with_columns(row_hashes(frame[columns.varying]).alias(columns.helper(HASH)))
 
 
 def add_hashes(total: int, hashes: pl.Series) -> int:
@@ -75,60 +100,139 @@ def digest_file(
         AuditFailed: the file cannot be read, has not the columns it should, or a constant column varies.
         MachineFault: it could not be read, and that says nothing of the file.
     """
-    rows = inversions = misnumbered = nulls = content = sequence = 0
-    key_min: int | None = None
-    key_max: int | None = None
-    constants = constants or {}
-    left_out = {*constants, *([SEQ] if numbered else [])}
-    for frame in _batches(path, order_by, numbered=numbered):
-        _check_constants(path, frame, constants)
-        keys = frame[order_by].cast(pl.Int64)
-        nulls += keys.null_count()
-        filled = keys.fill_null(-(1 << 63))
-        values = filled.to_numpy()
-        inversions += int((values[1:] < values[:-1]).sum()) + (key_max is not None and int(values[0]) < key_max)
-        key_min = int(values[0]) if key_min is None else key_min
-        key_max = int(values[-1])
-        if numbered:
-            index = np.arange(rows, rows + frame.height, dtype=np.int64)
-            seq = frame[SEQ].cast(pl.Int64).fill_null(-1).to_numpy()
-            misnumbered += int((seq != index).sum())
-        hashes = row_hashes(frame[[name for name in frame.columns if name not in left_out]])
-        content = add_hashes(content, hashes)
-        sequence = add_hashes(sequence, sequence_hash(hashes, rows))
-        rows += frame.height
-    return FileDigest(rows, key_min, key_max, inversions, misnumbered, nulls, content, sequence)
+    return _digest(_Source(path, str(path), order_by, numbered, constants or {}), 0)
 
 
-def _check_constants(path: Path, frame: pl.DataFrame, constants: Mapping[str, ConstantValue]) -> None:
-    for name, value in constants.items():
-        column = frame[name].alias("constant")  # to the comparison some names are patterns
-        if not column.eq_missing(pl.Series([value], dtype=column.dtype)).all():
-            raise _unproved(path, f"column {name!r} does not hold {value!r} in every row")
+def digest_group(
+    content: pa.Buffer, where: str, order: Order, *, constants: Mapping[str, ConstantValue], first: int
+) -> FileDigest:
+    """The same of a row group, in a file of its own.
+
+    Args:
+        content: the file.
+        where: it belongs, for messages.
+        order: of the rows.
+        constants: as above.
+        first: index of its first row in the file to which it belongs.
+
+    Raises:
+        AuditFailed, MachineFault: as above.
+    """
+    return _digest(_Source(content, where, order.column, order.numbered, constants), first)
 
 
-def _batches(path: Path, order_by: str, *, numbered: bool) -> Iterator[pl.DataFrame]:
+def joined(before: FileDigest, after: FileDigest) -> FileDigest:
+    """The digest of the rows of one, followed by those of the other."""
+    if not before.rows or not after.rows:
+        return after if after.rows else before
+    assert before.key_max is not None
+    assert after.key_min is not None
+    return FileDigest(
+        before.rows + after.rows,
+        before.key_min,
+        after.key_max,
+        before.inversions + after.inversions + (after.key_min < before.key_max),
+        before.misnumbered + after.misnumbered,
+        before.nulls + after.nulls,
+        (before.content + after.content) % _MODULUS,
+        (before.sequence + after.sequence) % _MODULUS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is read back, and what must be in it."""
+
+    content: pa.Buffer | Path
+    where: str
+    order_by: str
+    numbered: bool
+    constants: Mapping[str, ConstantValue]
+
+    @property
+    def left_out(self) -> set[str]:
+        """The columns that do not belong to the content."""
+        return {*self.constants, *([SEQ] if self.numbered else [])}
+
+
+def _digest(source: _Source, first: int) -> FileDigest:
+    digest = FileDigest.empty()
+    for frame in _batches(source):
+        digest = joined(digest, _digest_rows(source, frame, first + digest.rows))
+    return digest
+
+
+def _digest_rows(source: _Source, frame: pl.DataFrame, first: int) -> FileDigest:
+    keys = frame[source.order_by].cast(pl.Int64)
+    values = keys.fill_null(-(1 << 63)).to_numpy()
+    misnumbered = 0
+    if source.numbered:
+        index = np.arange(first, first + frame.height, dtype=np.int64)
+        misnumbered = int((frame[SEQ].cast(pl.Int64).fill_null(-1).to_numpy() != index).sum())
+    hashes = row_hashes(frame[[name for name in frame.columns if name not in source.left_out]])
+    return FileDigest(
+        rows=frame.height,
+        key_min=int(values[0]),
+        key_max=int(values[-1]),
+        inversions=int((values[1:] < values[:-1]).sum()),
+        misnumbered=misnumbered,
+        nulls=keys.null_count(),
+        content=add_hashes(0, hashes),
+        sequence=add_hashes(0, sequence_hash(hashes, first)),
+    )
+
+
+def _batches(source: _Source) -> Iterator[pl.DataFrame]:
     try:
-        # Without a look at the footer first there would be none to read plainly.
-        pq.read_metadata(path)
-        plain = plain_metadata(footer_bytes(path))
+        if isinstance(source.content, pa.Buffer):
+            readable, footer = pa.BufferReader(source.content), footer_bytes(memoryview(source.content))
+        else:
+            # Without a look at the footer first there would be none to read plainly.
+            pq.read_metadata(source.content)
+            readable, footer = source.content, footer_bytes(source.content)
+        labels = [name for name, value in source.constants.items() if isinstance(value, str)]
         # Buffering ahead would hold the whole file.
-        with pq.ParquetFile(path, metadata=plain, page_checksum_verification=True, pre_buffer=False) as file:
+        with pq.ParquetFile(
+            readable,
+            metadata=plain_metadata(footer),
+            page_checksum_verification=True,
+            pre_buffer=False,
+            read_dictionary=labels,
+        ) as file:
             names = file.schema_arrow.names
-            for needed in [order_by, SEQ] if numbered else [order_by]:
+            for needed in [source.order_by, SEQ] if source.numbered else [source.order_by]:
                 if needed not in names:
-                    raise _unproved(path, f"column {needed!r} is missing")
-            for batch in file.iter_batches(_BATCH_ROWS):
+                    raise _unproved(source.where, f"column {needed!r} is missing")
+            for batch in file.iter_batches(_BATCH_ROWS, use_threads=not isinstance(source.content, pa.Buffer)):
                 if batch.num_rows:
-                    frame = pl.from_arrow(batch)
-                    if isinstance(frame, pl.DataFrame):
-                        frame.columns = names  # Polars takes an empty name for none
-                        yield frame
+                    yield _frame(source, batch, names)
     except (pa.ArrowException, OSError, ValueError, IndexError, MemoryError) as error:
-        raise_machine_fault(error, str(path))
+        raise_machine_fault(error, source.where)
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _unproved(path, f"cannot be read back ({first})") from error
+        raise _unproved(source.where, f"cannot be read back ({first})") from error
 
 
-def _unproved(path: Path, cause: str) -> AuditFailed:
-    return AuditFailed(str(path), cause, "Nothing was published. Check the machine's memory and disk, then run again")
+def _frame(source: _Source, batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
+    """The rows of a batch, without its constant columns, which are as they should be."""
+    kept = []
+    for at, name in enumerate(names):
+        if name not in source.constants:
+            kept.append(at)
+        elif not _is_constant(batch.column(at), source.constants[name]):
+            raise _unproved(source.where, f"column {name!r} does not hold {source.constants[name]!r} in every row")
+    frame = pl.from_arrow(batch.select(kept))
+    assert isinstance(frame, pl.DataFrame)  # a batch with columns is never a Series
+    frame.columns = [names[at] for at in kept]  # Polars takes an empty name for none
+    return frame
+
+
+def _is_constant(column: pa.Array, value: ConstantValue) -> bool:
+    if column.null_count:
+        return False
+    if isinstance(column, pa.DictionaryArray):
+        return bool(pc.all(pc.equal(column.indices, 0)).as_py()) and column.dictionary[0].as_py() == value
+    return bool(pc.all(pc.equal(column, pa.scalar(value, column.type))).as_py())
+
+
+def _unproved(where: str, cause: str) -> AuditFailed:
+    return AuditFailed(where, cause, "Nothing was published. Check the machine's memory and disk, then run again")

@@ -24,7 +24,7 @@ from quantlab_dagster.kernel.leaves import (
     leaf_of,
     stored,
 )
-from quantlab_dagster.kernel.thrift import STRUCT, Elements, RawField, elements_of, struct_bytes, varint
+from quantlab_dagster.kernel.thrift import STRUCT, Elements, RawField, elements_of, integer, struct_bytes, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -169,7 +169,7 @@ def _refuse_odd_group(part: str, path: str, fields: tuple[RawField, ...]) -> Non
     if not _children(fields):
         return
     for identity, kind, payload in fields:
-        odd = (identity == _CONVERTED and _zigzag(payload) not in _PLAIN_GROUPS) or (
+        odd = (identity == _CONVERTED and integer(payload) not in _PLAIN_GROUPS) or (
             identity == _LOGICAL and kind == STRUCT and payload[0] >> 4 not in _PLAIN_LOGICAL_GROUPS
         )
         if odd:
@@ -186,17 +186,12 @@ def _refuse_odd_annotations(part: str, names: dict[str, int], leaves: list[Leaf]
 
 
 def _children(fields: tuple[RawField, ...]) -> int:
-    return next((_zigzag(payload) for identity, _, payload in fields if identity == _CHILDREN), 0)
+    return next((integer(payload) for identity, _, payload in fields if identity == _CHILDREN), 0)
 
 
 def _name(fields: tuple[RawField, ...]) -> str:
     payload = next((payload for identity, _, payload in fields if identity == _NAME), b"\0")
     return payload[varint(payload, 0)[1] :].decode()
-
-
-def _zigzag(payload: bytes) -> int:
-    value, _ = varint(payload, 0)
-    return value >> 1 ^ -(value & 1)
 
 
 def _bare_prefix(footer: bytes, elements: Elements, bare: set[int]) -> bytes:

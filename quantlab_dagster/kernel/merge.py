@@ -1,33 +1,35 @@
 """The windowed merge: the one algorithm for every size and both lakes.
 
-Per window: decode the parts that reach into it, keep the window's rows, sort them stably by the order column, number
-them on, hand them to the encoder, which works while the next window is decoded. Afterwards the written file is read
-back and must hold exactly the rows of the parts, in exactly the order they were written.
+Per window: decode the parts that reach into it, hash their rows, keep the window's, sort them stably by the order
+column, number them on, hand them to the writer. Windows are decoded ahead, and row groups encoded behind, each on its
+own thread. What the writer reads back of each row group must be exactly the rows of the parts, by the hashes they had
+when they were decoded, in exactly the order in which they were sorted.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
 
 from quantlab_dagster.errors import AuditFailed, Cancelled
+from quantlab_dagster.kernel.ahead import ahead
 from quantlab_dagster.kernel.audit import Ledger, audit
 from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
 from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
-from quantlab_dagster.kernel.digest import add_hashes, digest_file, row_hashes
+from quantlab_dagster.kernel.digest import HASH, add_hashes, hashed
 from quantlab_dagster.kernel.frames import POSITION, read_parts
 from quantlab_dagster.kernel.parts import sound_copies
 from quantlab_dagster.kernel.spread import SpreadWindows
-from quantlab_dagster.kernel.sums import file_sha256
+from quantlab_dagster.kernel.survey import KEPT_SHARE
 from quantlab_dagster.kernel.terms import Merged
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from quantlab_dagster.kernel.cuts import Window
@@ -39,11 +41,13 @@ __all__ = ["Merged", "merge"]
 class Windows(Protocol):
     """Where the rows of a window come from: the parts themselves, or runs distributed from them."""
 
+    count: int
+    """How many there are."""
     content: int
     """Hash of all rows decoded from the parts, each counted once."""
 
-    def __iter__(self) -> Iterator[pl.DataFrame]:
-        """One frame per window: varying columns and position, in position order."""
+    def __iter__(self) -> Generator[pl.DataFrame]:
+        """One frame per window: varying columns, position and hash (`hashed`), in position order."""
         ...
 
 
@@ -56,6 +60,8 @@ def merge(
     bucket_width: int | None = None,
     metadata: dict[str, str] | None = None,
     row_group_rows: int | None = None,
+    threads: int = 2,
+    split: bool = True,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Merged:
     """Merge surveyed parts into one sorted, audited file.
@@ -69,6 +75,8 @@ def merge(
         bucket_width: width of the histogram's buckets, in units of the order column.
         metadata: key-value pairs for the file.
         row_group_rows: rows per row group of the file, where the usual number does not fit.
+        threads: how many row groups are encoded at once; they do not show in the bytes.
+        split: whether floats may be split into streams of bytes (`encodings`).
         cancelled: asked between windows; when it says yes the merge stops.
 
     Raises:
@@ -78,33 +86,28 @@ def merge(
         MachineFault: what lay on the disk was damaged there.
     """
     with sound_copies(survey.parts, always=True):
-        rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows or ROW_GROUP_ROWS)
-        plan = plan_windows(survey, rows)
-        windows: Windows = (
-            SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
-        )
+        windows = _windows(survey, scratch, budget_bytes, row_group_rows or ROW_GROUP_ROWS, cancelled)
         ledger = Ledger()
         with (
-            SortedFileWriter(output, survey.columns, survey.order, metadata, row_group_rows=row_group_rows) as writer,
-            ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
+            SortedFileWriter(
+                output,
+                survey.columns,
+                survey.order,
+                metadata,
+                row_group_rows=row_group_rows,
+                threads=threads,
+                split=split,
+            ) as writer,
+            closing(ahead(iter(windows))) as frames,
         ):
-            encoding: Future[None] | None = None
-            for frame in windows:
+            for frame in frames:
                 if cancelled():
                     raise Cancelled
                 ordered = _ordered(frame, survey)
                 ledger.record(ordered, survey, bucket_width)
-                if encoding is not None:
-                    encoding.result()
-                encoding = encoder.submit(writer.append, _numbered(ordered, survey, ledger.rows - ordered.height))
-            if encoding is not None:
-                encoding.result()
+                writer.append(_numbered(ordered, survey, ledger.rows - ordered.height))
         release_memory(survey)
-        sha256 = file_sha256(output)
-        digest = digest_file(
-            output, survey.order.column, numbered=survey.order.numbered, constants=survey.columns.constants
-        )
-        release_memory(survey)
+        digest = writer.written.digest
         audit(output, survey, windows.content, ledger, digest)
     return Merged(
         rows=digest.rows,
@@ -113,12 +116,38 @@ def merge(
         columns=survey.columns.described(numbered=survey.order.numbered),
         widened=dict(survey.columns.widened),
         size_bytes=output.stat().st_size,
-        windows=len(plan.windows),
-        distributed=plan.distribute,
+        windows=windows.count,
+        distributed=isinstance(windows, SpreadWindows),
         histogram=tuple(sorted(ledger.histogram.items())),
         digest=digest,
-        sha256=sha256,
+        sha256=writer.written.sha256,
     )
+
+
+def _windows(
+    survey: Survey, scratch: Path, budget_bytes: int, row_group_rows: int, cancelled: Callable[[], bool]
+) -> Windows:
+    if survey.decoded is not None and survey.decoded.estimated_size() <= budget_bytes // KEPT_SHARE:
+        return _Whole(survey, survey.decoded)
+    rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows)
+    plan = plan_windows(survey, rows)
+    return SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
+
+
+class _Whole:
+    """One window of all rows, which the survey has kept."""
+
+    count = 1
+
+    def __init__(self, survey: Survey, decoded: pl.DataFrame) -> None:
+        self._survey = survey
+        self._decoded = decoded
+        self.content = 0
+
+    def __iter__(self) -> Generator[pl.DataFrame]:
+        frame = hashed(self._decoded, self._survey.columns)
+        self.content = add_hashes(0, frame[self._survey.columns.helper(HASH)])
+        yield frame
 
 
 class _Direct:
@@ -127,9 +156,10 @@ class _Direct:
     def __init__(self, survey: Survey, plan: WindowPlan) -> None:
         self._survey = survey
         self._plan = plan
+        self.count = len(plan.windows)
         self.content = 0
 
-    def __iter__(self) -> Iterator[pl.DataFrame]:
+    def __iter__(self) -> Generator[pl.DataFrame]:
         seen = np.zeros(len(self._survey.parts), dtype=bool)
         for window in self._plan.windows:
             if window.parts:
@@ -141,8 +171,9 @@ class _Direct:
         frame = read_parts(
             [survey.parts[i] for i in window.parts], survey.columns, survey.first_positions[parts], survey.rows[parts]
         )
-        # A part that reaches into several windows is hashed as a whole where it is first met.
-        hashes = row_hashes(frame[survey.columns.varying])
+        # The hashes of a part that reaches into several windows are added where it is first met.
+        frame = hashed(frame, survey.columns)
+        hashes = frame[survey.columns.helper(HASH)]
         if seen[parts].any():
             hashes = hashes.filter(pl.Series(np.repeat(~seen[parts], survey.rows[parts])))
         self.content = add_hashes(self.content, hashes)

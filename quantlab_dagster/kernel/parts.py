@@ -39,11 +39,13 @@ class Footer:
         row_groups: rows of each row group, in file order.
         layout: its columns. Shared between parts that agree.
         metadata: its key-value pairs, without Arrow's schema. Shared between neighbours that agree.
+        uncompressed_bytes: of all pages, as it declares.
     """
 
     row_groups: tuple[int, ...]
     layout: Layout
     metadata: dict[bytes, bytes] = field(default_factory=dict)
+    uncompressed_bytes: int = 0
 
     @property
     def schema(self) -> pl.Schema:
@@ -99,7 +101,9 @@ class FooterReader:
             source = pa.BufferReader(part.source) if isinstance(part.source, bytes) else str(part.source)
             metadata = pq.read_metadata(source)
             check_shape(part, metadata.num_columns, metadata.num_row_groups)
-            row_groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            row_groups = tuple(group.num_rows for group in groups)
+            uncompressed_bytes = sum(group.total_byte_size for group in groups)
             check_rows(part, metadata.num_rows, row_groups)
             pairs = metadata.metadata or {}
             layout = self._layout(part, metadata, pairs.pop(ARROW_SCHEMA, b""))
@@ -111,7 +115,7 @@ class FooterReader:
         check_width(part, row_groups, layout.schema, self._budget_bytes)
         if pairs != self._metadata:
             self._metadata = pairs
-        return Footer(row_groups, layout, self._metadata)
+        return Footer(row_groups, layout, self._metadata, uncompressed_bytes)
 
     def _layout(self, part: Part, metadata: Any, arrow: bytes) -> Layout:
         footer = footer_bytes(part.source)
@@ -123,10 +127,10 @@ class FooterReader:
         return layout
 
 
-def footer_bytes(source: bytes | Path) -> bytes:
+def footer_bytes(source: bytes | memoryview | Path) -> bytes:
     """The footer of a Parquet file, without its length and the magic bytes; the file is known to have one."""
-    if isinstance(source, bytes):
-        return source[-_TAIL_BYTES - int.from_bytes(source[-_TAIL_BYTES:-4], "little") : -_TAIL_BYTES]
+    if isinstance(source, (bytes, memoryview)):
+        return bytes(source[-_TAIL_BYTES - int.from_bytes(source[-_TAIL_BYTES:-4], "little") : -_TAIL_BYTES])
     with source.open("rb") as file:
         end = file.seek(-_TAIL_BYTES, io.SEEK_END)
         size = int.from_bytes(file.read(4), "little")

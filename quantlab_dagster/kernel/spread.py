@@ -15,11 +15,11 @@ import polars as pl
 import pyarrow as pa
 
 from quantlab_dagster.errors import Cancelled, MachineFault
-from quantlab_dagster.kernel.digest import add_hashes, row_hashes
+from quantlab_dagster.kernel.digest import HASH, add_hashes, hashed
 from quantlab_dagster.kernel.frames import POSITION, read_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from quantlab_dagster.kernel.cuts import WindowPlan
@@ -53,9 +53,10 @@ class SpreadWindows:
         self._batch_rows = batch_rows
         self._cancelled = cancelled
         self._checksums: dict[int, int] = {}
+        self.count = len(plan.windows)
         self.content = 0
 
-    def __iter__(self) -> Iterator[pl.DataFrame]:
+    def __iter__(self) -> Generator[pl.DataFrame]:
         try:
             self._distribute()
             for index in range(len(self._plan.windows)):
@@ -71,12 +72,14 @@ class SpreadWindows:
         return self._scratch / f"run-{index:06d}.arrows"
 
     def _distribute(self) -> None:
-        for frame in self._batches():
+        columns = self._survey.columns
+        for decoded in self._batches():
             if self._cancelled():
                 raise Cancelled
-            self.content = add_hashes(self.content, row_hashes(frame[self._survey.columns.varying]))
+            frame = hashed(decoded, columns)
+            self.content = add_hashes(self.content, frame[columns.helper(HASH)])
             target = self._window_of(frame)
-            name = self._survey.columns.helper("window")
+            name = columns.helper("window")
             for (window,), rows in (
                 frame.with_columns(target.alias(name)).partition_by(name, as_dict=True, include_key=False).items()
             ):

@@ -17,14 +17,17 @@ import polars.selectors as cs
 from quantlab_dagster.errors import NullOrder, SchemaConflict
 from quantlab_dagster.kernel.checksums import verify_pages
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
-from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, scan
+from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, read_parts, scan
 from quantlab_dagster.kernel.parts import Footer, FooterReader, readable, sound_copies
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Order, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Order", "Survey", "Surveyor"]
+__all__ = ["KEPT_SHARE", "Order", "Survey", "Surveyor"]
+
+KEPT_SHARE = 4
+"""What was decoded is kept if it takes no more than one byte in so many of the budget."""
 
 Int64Array = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -51,6 +54,7 @@ class Survey:
         maxima: greatest value of the order column per part.
         sample_keys: order values of evenly ranked rows: their quantiles are near the day's quantiles.
         sample_positions: the positions of the same rows.
+        decoded: all rows, as `read_parts` has them, where they were few enough to be kept; else None.
     """
 
     order: Order
@@ -63,6 +67,7 @@ class Survey:
     maxima: Int64Array
     sample_keys: Int64Array
     sample_positions: Int64Array
+    decoded: pl.DataFrame | None = None
 
     @property
     def total_rows(self) -> int:
@@ -91,11 +96,15 @@ class Surveyor:
         order: the order asked for.
         stride: one row in so many of each run of parts goes into the sample.
         budget_bytes: what a row group may take when it is decoded.
+        total_bytes: compressed size of all parts that will come, as far as it is known.
+        kept_elsewhere: how many decoded bytes others keep at the moment, out of the same budget.
     """
 
     order: Order
     stride: int = 512
     budget_bytes: int = DEFAULT_BUDGET_BYTES
+    total_bytes: int = 0
+    kept_elsewhere: Callable[[], int] = lambda: 0
     _footers: FooterReader = field(init=False)
     _parts: list[Part] = field(default_factory=list)
     _part_footers: list[Footer] = field(default_factory=list)
@@ -105,6 +114,7 @@ class Surveyor:
     _scanned_parts: int = 0
     _scanned_rows: int = 0
     _pending_rows: int = 0
+    _kept: list[pl.DataFrame] | None = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._footers = FooterReader(self.order.column, self.budget_bytes)
@@ -130,6 +140,11 @@ class Surveyor:
                 if self._pending_rows >= _ROWS_PER_SCAN:
                     self._scan_pending()
 
+    @property
+    def kept_bytes(self) -> int:
+        """How many decoded bytes are kept."""
+        return int(sum(kept.estimated_size() for kept in self._kept or ()))
+
     def finish(self) -> Survey:
         """The survey of all parts added.
 
@@ -143,24 +158,26 @@ class Surveyor:
         ranges = np.array(self._ranges, dtype=np.int64).reshape(-1, 2)
         empty = pl.DataFrame(schema={"key": pl.Int64, POSITION: pl.Int64})
         samples = pl.concat([empty, *self._samples]).sort("key", POSITION)
+        columns = unite(
+            self._parts,
+            self._part_footers,
+            self.order.column,
+            constants=self._constants,
+            reserved=reserved,
+            rename=self.order.rename,
+        )
         return Survey(
             order=self.order,
             parts=tuple(self._parts),
             footers=tuple(self._part_footers),
-            columns=unite(
-                self._parts,
-                self._part_footers,
-                self.order.column,
-                constants=self._constants,
-                reserved=reserved,
-                rename=self.order.rename,
-            ),
+            columns=columns,
             rows=rows,
             first_positions=np.cumsum(rows) - rows,
             minima=ranges[:, 0],
             maxima=ranges[:, 1],
             sample_keys=samples["key"].to_numpy(),
             sample_positions=samples[POSITION].to_numpy(),
+            decoded=self._decoded(columns),
         )
 
     def _scan_pending(self) -> None:
@@ -173,18 +190,28 @@ class Surveyor:
         # Fails early, and names the culprit, where the order column is missing or no integer.
         columns = unite(parts, footers, self.order.column, rename=self.order.rename)
         filled = [(part, footer) for part, footer in zip(parts, footers, strict=True) if footer.rows]
-        if len(filled) == 1:
+        if len(filled) == 1 and filled[0][1].rows > _ROWS_PER_SCAN:
+            self._kept = None
             ranges = iter([self._scan_slices(*filled[0], columns)])
         else:
             ranges = iter(self._scan_together(filled, columns))
         self._ranges += [next(ranges) if footer.rows else (0, 0) for footer in footers]
 
+    def _decoded(self, columns: Columns) -> pl.DataFrame | None:
+        """What was kept, if it is what would be decoded again."""
+        wanted = {**{name: columns.dtypes[name] for name in columns.varying}, columns.helper(POSITION): pl.Int64()}
+        if not self._kept or any(wanted.items() - frame.schema.items() for frame in self._kept):
+            return None
+        return pl.concat([frame.select(cs.by_name(*wanted)) for frame in self._kept], rechunk=False)
+
     def _scan_together(self, filled: list[tuple[Part, Footer]], columns: Columns) -> list[tuple[int, int]]:
         if not filled:
             return []
         rows = _rows(filled)
-        lazy = scan([part for part, _ in filled], columns, columns.helper(POSITION))
-        keys = self._order_values(filled, lazy, columns, int(rows.sum()))
+        keys = self._kept_order_values(filled, columns)
+        if keys is None:
+            lazy = scan([part for part, _ in filled], columns, columns.helper(POSITION))
+            keys = self._order_values(filled, lazy, columns, int(rows.sum()))
         starts = np.cumsum(rows) - rows
         values = keys.to_numpy()
         return list(
@@ -200,10 +227,31 @@ class Surveyor:
             highs.append(int(keys.max()))  # type: ignore[arg-type]
         return min(lows), max(highs)
 
+    def _kept_order_values(self, filled: list[tuple[Part, Footer]], columns: Columns) -> pl.Series | None:
+        """The order column of these parts, decoded with all others, which are kept; None where they are too many."""
+        scanned = sum(part.size_bytes for part in self._parts[: self._scanned_parts])
+        if self._kept is None or not self._fits(sum(footer.uncompressed_bytes for _, footer in filled), scanned):
+            self._kept = None
+            return None
+        rows = _rows(filled)
+        first_positions = self._scanned_rows + np.cumsum(rows) - rows
+        frame = read_parts([part for part, _ in filled], columns, first_positions, rows)
+        self._kept.append(frame)
+        if not self._fits(self.kept_bytes, scanned):
+            self._kept = None  # the next ones will not be tried
+        if self._constants is None:
+            self._constants = _same_everywhere(frame.head(_FIRST_ROWS), columns)
+        return self._seen(filled, frame, columns)
+
+    def _fits(self, decoded_bytes: int, scanned_bytes: int) -> bool:
+        """Whether all parts may be kept, if those that were scanned take so much."""
+        expected = decoded_bytes * max(1, self.total_bytes / max(1, scanned_bytes))
+        return expected + self.kept_elsewhere() <= self.budget_bytes // KEPT_SHARE
+
     def _order_values(
         self, filled: list[tuple[Part, Footer]], lazy: pl.LazyFrame, columns: Columns, expected_rows: int
     ) -> pl.Series:
-        """The order column of these parts, without nulls; adds its evenly ranked rows to the sample."""
+        """The order column of these parts; raises and does as `_seen`."""
         parts = [part for part, _ in filled]
         rows = _rows(filled)
         try:
@@ -216,7 +264,14 @@ class Surveyor:
         if frame.height != expected_rows:
             cause = f"{frame.height} rows were decoded where the footers declare {expected_rows}"
             raise blame(parts, rows, columns, cause)
-        self._constants = {name: self._constants[name] for name in kept if _holds(frame[name], self._constants[name])}
+        return self._seen(filled, frame, columns)
+
+    def _seen(self, filled: list[tuple[Part, Footer]], frame: pl.DataFrame, columns: Columns) -> pl.Series:
+        """The order column of rows that were decoded, without nulls; adds its evenly ranked rows to the sample."""
+        parts, rows, constants = [part for part, _ in filled], _rows(filled), self._constants or {}
+        self._constants = {
+            name: value for name, value in constants.items() if name in frame.columns and _holds(frame[name], value)
+        }
         values = frame[columns.order_by].cast(pl.Int64)
         _check_signed(filled, values, columns.order_by)
         if values.null_count():

@@ -85,6 +85,11 @@ class FileDigest:
     content: int
     sequence: int
 
+    @classmethod
+    def empty(cls) -> FileDigest:
+        """Of no rows."""
+        return cls(0, None, None, 0, 0, 0, 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Merged:

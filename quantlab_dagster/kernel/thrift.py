@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["STRUCT", "Elements", "RawField", "elements_of", "struct_bytes", "varint"]
+__all__ = [
+    "STRUCT",
+    "Elements",
+    "RawField",
+    "elements_of",
+    "integer",
+    "integer_bytes",
+    "struct_at",
+    "struct_bytes",
+    "structs_bytes",
+    "structs_of",
+    "varint",
+]
 
 RawField = tuple[int, int, bytes]
 """Field id, compact type, and payload as it lies in the file. A boolean has no payload: its type is its value."""
@@ -69,6 +81,46 @@ def struct_bytes(fields: list[RawField]) -> bytes:
         parts.append(payload)
         last = identity
     return b"".join(parts) + b"\0"
+
+
+def structs_bytes(structs: list[bytes]) -> bytes:
+    """A list of structs, each as `struct_bytes` makes it."""
+    count = len(structs)
+    head = bytes([count << 4 | STRUCT]) if count < _LONG else bytes([_LONG << 4 | STRUCT]) + _varint_bytes(count)
+    return head + b"".join(structs)
+
+
+def struct_at(data: bytes, at: int = 0) -> tuple[list[RawField], int]:
+    """The fields of the struct that begins there, and the offset behind it.
+
+    Raises:
+        ValueError: it is not what the compact protocol makes.
+        IndexError: it ends too early.
+    """
+    return _struct_fields(data, at, 0)
+
+
+def structs_of(payload: bytes) -> list[list[RawField]]:
+    """The fields of each struct of a list, whose payload this is. Raises as `struct_at`."""
+    kind, count, at = _list_header(payload, 0)
+    if count and kind != STRUCT:
+        raise ValueError(f"it has a list of type {kind} where structs should be")
+    structs = []
+    for _ in range(count):
+        fields, at = _struct_fields(payload, at, 0)
+        structs.append(fields)
+    return structs
+
+
+def integer(payload: bytes) -> int:
+    """The value of an integer field."""
+    value, _ = varint(payload, 0)
+    return value >> 1 ^ -(value & 1)
+
+
+def integer_bytes(value: int) -> bytes:
+    """The payload of an integer field, which is not negative."""
+    return _varint_bytes(value << 1)
 
 
 def _struct_fields(data: bytes, at: int, depth: int) -> tuple[list[RawField], int]:

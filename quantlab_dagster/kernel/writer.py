@@ -1,9 +1,17 @@
-"""Writing: frames in, one Parquet file out, whose bytes depend on the rows alone and not on how they arrive."""
+"""Writing: frames in, one Parquet file out, whose bytes depend on the rows alone and not on how they arrive.
+
+Row groups are encoded on several cores, each into bytes of its own, and read back from those bytes as soon as they are
+there; then they are stitched into the file.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,24 +20,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantlab_dagster.kernel.columns import SEQ
+from quantlab_dagster.kernel.digest import digest_group, joined
+from quantlab_dagster.kernel.encodings import choose_encodings, encoding_options, sample_rows
 from quantlab_dagster.kernel.layout import ARROW_SCHEMA, restored, store_type
 from quantlab_dagster.kernel.leaves import is_ordered_otherwise
 from quantlab_dagster.kernel.parts import footer_bytes
+from quantlab_dagster.kernel.stitch import Piece, Stitcher, check_stitched, take_apart
+from quantlab_dagster.kernel.terms import FileDigest
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from quantlab_dagster.kernel.columns import Columns
-    from quantlab_dagster.kernel.leaves import ColumnType, Leaf
+    from quantlab_dagster.kernel.leaves import ColumnType
     from quantlab_dagster.kernel.survey import Order
 
-__all__ = ["ROW_GROUP_ROWS", "SortedFileWriter"]
+__all__ = ["ROW_GROUP_ROWS", "SortedFileWriter", "Written"]
 
 ROW_GROUP_ROWS = 262_144
 """Rows per row group: a measured trade between size and what a reader of one minute must fetch (benchmarks/)."""
 
 _OLDEST = pl.CompatLevel.oldest()  # large_string rather than string views, which the writer does not take
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was written.
+
+    Attributes:
+        digest: of its row groups, as they were read back from the bytes that are in the file.
+        sha256: of the file as it lies on the disk, hexadecimal, taken before its footer was read back.
+    """
+
+    digest: FileDigest
+    sha256: str
 
 
 class SortedFileWriter:
@@ -43,6 +68,8 @@ class SortedFileWriter:
         order: decides the declared sorting columns, and whether `seq` follows the order column.
         metadata: further key-value pairs for the file's own metadata. Nothing in it may depend on the clock.
         row_group_rows: rows per row group, where the usual number does not fit.
+        threads: how many row groups are encoded at once.
+        split: whether floats may be split into streams of bytes (`encodings`).
     """
 
     def __init__(
@@ -53,31 +80,49 @@ class SortedFileWriter:
         metadata: dict[str, str] | None = None,
         *,
         row_group_rows: int | None = None,
+        threads: int = 1,
+        split: bool = True,
     ) -> None:
         self._group_rows = row_group_rows or ROW_GROUP_ROWS
         self._path = path
         self._columns = columns
+        self._order = order
+        self._split = split
         self._types = columns.file_types(numbered=order.numbered)
         self._schema = _arrow_schema(columns, self._types)
+        self._pairs = columns.metadata | _own_arrow_schema(self._types)
+        self._pairs |= {key.encode(): value.encode() for key, value in (metadata or {}).items()}
+        self._options = _writer_options(self._schema, columns, order)
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0
-        self._writer = pq.ParquetWriter(path, self._schema, **_writer_options(self._schema, columns, order))
-        pairs = columns.metadata | _own_arrow_schema(self._types)
-        pairs |= {key.encode(): value.encode() for key, value in (metadata or {}).items()}
-        if pairs:
-            # Not as metadata of the schema, which goes the way of Arrow's own schema: it is not stored.
-            self._writer.add_key_value_metadata(pairs)
+        self._submitted_rows = 0
+        self._threads = threads
+        self._coming: deque[Future[tuple[Piece, FileDigest]]] = deque()
+        self._pieces: list[Piece] = []
+        self._digests: list[FileDigest] = []
+        with ExitStack() as stack:
+            self._file = stack.enter_context(path.open("wb"))
+            self._stitcher = Stitcher(self._file)
+            self._encoders = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="encode"))
+            self._held = stack.pop_all()
+        self._written: Written | None = None
+
+    @property
+    def written(self) -> Written:
+        """What was written, once that is done."""
+        assert self._written is not None
+        return self._written
 
     def append(self, frame: pl.DataFrame) -> None:
         """Take the next rows: the varying columns and `seq`, in order. Writes whole row groups as they fill."""
         self._waiting.append(frame)
         self._waiting_rows += frame.height
         while self._waiting_rows >= self._group_rows:
-            self._write_group()
+            self._submit_group()
 
-    def _write_group(self) -> None:
+    def _submit_group(self) -> None:
         group: list[pl.DataFrame] = []
-        missing = min(self._group_rows, self._waiting_rows)
+        rows = missing = min(self._group_rows, self._waiting_rows)
         self._waiting_rows -= missing
         while missing:
             frame = self._waiting.pop(0)
@@ -86,9 +131,35 @@ class SortedFileWriter:
                 frame = frame.slice(0, missing)
             group.append(frame)
             missing -= frame.height
+        if not self._submitted_rows:
+            self._options |= self._encodings(group, rows)
+        while len(self._coming) >= self._threads:
+            self._write_next()
+        self._coming.append(self._encoders.submit(self._encoded, group, self._submitted_rows))
+        self._submitted_rows += rows
+
+    def _encodings(self, group: list[pl.DataFrame], rows: int) -> dict[str, Any]:
+        sample = self._table(pl.concat(group, rechunk=True).head(sample_rows(rows)))
+        return encoding_options(choose_encodings(sample, int96=frozenset(self._columns.int96), split=self._split))
+
+    def _encoded(self, group: list[pl.DataFrame], first: int) -> tuple[Piece, FileDigest]:
+        """A row group, encoded, and its digest as it is read back from the same bytes."""
         # One chunk a column: the encoder ends pages at chunk boundaries, which would show the windows in the bytes.
         table = self._table(pl.concat(group, rechunk=True))
-        self._writer.write_table(table, row_group_size=self._group_rows)
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, self._schema, **self._options) as writer:
+            writer.write_table(table, row_group_size=self._group_rows)
+        del group, table
+        content = sink.getvalue()
+        # Its checksum is taken first: bytes that still have it are those that were read back.
+        piece = take_apart(memoryview(content), pq.read_metadata(pa.BufferReader(content)))
+        where, constants = str(self._path), self._columns.constants
+        return piece, digest_group(content, where, self._order, constants=constants, first=first)
+
+    def _write_next(self) -> None:
+        piece, digest = self._coming.popleft().result()
+        self._pieces.append(self._stitcher.append(piece))
+        self._digests.append(digest)
 
     def _table(self, frame: pl.DataFrame) -> pa.Table:
         given = iter(frame.to_arrow(compat_level=_OLDEST).columns)
@@ -102,31 +173,40 @@ class SortedFileWriter:
                 arrays.append(array if array.type == field.type else array.cast(field.type))
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
+    def _finish(self) -> None:
+        if self._waiting_rows:
+            self._submit_group()
+        while self._coming:
+            self._write_next()
+        self._stitcher.finish(self._footer())
+        self._file.close()
+        sha256 = check_stitched(self._path, self._pieces, self._stitcher.starts)
+        self._written = Written(reduce(joined, self._digests, FileDigest.empty()), sha256)
+
+    def _footer(self) -> bytes:
+        """The footer of the file without its row groups, which says of the leaves what they are.
+
+        PyArrow writes some as the bytes they are made of.
+        """
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, self._schema, **self._options) as writer:
+            if self._pairs:
+                # Not as metadata of the schema, which goes the way of Arrow's own schema: it is not stored.
+                writer.add_key_value_metadata(self._pairs)
+        footer = footer_bytes(memoryview(sink.getvalue()))
+        return restored(footer, [leaf for one in self._types.values() for leaf in one.leaves]) or footer
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if error is None and self._waiting_rows:
-                self._write_group()
-        finally:
-            self._writer.close()
-        if error is None:
-            _restore(self._path, [leaf for one in self._types.values() for leaf in one.leaves])
-
-
-def _restore(path: Path, leaves: list[Leaf]) -> None:
-    """Say of the leaves what they are, where PyArrow wrote them as the bytes they are made of."""
-    written = footer_bytes(path)
-    footer = restored(written, leaves)
-    if footer is None:
-        return
-    with path.open("r+b") as file:
-        file.seek(-len(written) - 8, io.SEEK_END)
-        file.write(footer + len(footer).to_bytes(4, "little") + b"PAR1")
-        file.truncate()
+        with self._held:
+            if error is None:
+                self._finish()
+            for coming in self._coming:
+                coming.cancel()
 
 
 def _arrow_schema(columns: Columns, types: dict[str, ColumnType]) -> pa.Schema:
@@ -173,15 +253,9 @@ def _constant_array(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
 
 def _writer_options(schema: pa.Schema, columns: Columns, order: Order) -> dict[str, Any]:
     names = [order.column, SEQ] if order.numbered else [order.column]
-    int96 = set(columns.int96)
-    integers = [field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type)]
-    delta = [name for name in integers if name not in int96]
-    encoded = set(delta)
-    flat = [field.name for field in schema if field.name not in encoded and not pa.types.is_nested(field.type)]
     return {
         "compression": "zstd",
-        "column_encoding": dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
-        "use_dictionary": flat,
+        "use_dictionary": False,
         "write_statistics": _with_statistics(schema, columns),
         "write_page_index": True,
         "write_page_checksum": True,

@@ -306,6 +306,7 @@ class _HourWork:
             metadata={INPUTS_METADATA: json.dumps(inputs), "quantlab.writer": f"{WRITER} {WRITER_VERSION}"},
             row_group_rows=ROW_GROUP_ROWS,
             cores=1 if sum(file.size_bytes for file in chosen) <= _SMALL_BYTES else None,
+            split=False,  # engines that read this lake do not know it
         )
         return await self.shared.merging.build(self._place.lake, chosen, recipe, directory / _OUTPUT)
 

@@ -128,12 +128,14 @@ async def fetch_survey(
     stride = min(1024, max(1, memory_budget >> 20))
     verifier = ChecksumVerifier()
     arrived = size_bytes = 0
+    total_bytes = sum(info.size_bytes for info in listed)
 
     async def consume(parts: list[Part]) -> None:
         nonlocal arrived, size_bytes
         size_bytes += sum(part.size_bytes for part in parts)
         contents = [part.source for part in parts if isinstance(part.source, bytes)]
-        await child.call(AddParts(job, order, stride, row_group_budget, hand(parts)), contents, size_bytes=size_bytes)
+        request = AddParts(job, order, stride, row_group_budget, total_bytes, hand(parts))
+        await child.call(request, contents, size_bytes=size_bytes)
         arrived += len(parts)
         progress(arrived)
 

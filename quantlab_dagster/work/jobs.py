@@ -88,8 +88,21 @@ class Jobs:
         if request.job in self._dropped:
             return
         if request.job not in self._surveyors:
-            self._surveyors[request.job] = Surveyor(request.order, request.stride, request.budget_bytes)
+            self._surveyors[request.job] = Surveyor(
+                request.order,
+                request.stride,
+                request.budget_bytes,
+                request.total_bytes,
+                kept_elsewhere=lambda: self._kept_bytes(request.job),
+            )
         self._surveyors[request.job].add(_parts(request.parts, contents))
+
+    def _kept_bytes(self, but: int) -> int:
+        """How many decoded bytes the other jobs keep."""
+        surveyed = [
+            int(one.decoded.estimated_size()) for one in list(self._surveys.values()) if one.decoded is not None
+        ]
+        return sum(surveyed) + sum(one.kept_bytes for job, one in list(self._surveyors.items()) if job != but)
 
     def _finish(self, request: FinishSurvey) -> Surveyed:
         surveyor = self._surveyors.pop(request.job, None) or Surveyor(request.order, 1, request.budget_bytes)
@@ -114,6 +127,8 @@ class Jobs:
             bucket_width=request.bucket_width,
             metadata=request.metadata,
             row_group_rows=request.row_group_rows,
+            threads=request.threads,
+            split=request.split,
             cancelled=still_at_it,
         )
 

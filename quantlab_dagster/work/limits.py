@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "usable_cores"]
 
 DECODER_FIXED_BYTES = 1 << 30
 DECODER_SILENCE_SECONDS = 60.0
 DECODER_BYTES_PER_SECOND = 1 << 20
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from quantlab_dagster.kernel.faults import machine_faults
 from quantlab_dagster.work.decoder import ChildEnded
 from quantlab_dagster.work.fetch import Copies, fetch_files, fetch_survey, hand
 from quantlab_dagster.work.guard import Guard
+from quantlab_dagster.work.limits import usable_cores
 from quantlab_dagster.work.messages import Digest, Merge, OddOnes, Try
 from quantlab_dagster.work.shares import Shares
 from quantlab_dagster.work.stopping import Worker
@@ -52,6 +53,7 @@ class Recipe:
         metadata: key-value pairs for the file.
         row_group_rows: rows per row group of the file; None for the usual number.
         cores: of those that the merges share; None for all.
+        split: whether floats may be split into streams of bytes (`kernel.encodings`).
     """
 
     order: Order
@@ -59,6 +61,7 @@ class Recipe:
     metadata: dict[str, str] | None = None
     row_group_rows: int | None = None
     cores: int | None = None
+    split: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,8 @@ class Merging:
             bucket_width=recipe.bucket_width(surveyed.key_range),
             metadata=recipe.metadata,
             row_group_rows=recipe.row_group_rows,
+            threads=max(1, usable_cores() * (recipe.cores or self.cores) // self.cores),
+            split=recipe.split,
         )
 
     async def _culprit(

@@ -65,6 +65,7 @@ class AddParts:
     order: Order
     stride: int
     budget_bytes: int
+    total_bytes: int
     parts: tuple[Handed, ...]
 
 
@@ -95,6 +96,8 @@ class Merge:
     bucket_width: int | None
     metadata: dict[str, str] | None
     row_group_rows: int | None
+    threads: int
+    split: bool
 
 
 @dataclass(frozen=True, slots=True)

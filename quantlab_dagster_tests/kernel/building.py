@@ -53,8 +53,12 @@ def on_disk(part: Part, directory: Path) -> Part:
     return Part(part.key, path, part.size_bytes)
 
 
-def survey_of(parts: Iterable[Part], *, order: Order | None = None, stride: int = 512) -> Survey:
-    surveyor = Surveyor(order or Order(), stride)
+_TOO_MANY_BYTES = 1 << 60
+
+
+def survey_of(parts: Iterable[Part], *, order: Order | None = None, stride: int = 512, keep: bool = False) -> Survey:
+    """Survey; what was decoded is kept for the merge only if it should be, so that there may be windows."""
+    surveyor = Surveyor(order or Order(), stride, total_bytes=0 if keep else _TOO_MANY_BYTES)
     surveyor.add(parts)
     return surveyor.finish()
 
@@ -67,14 +71,16 @@ def compact(
     stride: int = 512,
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
     bucket_width: int | None = None,
+    keep: bool = False,
+    threads: int = 2,
     name: str = "data.parquet",
 ) -> Compacted:
     """Survey and merge; afterwards nothing but the file is left in the directory's scratch."""
     scratch = directory / "scratch"
     scratch.mkdir(exist_ok=True)
     path = directory / name
-    survey = survey_of(parts, order=order, stride=stride)
-    merged = merge(survey, path, scratch=scratch, budget_bytes=budget_bytes, bucket_width=bucket_width)
+    survey = survey_of(parts, order=order, stride=stride, keep=keep)
+    merged = merge(survey, path, scratch=scratch, budget_bytes=budget_bytes, bucket_width=bucket_width, threads=threads)
     assert not list(scratch.iterdir())
     return Compacted(merged, path)
 

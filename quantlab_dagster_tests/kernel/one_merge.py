@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from quantlab_dagster.kernel import writer
 from quantlab_dagster.synthetic.market import DaySpec, generate_parts
 from quantlab_dagster_tests.kernel.building import compact, on_disk, part_from
 
+_KEEP = 512  # the stride with which what was decoded for the survey is kept
 _SPEC = DaySpec("binance", "trade", "btcusdt", dt.date(2026, 1, 8), parts=50, rows=110_000)
 
 
@@ -26,7 +28,8 @@ def one_merge(budget_bytes: int, stride: int, directory: Path, source: str) -> d
     # More than one row group, and so large that the encoder gives up the dictionary of trade_id within it: how many
     # rows it had taken by then is the trace that a window would leave.
     writer.ROW_GROUP_ROWS = 100_000
-    compacted = compact(parts, directory, stride=stride, budget_bytes=budget_bytes)
+    threads, keep = int(os.environ["POLARS_MAX_THREADS"]), stride == _KEEP
+    compacted = compact(parts, directory, stride=stride, budget_bytes=budget_bytes, keep=keep, threads=threads)
     merged = compacted.merged
     return {
         "sha256": hashlib.sha256(compacted.data).hexdigest(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import AuditFailed
-from quantlab_dagster.kernel import budget, frames, spread, survey
+from quantlab_dagster.kernel import budget, frames, spread, survey, writer
 from quantlab_dagster.kernel import merge as merging
-from quantlab_dagster.kernel.digest import digest_file
+from quantlab_dagster.kernel.digest import digest_group
+from quantlab_dagster.kernel.stitch import Piece, Stitcher, check_stitched
+from quantlab_dagster.kernel.thrift import integer_bytes
 from quantlab_dagster.kernel.writer import SortedFileWriter
 from quantlab_dagster_tests.kernel.building import (
     Compacted,
@@ -236,16 +239,16 @@ def test_wrong_label_in_the_file_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 def file_changed_before_it_is_read_back(
     change: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> Compacted:
-    def late(path: Path, *arguments: Any, **options: Any) -> FileDigest:
+    def late(path: Path, *arguments: Any) -> str:
         change(path)
-        return digest_file(path, *arguments, **options)
+        return check_stitched(path, *arguments)
 
-    monkeypatch.setattr("quantlab_dagster.kernel.merge.digest_file", late)
+    monkeypatch.setattr(writer, "check_stitched", late)
     return compact_day(directory)
 
 
 def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(path.read_bytes()[:100])
 
 
 def one_bit(path: Path) -> None:
@@ -264,9 +267,62 @@ def emptied(path: Path) -> None:
 def test_file_damaged_on_the_disk_is_found(
     change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(AuditFailed, match="cannot be read back") as caught:
+    with pytest.raises(AuditFailed, match="holds other bytes") as caught:
         file_changed_before_it_is_read_back(change, monkeypatch, tmp_path)
     assert caught.value.where.endswith("data.parquet")
+
+
+def footer_cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_rows_said(path: Path) -> None:
+    """The same pages, and a footer that says of the row group that it has one row more."""
+    data = path.read_bytes()
+    rows = integer_bytes(PARTS * ROWS)
+    assert len(integer_bytes(PARTS * ROWS + 1)) == len(rows)
+    path.write_bytes(data[:-600] + data[-600:].replace(rows, integer_bytes(PARTS * ROWS + 1)))
+
+
+@pytest.mark.guards("check-for-proof")
+@pytest.mark.parametrize(
+    ("change", "finding"), [(footer_cut_off, "footer cannot be read back"), (other_rows_said, "footer does not say")]
+)
+def test_footer_damaged_on_the_disk_is_found(
+    change: Callable[[Path], None], finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AuditFailed, match=finding):
+        file_changed_before_it_is_read_back(change, monkeypatch, tmp_path)
+
+
+@pytest.mark.guards("check-for-proof")
+def test_row_group_damaged_in_memory_before_it_is_read_back_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(content: pa.Buffer, *arguments: Any, **options: Any) -> FileDigest:
+        damaged = bytearray(content)
+        damaged[200] ^= 1
+        return digest_group(pa.py_buffer(damaged), *arguments, **options)
+
+    monkeypatch.setattr(writer, "digest_group", late)
+    with pytest.raises(AuditFailed):
+        compact_day(tmp_path)
+
+
+@pytest.mark.guards("check-for-proof")
+def test_row_group_damaged_in_memory_after_it_was_read_back_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Stitcher.append
+
+    def late(self: Stitcher, piece: Piece) -> Piece:
+        damaged = bytearray(piece.pages)
+        damaged[200] ^= 1
+        return append(self, replace(piece, pages=memoryview(damaged)))
+
+    monkeypatch.setattr(Stitcher, "append", late)
+    with pytest.raises(AuditFailed, match="holds other bytes"):
+        compact_day(tmp_path)
 
 
 def other_file(path: Path) -> None:
@@ -281,13 +337,13 @@ def without_seq(path: Path) -> None:
 
 @pytest.mark.guards("check-for-proof")
 def test_file_exchanged_on_the_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AuditFailed, match="rows of the file are not the rows of the windows"):
+    with pytest.raises(AuditFailed, match="holds other bytes"):
         file_changed_before_it_is_read_back(other_file, monkeypatch, tmp_path)
 
 
 @pytest.mark.guards("check-for-proof")
 def test_file_without_seq_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AuditFailed, match="'seq' is missing"):
+    with pytest.raises(AuditFailed, match="holds other bytes"):
         file_changed_before_it_is_read_back(without_seq, monkeypatch, tmp_path)
 
 

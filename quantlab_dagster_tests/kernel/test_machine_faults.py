@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import AuditFailed, CorruptPart, MachineFault, StoreUnavailable
-from quantlab_dagster.kernel import merge, spread
+from quantlab_dagster.kernel import spread, stitch
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.faults import lacks_resources, machine_fault, machine_faults
 from quantlab_dagster.kernel.frames import read_parts
@@ -174,22 +174,22 @@ def test_a_bit_that_flips_in_the_output_is_no_proof_and_no_bad_part(
 ) -> None:
     """Before it is read back it is an AuditFailed; or it does not matter, and then it is still what is uploaded."""
     sums: list[str] = []
-    really = file_sha256
+    really = stitch._checked_bytes
 
-    def flipped(path: Path) -> str:
+    def flipped(path: Path, *arguments: Any) -> str:
         content = bytearray(path.read_bytes())
-        sums.append(really(path))
+        sums.append(really(path, *arguments))
         content[int(len(content) * at)] ^= 1
         path.write_bytes(content)
         return sums[0]
 
-    monkeypatch.setattr(merge, "file_sha256", flipped)
+    monkeypatch.setattr(stitch, "_checked_bytes", flipped)
     try:
         compacted = compact_day(tmp_path)
     except AuditFailed:
         return
     assert compacted.merged.sha256 == sums[0]
-    assert compacted.merged.sha256 != really(compacted.path), "so the upload refuses it"
+    assert compacted.merged.sha256 != file_sha256(compacted.path), "so the upload refuses it"
 
 
 @pytest.mark.parametrize("parts", [None, RUNS], ids=["one window", "runs"])

@@ -32,6 +32,7 @@ TICKS = Order()
 
 _BUDGETS = st.sampled_from([1, 2_000, 10_000, 40_000, 512 << 20])
 _STRIDES = st.sampled_from([1, 2, 7, 512])
+_THREADS = st.integers(1, 4)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def oracle() -> Iterator[Oracle]:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Days of a hundred rows have several row groups, too."""
+    """Days of a hundred rows have several row groups, too, and are surveyed in several scans."""
     monkeypatch.setattr("quantlab_dagster.kernel.writer.ROW_GROUP_ROWS", 16)
+    monkeypatch.setattr("quantlab_dagster.kernel.survey._ROWS_PER_SCAN", 40)
 
 
 def check(oracle: Oracle, parts: list[DrawnPart], order: Order, compacted: Compacted) -> None:
@@ -69,16 +71,28 @@ def check(oracle: Oracle, parts: list[DrawnPart], order: Order, compacted: Compa
     assert (again.inversions, again.misnumbered, again.nulls) == (0, 0, len(keys) - len(filled))
 
 
-def check_all_ways(oracle: Oracle, parts: list[DrawnPart], order: Order, budget_bytes: int, stride: int) -> str:
-    """Merge with the given budget and in one window; returns the path that the former took."""
+def check_all_ways(
+    oracle: Oracle, parts: list[DrawnPart], order: Order, budget_bytes: int, stride: int, threads: int
+) -> str:
+    """Merge with the given budget and threads, and what the survey kept at once; returns the path that the former took.
+
+    The bytes are the same.
+    """
     sources = [part.part for part in parts]
     with TemporaryDirectory() as name:
         directory = Path(name)
         small = compact(
-            sources, directory, order=order, stride=stride, budget_bytes=budget_bytes, bucket_width=10, name="small"
+            sources,
+            directory,
+            order=order,
+            stride=stride,
+            budget_bytes=budget_bytes,
+            bucket_width=10,
+            threads=threads,
+            name="small",
         )
         check(oracle, parts, order, small)
-        whole = compact(sources, directory, order=order, name="whole")
+        whole = compact(sources, directory, order=order, keep=True, threads=1, name="whole")
         assert whole.merged.windows == 1
         assert small.data == whole.data
     if small.merged.distributed:
@@ -92,9 +106,9 @@ def test_merged_file_is_what_a_plain_sort_gives(oracle: Oracle, order: Order) ->
     paths: Counter[str] = Counter()
 
     @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(drawn_days(order.column, nullable=order.nulls_first), _BUDGETS, _STRIDES)
-    def holds(parts: list[DrawnPart], budget_bytes: int, stride: int) -> None:
-        path = check_all_ways(oracle, parts, order, budget_bytes, stride)
+    @given(drawn_days(order.column, nullable=order.nulls_first), _BUDGETS, _STRIDES, _THREADS)
+    def holds(parts: list[DrawnPart], budget_bytes: int, stride: int, threads: int) -> None:
+        path = check_all_ways(oracle, parts, order, budget_bytes, stride, threads)
         paths[path] += 1
 
     holds()
@@ -110,9 +124,10 @@ def test_parts_that_hardly_overlap_are_read_straight_into_windows(oracle: Oracle
         drawn_days(order.column, schemes=["ascending"], part_counts=(8, 14), part_rows=[5, 8, 1, 0]),
         st.sampled_from([60_000, 120_000]),
         st.sampled_from([1, 3]),
+        _THREADS,
     )
-    def holds(parts: list[DrawnPart], budget_bytes: int, stride: int) -> None:
-        path = check_all_ways(oracle, parts, order, budget_bytes, stride)
+    def holds(parts: list[DrawnPart], budget_bytes: int, stride: int, threads: int) -> None:
+        path = check_all_ways(oracle, parts, order, budget_bytes, stride, threads)
         paths[path] += 1
 
     holds()

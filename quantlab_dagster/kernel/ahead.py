@@ -1,0 +1,34 @@
+"""Making the next item while the one before is worked on."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["ahead"]
+
+T = TypeVar("T")
+
+
+def ahead(source: Generator[T]) -> Generator[T]:
+    """The items of a generator in their order, each made in a thread while the one before is worked on.
+
+    It is closed when this is, and whatever it raises comes in the place of the item.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as maker:
+        try:
+            coming = maker.submit(_next, source)
+            while item := coming.result():
+                coming = maker.submit(_next, source)
+                yield item[0]
+        finally:
+            maker.submit(source.close).result()
+
+
+def _next(source: Generator[T]) -> tuple[T] | None:
+    for item in source:
+        return (item,)
+    return None
