@@ -16,7 +16,7 @@ from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.budget import row_bytes, window_rows
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import merge
-from quantlab_dagster.kernel.survey import Surveyor
+from quantlab_dagster.kernel.survey import KEPT_SHARE, Order, Surveyor
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS
 from quantlab_dagster_tests.kernel.building import (
     EVENTS,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantlab_dagster.kernel.parts import Part
+    from quantlab_dagster.kernel.survey import Survey
 
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -466,3 +467,53 @@ def test_one_odd_row_does_not_shrink_the_windows() -> None:
     usual = pa.table({"ts_event": range(1_000), "text": [f"{at}" for at in range(1_000)]})
     odd = pa.table({"ts_event": [1], "text": ["x" * 100_000]})
     assert row_bytes(survey_of([part_of("a", odd), part_of("b", usual), part_of("c", usual)])) < 100
+
+
+# ---- what the survey keeps -------------------------------------------------------------------------------------------
+
+
+def test_what_was_decoded_of_a_small_day_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"ts_event": [3, 1, 2], "venue": ["x", "x", "x"]})
+    survey = survey_of([part_of("a", table), part_of("b", table)], keep=True)
+    assert survey.decoded is not None
+    assert survey.decoded.columns == ["ts_event", "position"], "constant columns need no place"
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("quantlab_dagster.kernel.merge.read_parts", again)
+    monkeypatch.setattr("quantlab_dagster.kernel.budget.read_parts", again)
+    assert merge(survey, tmp_path / "out", scratch=tmp_path).rows == 6
+    with pytest.raises(AssertionError, match="decoded again"):
+        merge(survey, tmp_path / "out", scratch=tmp_path, budget_bytes=KEPT_SHARE * 6 * 16 - 1)
+
+
+@pytest.mark.parametrize("more", [pa.table({"ts_event": [4], "n": [1 << 40]}), pa.table({"ts_event": [4], "m": [1]})])
+def test_what_was_decoded_is_not_kept_if_the_columns_are_others_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: pa.Table
+) -> None:
+    monkeypatch.setattr("quantlab_dagster.kernel.survey._ROWS_PER_SCAN", 2)
+    table = pa.table({"ts_event": [1, 2], "n": pa.array([1, 2], pa.int32())})
+    parts = [part_of("a", table), part_of("b", more)]
+    assert survey_of(parts[:1] * 2, keep=True).decoded is not None
+    assert survey_of(parts, keep=True).decoded is None
+    assert read_back(compact(parts, tmp_path, keep=True).path)["n"].to_pylist()[:2] == [1, 2]
+
+
+def test_no_more_is_kept_than_the_share() -> None:
+    table = pa.table({"ts_event": range(1_000), "n": [float(number) for number in range(1_000)]})
+    part = part_of("a", table)
+    decoded = 3 * 8 * 1_000  # with the position
+
+    def surveyed(budget_bytes: int, *, total_bytes: int = 0, elsewhere: int = 0) -> Survey:
+        surveyor = Surveyor(Order(), 1, budget_bytes, total_bytes, lambda: elsewhere)
+        surveyor.add([part])
+        return surveyor.finish()
+
+    enough = KEPT_SHARE * decoded
+    assert surveyed(enough).decoded is not None
+    assert surveyed(enough - KEPT_SHARE).decoded is None
+    assert surveyed(2 * enough, elsewhere=decoded).decoded is not None
+    assert surveyed(2 * enough, elsewhere=decoded + 1).decoded is None, "others keep as much"
+    assert surveyed(2 * enough, total_bytes=2 * part.size_bytes).decoded is not None
+    assert surveyed(2 * enough, total_bytes=3 * part.size_bytes).decoded is None, "more will come"
