@@ -15,13 +15,16 @@ import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from quantlab_dagster.kernel.survey import Survey
 
-__all__ = ["Cut", "Window", "WindowPlan", "plan_windows"]
+__all__ = ["Cut", "Window", "WindowPlan", "by_window", "plan_windows", "window_indices"]
 
-# Reading overlapping parts again in every window they reach into costs decoding; writing everything to runs costs
-# about as much as decoding it once more. So direct reading may decode this many times the rows of the day.
-_DIRECT_READ_LIMIT = 1.5
+
+# Rows of so many windows may wait for later windows. They are there once; those of a window that is decoded, sorted and
+# encoded are there more often (`budget`).
+_MOST_WAITING = 4
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,23 +42,12 @@ class Window:
     Attributes:
         low: first row's place.
         high: the next window's first place.
-        parts: indices of the parts that may hold such rows, in key order.
+        parts: indices of the parts whose first rows may be here, in key order. Each part is in one window.
     """
 
     low: Cut | None
     high: Cut | None
     parts: tuple[int, ...]
-
-    def contains(self, key: str, position: str) -> pl.Expr:
-        """Which rows of a frame lie in the window, given the names of the order and the position column."""
-        inside = pl.lit(value=True)
-        if self.low is not None:
-            at = pl.lit(self.low.key, dtype=pl.Int64)
-            inside &= (pl.col(key) > at) | ((pl.col(key) == at) & (pl.col(position) >= self.low.position))
-        if self.high is not None:
-            at = pl.lit(self.high.key, dtype=pl.Int64)
-            inside &= (pl.col(key) < at) | ((pl.col(key) == at) & (pl.col(position) < self.high.position))
-        return inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +56,8 @@ class WindowPlan:
 
     Attributes:
         windows: in order; together they cover every row exactly once.
-        distribute: whether too many parts reach into too many windows for reading them once per window, so that
-            they must first be distributed into one run per window.
+        distribute: whether so many rows of parts would wait for later windows that they must first be distributed into
+            one run per window.
     """
 
     windows: tuple[Window, ...]
@@ -85,29 +77,62 @@ def plan_windows(survey: Survey, window_rows: int) -> WindowPlan:
     total = survey.total_rows
     count = 1 if total <= window_rows * 5 // 4 else -(-total // window_rows)
     cuts = _cuts(survey, count)
+    filled = np.flatnonzero(survey.rows)
+    rows, first = survey.rows[filled], survey.first_positions[filled]
+    opened = window_indices(cuts, survey.minima[filled], first)
+    closed = window_indices(cuts, survey.maxima[filled], first + rows - 1)
     bounds: list[Cut | None] = [None, *cuts, None]
     windows = tuple(
-        Window(low, high, tuple(_overlapping(survey, low, high).tolist())) for low, high in pairwise(bounds)
+        Window(low, high, tuple(filled[opened == index].tolist())) for index, (low, high) in enumerate(pairwise(bounds))
     )
-    decoded = np.array([survey.rows[list(window.parts)].sum() for window in windows])
-    distribute = len(windows) > 1 and bool(
-        decoded.sum() > _DIRECT_READ_LIMIT * total or decoded.max() > 2 * max(window_rows, total // len(windows))
-    )
-    return WindowPlan(windows, distribute)
+    # Rows of the parts that reach from before a cut to behind it.
+    change = np.bincount(opened, rows, len(windows)) - np.bincount(closed, rows, len(windows))
+    waiting = np.cumsum(change)
+    return WindowPlan(windows, distribute=bool(waiting.max() > _MOST_WAITING * max(window_rows, total // len(windows))))
+
+
+def window_indices(cuts: Sequence[Cut], keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Which window each row belongs to, by binary search among the cuts.
+
+    Args:
+        cuts: in order.
+        keys: of the rows, int64.
+        positions: of the rows, int64.
+
+    Returns:
+        Indices, int64, as many as there are rows.
+    """
+    cut_keys = np.array([cut.key for cut in cuts], dtype=np.int64)
+    cut_positions = np.array([cut.position for cut in cuts], dtype=np.int64)
+    window = np.searchsorted(cut_keys, keys, side="left")
+    last = np.searchsorted(cut_keys, keys, side="right")
+    # Rows that share their order value with cuts: those cuts count that are at or before their position.
+    for low, high in np.unique(np.stack((window, last))[:, window < last], axis=1).T.tolist():
+        tied = np.flatnonzero((window == low) & (last == high))
+        window[tied] = low + np.searchsorted(cut_positions[low:high], positions[tied], side="right")
+    return window
+
+
+def by_window(frame: pl.DataFrame, indices: np.ndarray) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The rows of each window that some belong to, in the order in which they are.
+
+    They are parts of one frame, which stays as long as one of them does.
+
+    Args:
+        frame: any rows.
+        indices: the window of each, int64.
+    """
+    counts = np.bincount(indices)
+    [present] = counts.nonzero()
+    if len(present) > 1:
+        frame = frame[pl.Series(np.argsort(indices, kind="stable").astype(np.uint32))]
+    start = 0
+    for window in present.tolist():
+        yield window, frame.slice(start, int(counts[window]))
+        start += int(counts[window])
 
 
 def _cuts(survey: Survey, count: int) -> list[Cut]:
     ranks = np.unique(np.arange(1, count) * len(survey.sample_keys) // count)
     cuts = {Cut(int(survey.sample_keys[i]), int(survey.sample_positions[i])) for i in ranks if i}
     return sorted(cuts)
-
-
-def _overlapping(survey: Survey, low: Cut | None, high: Cut | None) -> np.ndarray:
-    """Indices of the parts that may hold rows of [low, high)."""
-    may = survey.rows > 0
-    if low is not None:
-        last = survey.first_positions + survey.rows - 1
-        may &= (survey.maxima > low.key) | ((survey.maxima == low.key) & (last >= low.position))
-    if high is not None:
-        may &= (survey.minima < high.key) | ((survey.minima == high.key) & (survey.first_positions < high.position))
-    return np.flatnonzero(may)

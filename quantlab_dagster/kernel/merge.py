@@ -1,9 +1,9 @@
 """The windowed merge: the one algorithm for every size and both lakes.
 
-Per window: decode the parts that reach into it, hash their rows, keep the window's, sort them stably by the order
-column, number them on, hand them to the writer. Windows are decoded ahead, and row groups encoded behind, each on its
-own thread. What the writer reads back of each row group must be exactly the rows of the parts, by the hashes they had
-when they were decoded, in exactly the order in which they were sorted.
+Per window: decode the parts that begin in it, hash their rows, keep the window's, sort them by the order column and
+their position, number them on, hand them to the writer. Windows are decoded ahead, and row groups encoded behind, each
+on threads of their own. What the writer reads back of each row group must be exactly the rows of the parts, by the
+hashes they had when they were decoded, in exactly the order in which they were sorted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import polars as pl
 
 from quantlab_dagster.errors import AuditFailed, Cancelled
@@ -19,12 +18,13 @@ from quantlab_dagster.kernel.ahead import ahead
 from quantlab_dagster.kernel.audit import Ledger, audit
 from quantlab_dagster.kernel.budget import DEFAULT_BUDGET_BYTES, release_memory, row_bytes, window_rows
 from quantlab_dagster.kernel.columns import SEQ
-from quantlab_dagster.kernel.cuts import WindowPlan, plan_windows
+from quantlab_dagster.kernel.cuts import plan_windows
 from quantlab_dagster.kernel.digest import HASH, add_hashes, hashed
-from quantlab_dagster.kernel.frames import POSITION, read_parts
+from quantlab_dagster.kernel.frames import POSITION
 from quantlab_dagster.kernel.parts import sound_copies
 from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster.kernel.survey import KEPT_SHARE
+from quantlab_dagster.kernel.sweep import SweptWindows
 from quantlab_dagster.kernel.terms import Merged
 from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS, SortedFileWriter
 
@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from quantlab_dagster.kernel.cuts import Window
     from quantlab_dagster.kernel.survey import Survey
 
 __all__ = ["Merged", "merge"]
 
 
 class Windows(Protocol):
-    """Where the rows of a window come from: the parts themselves, or runs distributed from them."""
+    """Where the rows of a window come from: what the survey kept, the parts, or runs distributed from them."""
 
     count: int
     """How many there are."""
@@ -131,7 +130,7 @@ def _windows(
         return _Whole(survey, survey.decoded)
     rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows)
     plan = plan_windows(survey, rows)
-    return SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else _Direct(survey, plan)
+    return SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else SweptWindows(survey, plan)
 
 
 class _Whole:
@@ -150,55 +149,26 @@ class _Whole:
         yield frame
 
 
-class _Direct:
-    """Windows read straight from the parts that reach into them."""
-
-    def __init__(self, survey: Survey, plan: WindowPlan) -> None:
-        self._survey = survey
-        self._plan = plan
-        self.count = len(plan.windows)
-        self.content = 0
-
-    def __iter__(self) -> Generator[pl.DataFrame]:
-        seen = np.zeros(len(self._survey.parts), dtype=bool)
-        for window in self._plan.windows:
-            if window.parts:
-                yield self._read(window, seen)
-
-    def _read(self, window: Window, seen: np.ndarray) -> pl.DataFrame:
-        survey = self._survey
-        parts = np.array(window.parts)
-        frame = read_parts(
-            [survey.parts[i] for i in window.parts], survey.columns, survey.first_positions[parts], survey.rows[parts]
-        )
-        # The hashes of a part that reaches into several windows are added where it is first met.
-        frame = hashed(frame, survey.columns)
-        hashes = frame[survey.columns.helper(HASH)]
-        if seen[parts].any():
-            hashes = hashes.filter(pl.Series(np.repeat(~seen[parts], survey.rows[parts])))
-        self.content = add_hashes(self.content, hashes)
-        seen[parts] = True
-        if window.low is None and window.high is None:
-            return frame
-        key, position = survey.columns.helper("key"), survey.columns.helper(POSITION)
-        inside = frame.select(survey.order.key().alias(key), position).select(window.contains(key, position))
-        return frame.filter(inside.to_series())
-
-
 def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     """Sort a window and prove that (order value, position) strictly increases: ties are in order, nothing is twice."""
     position = survey.columns.helper(POSITION)
-    keys = frame.select(survey.order.key()).to_series()
-    if not keys.is_sorted():
-        # By the key, not the column: a null and the smallest integer are equal, and tie by position.
-        frame = frame.sort(survey.order.key(), maintain_order=True)
-        keys = frame.select(survey.order.key()).to_series()
-    key_values, positions = keys.to_numpy(), frame[position].to_numpy()
-    later = key_values[1:] > key_values[:-1]
-    tied_in_order = (key_values[1:] == key_values[:-1]) & (positions[1:] > positions[:-1])
-    if not (later | tied_in_order).all():
-        raise AuditFailed(survey.order.column, "a window is not in the total order after sorting", "Please report this")
+    # By the key, not the column: a null and the smallest integer are equal, and tie by position.
+    places = frame.select(survey.order.key().alias("key"), pl.col(position).alias("position"))
+    if not _is_total_order(places):
+        # Only the places are sorted; the rows are gathered once.
+        order = places.with_row_index("row").sort("key", "position")["row"]
+        frame, places = frame[order], places[order]
+        if not _is_total_order(places):
+            cause = "a window is not in the total order after sorting"
+            raise AuditFailed(survey.order.column, cause, "Please report this")
     return frame
+
+
+def _is_total_order(places: pl.DataFrame) -> bool:
+    keys, positions = places["key"].to_numpy(), places["position"].to_numpy()
+    later = keys[1:] > keys[:-1]
+    tied_in_order = (keys[1:] == keys[:-1]) & (positions[1:] > positions[:-1])
+    return bool((later | tied_in_order).all())
 
 
 def _numbered(frame: pl.DataFrame, survey: Survey, first: int) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Distribution into runs, for days whose parts reach into too many windows.
+"""Distribution into runs, for days of which too many rows would wait for later windows.
 
 That is one huge unsorted part, or every part spanning the whole day. Each part is decoded once, its rows are appended
 to the run of their window on local disk, and a window is then read from its run alone (the distribution pass of an
@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from quantlab_dagster.errors import Cancelled, MachineFault
+from quantlab_dagster.kernel.cuts import by_window, window_indices
 from quantlab_dagster.kernel.digest import HASH, add_hashes, hashed
 from quantlab_dagster.kernel.frames import POSITION, read_parts
 
@@ -78,35 +79,22 @@ class SpreadWindows:
                 raise Cancelled
             frame = hashed(decoded, columns)
             self.content = add_hashes(self.content, frame[columns.helper(HASH)])
-            target = self._window_of(frame)
-            name = columns.helper("window")
-            for (window,), rows in (
-                frame.with_columns(target.alias(name)).partition_by(name, as_dict=True, include_key=False).items()
-            ):
+            for window, rows in by_window(frame, self._window_of(frame)):
                 table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
                 sink = pa.BufferOutputStream()
                 with pa.ipc.new_stream(sink, table.schema) as stream:
                     stream.write_table(table)
                 content = sink.getvalue()
                 # Not only against another value: Arrow may end the process over a stream that is damaged.
-                self._checksums[int(window)] = zlib.crc32(content, self._checksums.get(int(window), 0))
-                with self._path(int(window)).open("ab") as file:
+                self._checksums[window] = zlib.crc32(content, self._checksums.get(window, 0))
+                with self._path(window).open("ab") as file:
                     file.write(content)
 
-    def _window_of(self, frame: pl.DataFrame) -> pl.Series:
-        """Which window each row belongs to, by binary search among the cuts."""
-        cuts = self._plan.cuts
+    def _window_of(self, frame: pl.DataFrame) -> np.ndarray:
+        """Which window each row belongs to."""
         keys = frame.select(self._survey.order.key()).to_series().to_numpy()
         positions = frame[self._survey.columns.helper(POSITION)].to_numpy()
-        cut_keys = np.array([cut.key for cut in cuts], dtype=np.int64)
-        cut_positions = np.array([cut.position for cut in cuts], dtype=np.int64)
-        window = np.searchsorted(cut_keys, keys, side="left")
-        last = np.searchsorted(cut_keys, keys, side="right")
-        # Rows that share their order value with cuts: those cuts count that are at or before their position.
-        for low, high in np.unique(np.stack((window, last))[:, window < last], axis=1).T.tolist():
-            tied = np.flatnonzero((window == low) & (last == high))
-            window[tied] = low + np.searchsorted(cut_positions[low:high], positions[tied], side="right")
-        return pl.Series(window)
+        return window_indices(self._plan.cuts, keys, positions)
 
     def _batches(self) -> Iterator[pl.DataFrame]:
         """All rows of all parts in position order, in frames of about `batch_rows` rows."""

@@ -320,5 +320,7 @@ def _same_everywhere(frame: pl.DataFrame, columns: Columns) -> dict[str, Constan
 
 
 def _holds(column: pl.Series, value: ConstantValue) -> bool:
+    if isinstance(value, str):  # comparing is faster than finding the least and the greatest
+        return not column.null_count() and bool((column == value).all())
     # Not as a Series of the column's dtype, into which a value of a wider one need not fit.
     return not column.null_count() and column.min() == value == column.max()

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import AuditFailed
-from quantlab_dagster.kernel import budget, frames, spread, survey, writer
+from quantlab_dagster.kernel import budget, frames, spread, survey, sweep, writer
 from quantlab_dagster.kernel import merge as merging
 from quantlab_dagster.kernel.digest import digest_group
 from quantlab_dagster.kernel.stitch import Piece, Stitcher, check_stitched
+from quantlab_dagster.kernel.sweep import SweptWindows
 from quantlab_dagster.kernel.thrift import integer_bytes
 from quantlab_dagster.kernel.writer import SortedFileWriter
 from quantlab_dagster_tests.kernel.building import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.kernel.cuts import Window
     from quantlab_dagster.kernel.digest import FileDigest
-    from quantlab_dagster.kernel.parts import Part
     from quantlab_dagster.kernel.survey import Survey
 from quantlab_dagster_tests.kernel.test_bad_parts import ONE_WINDOW, PARTS, ROWS, RUNS, WINDOWS, day, replace_column
 
@@ -76,13 +76,13 @@ def test_the_days_of_these_tests_take_both_paths(tmp_path: Path) -> None:
 def test_mishap_between_parts_and_windows_is_found(
     mishap: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = merging._Direct._read
+    read = SweptWindows._decoded
 
-    def mistaken(self: merging._Direct, window: Window, seen: Any) -> pl.DataFrame:
-        frame = read(self, window, seen)
+    def mistaken(self: SweptWindows, window: Window) -> pl.DataFrame:
+        frame = read(self, window)
         return mishap(frame) if window.low is None else frame
 
-    monkeypatch.setattr(merging._Direct, "_read", mistaken)
+    monkeypatch.setattr(SweptWindows, "_decoded", mistaken)
     with pytest.raises(AuditFailed):
         compact_day(tmp_path, WINDOWS)
 
@@ -116,33 +116,10 @@ def test_decoder_that_loses_or_doubles_rows_is_found(
         # The first two calls are those that measure rows.
         return mishap(frame) if next(calls) == 4 or budget_bytes == ONE_WINDOW else frame
 
-    for module in (merging, spread, budget):
+    for module in (sweep, spread, budget):
         monkeypatch.setattr(module, "read_parts", mistaken)
     with pytest.raises(AuditFailed):
         compact_day(tmp_path, budget_bytes)
-
-
-@pytest.mark.guards("check-for-proof")
-def test_part_that_decodes_differently_the_second_time_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part that reaches into two windows is hashed where it is met first, and decoded again for the second."""
-    read = frames.read_parts
-    seen: set[str] = set()
-
-    def mistaken(parts: list[Part], *arguments: Any, **more: Any) -> pl.DataFrame:
-        frame = read(parts, *arguments, **more)
-        again = {part.key for part in parts} & seen
-        seen.update(part.key for part in parts)
-        if more or not again:  # `more` is the slice by which rows are measured
-            return frame
-        return frame.with_columns(price=pl.col("price") + 1)
-
-    monkeypatch.setattr(merging, "row_bytes", lambda _: 24)
-    for module in (merging, spread, budget):
-        monkeypatch.setattr(module, "read_parts", mistaken)
-    with pytest.raises(AuditFailed, match="rows of the windows are not the rows of the parts"):
-        compact_day(tmp_path, WINDOWS)
 
 
 @pytest.mark.guards("tie-order")
@@ -150,7 +127,7 @@ def test_unstable_sort_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sort = pl.DataFrame.sort
 
     def unstable(frame: pl.DataFrame, *by: Any, **options: Any) -> pl.DataFrame:
-        return sort(frame.reverse(), *by, **options)
+        return sort(frame.reverse(), by[0], **options)
 
     surveyed = survey_of(day())  # sorts its sample
     monkeypatch.setattr(pl.DataFrame, "sort", unstable)
@@ -168,12 +145,12 @@ def test_sort_that_does_not_sort_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def windows_in_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = merging._Direct.__iter__
+    windows = SweptWindows.__iter__
 
-    def backwards(self: merging._Direct) -> Iterator[pl.DataFrame]:
+    def backwards(self: SweptWindows) -> Iterator[pl.DataFrame]:
         yield from list(windows(self))[::-1]
 
-    monkeypatch.setattr(merging._Direct, "__iter__", backwards)
+    monkeypatch.setattr(SweptWindows, "__iter__", backwards)
 
 
 @pytest.mark.guards("unsorted-called-sorted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantlab_dagster.kernel.cuts import Cut, Window, WindowPlan, plan_windows
+from quantlab_dagster.kernel.cuts import Cut, Window, WindowPlan, by_window, plan_windows
+from quantlab_dagster.kernel.cuts import window_indices as cut_indices
 from quantlab_dagster.kernel.layout import Layout
 from quantlab_dagster.kernel.parts import Footer
-from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster_tests.kernel.building import part_of, survey_of
 
 if TYPE_CHECKING:
@@ -54,16 +53,19 @@ def check(survey: Survey, plan: WindowPlan, keys: Ints) -> list[int]:
     assert all(one < other for one, other in pairwise(plan.cuts))
     belongs = window_indices(plan, keys)
     part_of_row = np.repeat(np.arange(len(survey.parts)), survey.rows)
-    frame = pl.DataFrame({"key": keys, "position": np.arange(len(keys))})
+    opened = {part: index for index, window in enumerate(plan.windows) for part in window.parts}
+    assert sorted(opened) == np.flatnonzero(survey.rows).tolist()
+    assert sum(len(window.parts) for window in plan.windows) == len(opened), "each part is decoded once"
     for index, window in enumerate(plan.windows):
-        inside = frame.select(window.contains("key", "position")).to_series()
-        # A filter without bounds is one row of True.
-        assert (np.broadcast_to(inside.to_numpy(), len(keys)) == (belongs == index)).all()
-        assert set(part_of_row[belongs == index].tolist()) <= set(window.parts)
-        assert list(window.parts) == sorted(set(window.parts))
-        assert all(survey.rows[part] for part in window.parts)
-    runs = SpreadWindows(survey, plan, Path("no run is written here"), 1_000, lambda: False)
-    assert (runs._window_of(frame.rename({"key": "ts_event"})).to_numpy() == belongs).all()
+        assert all(opened[part] <= index for part in part_of_row[belongs == index].tolist())
+        assert list(window.parts) == sorted(window.parts)
+    positions = np.arange(len(keys))
+    assert (cut_indices(plan.cuts, keys, positions) == belongs).all()
+    pieces = dict(by_window(pl.DataFrame({"position": positions}), belongs))
+    assert list(pieces) == sorted(set(belongs.tolist()))
+    assert all(
+        rows["position"].to_list() == np.flatnonzero(belongs == index).tolist() for index, rows in pieces.items()
+    )
     return [int((belongs == index).sum()) for index in range(len(plan.windows))]
 
 
@@ -163,22 +165,18 @@ def test_consecutive_parts_are_not_distributed() -> None:
 
 def test_parts_that_span_the_day_are_distributed() -> None:
     survey = surveyed([np.arange(start, 10_000, 10) for start in range(10)])
-    plan = plan_windows(survey, 1_000)
-    assert plan.distribute
-    assert all(len(window.parts) == 10 for window in plan.windows)
+    assert plan_windows(survey, 1_000).distribute
 
 
-def test_parts_that_are_all_cut_in_two_are_distributed() -> None:
-    """No window decodes too much, but together they would decode everything twice."""
-    parts = [np.arange(500), *(np.arange(start, start + 1_000) for start in range(500, 9_500, 1_000))]
-    survey = surveyed([*parts, np.arange(9_500, 10_000)])
-    plan = plan_windows(survey, 1_000)
-    assert {int(survey.rows[list(window.parts)].sum()) for window in plan.windows} <= {1_500, 2_000}
-    assert plan.distribute
+@pytest.mark.parametrize(("reach", "distribute"), [(4_000, False), (5_000, True)])
+def test_as_many_rows_as_some_windows_have_may_wait_for_later_ones(reach: int, distribute: bool) -> None:
+    """Each part reaches over so much of the day that, at any time, rows of so many parts wait."""
+    parts = [np.linspace(start, start + reach, 1_000).astype(np.int64) for start in range(0, 100_000, 1_000)]
+    assert plan_windows(surveyed(parts, stride=8), 1_000).distribute is distribute
 
 
 def test_one_part_larger_than_memory_is_distributed_though_it_is_sorted() -> None:
-    """It would be decoded as a whole for each of its windows."""
+    """It would be decoded as a whole."""
     small = [np.arange(start, start + 100) for start in range(0, 100_000, 100)]
     large = np.arange(100_000, 105_000)
     survey = surveyed([*small, large], stride=16)
@@ -191,7 +189,7 @@ def test_one_part_that_spans_the_day_does_not_send_everything_through_runs() -> 
     survey = surveyed([*small, late], stride=16)
     plan = plan_windows(survey, 1_000)
     assert not plan.distribute
-    assert all(len(small) in window.parts for window in plan.windows)
+    assert [len(small) in window.parts for window in plan.windows] == [True] + [False] * (len(plan.windows) - 1)
 
 
 def test_a_part_of_just_one_side_of_a_cut_within_a_tie_is_left_out() -> None:

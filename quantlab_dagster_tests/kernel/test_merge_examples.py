@@ -481,7 +481,7 @@ def test_what_was_decoded_of_a_small_day_is_not_decoded_again(tmp_path: Path, mo
     def again(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("quantlab_dagster.kernel.merge.read_parts", again)
+    monkeypatch.setattr("quantlab_dagster.kernel.sweep.read_parts", again)
     monkeypatch.setattr("quantlab_dagster.kernel.budget.read_parts", again)
     assert merge(survey, tmp_path / "out", scratch=tmp_path).rows == 6
     with pytest.raises(AssertionError, match="decoded again"):
