@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -23,12 +24,11 @@ def ahead(source: Generator[T]) -> Generator[T]:
             coming = maker.submit(_next, source)
             while item := coming.result():
                 coming = maker.submit(_next, source)
-                yield item[0]
+                yield item.pop()  # whoever gets it decides how long it stays in memory
         finally:
             maker.submit(source.close).result()
 
 
-def _next(source: Generator[T]) -> tuple[T] | None:
-    for item in source:
-        return (item,)
-    return None
+def _next(source: Generator[T]) -> list[T]:
+    """The next item in a list, or an empty one."""
+    return [*islice(source, 1)]

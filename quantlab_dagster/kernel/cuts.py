@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Cut", "Window", "WindowPlan", "by_window", "plan_windows", "window_indices"]
 
 
+_FEW_CUTS = 16
 # Rows of so many windows may wait for later windows. They are there once; those of a window that is decoded, sorted and
 # encoded are there more often (`budget`).
 _MOST_WAITING = 4
@@ -92,7 +93,7 @@ def plan_windows(survey: Survey, window_rows: int) -> WindowPlan:
 
 
 def window_indices(cuts: Sequence[Cut], keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Which window each row belongs to, by binary search among the cuts.
+    """Which window each row belongs to: by comparing with a few cuts, or by binary search among many.
 
     Args:
         cuts: in order.
@@ -104,6 +105,14 @@ def window_indices(cuts: Sequence[Cut], keys: np.ndarray, positions: np.ndarray)
     """
     cut_keys = np.array([cut.key for cut in cuts], dtype=np.int64)
     cut_positions = np.array([cut.position for cut in cuts], dtype=np.int64)
+    if len(keys):
+        least = int(np.searchsorted(cut_keys, keys.min(), side="left"))
+        near = cuts[least : int(np.searchsorted(cut_keys, keys.max(), side="right"))]
+        if len(near) <= _FEW_CUTS:
+            window = np.full(len(keys), least, dtype=np.int64)
+            for cut in near:
+                window += (keys > cut.key) | ((keys == cut.key) & (positions >= cut.position))
+            return window
     window = np.searchsorted(cut_keys, keys, side="left")
     last = np.searchsorted(cut_keys, keys, side="right")
     # Rows that share their order value with cuts: those cuts count that are at or before their position.

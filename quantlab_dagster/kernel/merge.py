@@ -103,8 +103,10 @@ def merge(
                 if cancelled():
                     raise Cancelled
                 ordered = _ordered(frame, survey)
+                del frame  # each of these is as large as a window, and the next ones are on their way
                 ledger.record(ordered, survey, bucket_width)
                 writer.append(_numbered(ordered, survey, ledger.rows - ordered.height))
+                del ordered
         release_memory(survey)
         digest = writer.written.digest
         audit(output, survey, windows.content, ledger, digest)

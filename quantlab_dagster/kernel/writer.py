@@ -146,10 +146,11 @@ class SortedFileWriter:
         """A row group, encoded, and its digest as it is read back from the same bytes."""
         # One chunk a column: the encoder ends pages at chunk boundaries, which would show the windows in the bytes.
         table = self._table(pl.concat(group, rechunk=True))
+        group.clear()  # the windows from which it was cut; who called holds the list
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, self._schema, **self._options) as writer:
             writer.write_table(table, row_group_size=self._group_rows)
-        del group, table
+        del table
         content = sink.getvalue()
         # Its checksum is taken first: bytes that still have it are those that were read back.
         piece = take_apart(memoryview(content), pq.read_metadata(pa.BufferReader(content)))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantlab_dagster.kernel import cuts
 from quantlab_dagster.kernel.cuts import Cut, Window, WindowPlan, by_window, plan_windows
 from quantlab_dagster.kernel.cuts import window_indices as cut_indices
 from quantlab_dagster.kernel.layout import Layout
@@ -60,6 +61,9 @@ def check(survey: Survey, plan: WindowPlan, keys: Ints) -> list[int]:
         assert all(opened[part] <= index for part in part_of_row[belongs == index].tolist())
         assert list(window.parts) == sorted(window.parts)
     positions = np.arange(len(keys))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cuts, "_FEW_CUTS", -1)
+        assert (cut_indices(plan.cuts, keys, positions) == belongs).all()
     assert (cut_indices(plan.cuts, keys, positions) == belongs).all()
     pieces = dict(by_window(pl.DataFrame({"position": positions}), belongs))
     assert list(pieces) == sorted(set(belongs.tolist()))
