@@ -140,6 +140,18 @@ def copy(_: str, raw: Path, output: Path) -> None:
                 file.write(Path(part).read_bytes())
 
 
+def events(_: str, raw: Path, output: Path) -> None:
+    """Polars: each hour of an event lake read, sorted and written."""
+    import polars as pl
+
+    for directory in sorted({path.parent for path in raw.glob("app_id=*/**/*.parquet")}):
+        files = [pl.read_parquet(path, hive_partitioning=False) for path in sorted(directory.glob("*.parquet"))]
+        path = output / directory.relative_to(raw) / "all.parquet"
+        path.parent.mkdir(parents=True)
+        rows = pl.concat(files, how="diagonal_relaxed").sort("timestamp_ms", maintain_order=True)
+        rows.write_parquet(path, compression="zstd")
+
+
 if __name__ == "__main__":
     name, of_kind, raw_lake, directory = sys.argv[1:]
     {
@@ -150,4 +162,5 @@ if __name__ == "__main__":
         "datafusion": datafusion,
         "pyarrow": pyarrow,
         "copy": copy,
+        "events": events,
     }[name](of_kind, Path(raw_lake), Path(directory))

@@ -1,10 +1,11 @@
 """Ours: the same symbol-days by the code of production, with more and more of it around the kernel.
 
-    python -m benchmarks.yard.ours kernel|merging|lake RAW OUTPUT
+    python -m benchmarks.yard.ours kernel|merging|lake|events RAW OUTPUT
 
 kernel: survey and merge in this process. merging: as a run does it, fetched, and decoded in a process of its own. lake:
 planned, merged, published on a compact lake with all its records. What RAW and OUTPUT are, a local directory or an
-`s3://` URL, makes no difference to the last two.
+`s3://` URL, makes no difference to the last two. events: a sweep over the event
+lake RAW, in place.
 """
 
 from __future__ import annotations
@@ -88,8 +89,24 @@ async def lake(raw: str, output: str) -> None:
         sys.exit(f"{len(wrong)} of {len(done.outcomes)} symbol-days are not published: {wrong[:1]}")
 
 
+async def events(root: str, _: str) -> None:
+    """Sweep over an event lake, with all but Dagster."""
+    from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.warehouse.outcome import HourStatus
+    from quantlab_dagster.warehouse.pack import Rules
+    from quantlab_dagster.warehouse.place import WarehousePlace
+    from quantlab_dagster.warehouse.sweep import sweep
+
+    done = await sweep(WarehousePlace(_store(root), Rules()), Scope(), _Silent())
+    wrong = [one for one in done.outcomes if one.status is not HourStatus.COMPACTED]
+    if wrong or not done.outcomes:
+        sys.exit(f"{len(wrong)} of {len(done.outcomes)} hours are not compacted: {wrong[:1]}")
+
+
 class _Silent:
     """A listener that has nothing to say."""
+
+    def found(self, *_: object) -> None: ...
 
     def planned(self, *_: object) -> None: ...
     def building(self, *_: object) -> None: ...
@@ -114,5 +131,5 @@ if __name__ == "__main__":
     if name == "kernel":
         kernel(from_where, to_where)
     else:
-        way: Any = {"merging": merging, "lake": lake}[name]
+        way: Any = {"merging": merging, "lake": lake, "events": events}[name]
         asyncio.run(way(from_where, to_where))
