@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,15 @@ import pytest
 
 from benchmarks.yard.contest import COMPETITORS, OURS, Standing, compete
 from benchmarks.yard.data import KINDS, Dataset, dataset
-from benchmarks.yard.measure import Failed, run
+from benchmarks.yard.measure import Failed, Measured, run
 from benchmarks.yard.oracle import check, prepare
+from benchmarks.yard.report import contest_of, contest_table
 from benchmarks.yard.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
-_NO_BENCH_EXTRA = "needs datafusion"
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +128,58 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
         run([sys.executable, "-c", "raise ValueError('this is it')"], {}, tmp_path)
 
 
-def test_a_competitor_without_its_engine_says_so() -> None:
-    [one] = [one for one in COMPETITORS if one.name == "datafusion"]
-    object.__setattr__(one, "needs", "no_such_engine")
-    try:
-        assert "pip install" in one.missing
-    finally:
-        object.__setattr__(one, "needs", "datafusion")
+def test_a_competitor_without_its_engine_says_so_and_the_others_go_on(wide: Dataset, tmp_path: Path) -> None:
+    copy = COMPETITORS[0]
+    (tmp_path / "run").mkdir()
+    missing, there = compete(wide, [replace(copy, name="missing", needs="no_such_engine"), copy], 1, tmp_path / "run")
+    assert "pip install" in missing.error
+    assert not missing.runs
+    assert there.seconds > 0
+
+
+def test_a_competitor_that_dies_is_not_hidden(wide: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    [dead] = compete(wide, [replace(COMPETITORS[0], module=("benchmarks.yard.engines", "none"))], 2, tmp_path / "run")
+    assert dead.error == "failed: KeyError: 'none'"
+    table = contest_table(contest_of(wide, [dead], 2, (0.0, 0.0)))
+    assert "failed: KeyError" in table
+
+
+def test_the_table_shows_who_is_wrong(wide: Dataset, tmp_path: Path) -> None:
+    _right(wide, tmp_path / "out.parquet").reverse().write_parquet(tmp_path / "out.parquet")
+    measured = Measured(1.0, 1.0, 1.0, "")
+    wrong = Standing(OURS[0], [measured], check(wide, wide.days[0], tmp_path / "out.parquet"), 1)
+    assert "**wrong**: not in order, seq is wrong" in contest_table(contest_of(wide, [wrong], 1, (0.0, 0.0)))
+
+
+def _results(**further: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everybody takes a second more than the one before."""
+    names = ["limit", "polars", "kernel", "lake"]
+    figures = ("seconds", "cpu_seconds", "peak_mib", "size_bytes")
+    lines = [{"name": name} | dict.fromkeys(figures, at + 1.0) for at, name in enumerate(names)]
+    sizes = ("small", "medium", "large", "tiny")
+    return {"contests": [{"kind": "wide", "size": size, "lines": lines} for size in sizes], "further": further}
+
+
+def test_targets_are_the_right_ratios() -> None:
+    found = {one.what: one.measured for one in targets(_results())}
+    assert found == {
+        "medium, with I/O and publishing ÷ Polars sort-sink": "2.00 (CPU 2.00)",
+        "large, with I/O and publishing ÷ Polars sort-sink": "2.00 (CPU 2.00)",
+        "small, kernel ÷ limit": "3.00 (CPU 3.00)",
+        "small, with I/O and publishing ÷ limit": "4.00 (CPU 4.00)",
+        "tiny, with I/O and publishing ÷ Polars loop": "2.00 (CPU 2.00)",
+        "large, peak memory": "4 MiB",
+        "file ÷ Polars' default zstd, small": "1.50",
+        "file ÷ Polars' default zstd, medium": "1.50",
+    }
+
+
+def test_what_was_not_measured_is_no_target() -> None:
+    results = _results()
+    for contest in results["contests"]:
+        contest["lines"] = [{"name": line["name"], "error": "failed"} for line in contest["lines"]]
+    assert targets(results) == []
 
 
 @pytest.mark.slow
