@@ -19,6 +19,7 @@ from benchmarks.yard.measure import Failed, Measured, run
 from benchmarks.yard.oracle import check, prepare
 from benchmarks.yard.report import contest_of, contest_table
 from benchmarks.yard.targets import targets
+from benchmarks.yardstick import is_fine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,6 +144,28 @@ def test_a_competitor_that_dies_is_not_hidden(wide: Dataset, tmp_path: Path) -> 
     assert dead.error == "failed: KeyError: 'none'"
     table = contest_table(contest_of(wide, [dead], 2, (0.0, 0.0)))
     assert "failed: KeyError" in table
+
+
+def test_an_output_is_judged_by_what_its_competitor_promises(wide: Dataset, tmp_path: Path) -> None:
+    limit = COMPETITORS[1]
+    (tmp_path / "run").mkdir()
+    [honest, braggart] = compete(wide, [limit, replace(limit, ordered=True)], 1, tmp_path / "run")
+    assert honest.wrong == ""
+    assert braggart.wrong == "not in order, seq is wrong"
+
+
+def test_the_command_ends_with_0_only_if_all_of_ours_is_right() -> None:
+    fine = {"error": "", "wrong": ""}
+
+    def results(ours: dict[str, str], theirs: dict[str, str], notes: tuple[str, ...] = ()) -> dict[str, Any]:
+        lines = [{"name": "lake", **ours}, {"name": "duckdb-512", **theirs}]
+        return {"contests": [{"lines": lines}], "notes": notes}
+
+    assert is_fine(results(fine, fine))
+    assert is_fine(results(fine, {"error": "failed: out of memory", "wrong": ""}))
+    assert not is_fine(results({"error": "failed", "wrong": ""}, fine))
+    assert not is_fine(results({"error": "", "wrong": "not in order"}, fine))
+    assert not is_fine(results(fine, fine, ("s3: no server",)))
 
 
 def test_the_table_shows_who_is_wrong(wide: Dataset, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Shape:
 
 SIZES = {
     "smoke": Shape(2, 6, 600),
+    "few": Shape(30, 200, 40_000),
     "tiny": Shape(300, 200, 40_000),
     "small": Shape(1, REAL_DAY.parts, REAL_DAY.rows),
     "medium": Shape(1, 10 * 325, 10 * REAL_DAY.rows, 10),

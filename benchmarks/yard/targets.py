@@ -33,6 +33,7 @@ def _contests(results: dict[str, Any]) -> Iterator[Target]:
         ("small", "kernel", "limit", "small, kernel ÷ limit", "≤ 1.2"),
         ("small", "lake", "limit", "small, with I/O and publishing ÷ limit", "≤ 1.6"),
         ("tiny", "lake", "polars", "tiny, with I/O and publishing ÷ Polars loop", "≤ 1.3"),
+        ("few", "lake", "polars", "30 tiny days, with I/O and publishing ÷ Polars loop", ""),
     ):
         for contest in _of(results, size):
             ours, theirs = _line(contest, who), _line(contest, base)
