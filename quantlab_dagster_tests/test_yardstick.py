@@ -198,6 +198,34 @@ def test_targets_are_the_right_ratios() -> None:
     }
 
 
+def _lines(*labels: str) -> list[dict[str, Any]]:
+    figures = ("seconds", "cpu_seconds", "cpu_ms_per_hour")
+    return [
+        {"label": one, "kind": "wide", "size": "small"} | dict.fromkeys(figures, at) for at, one in enumerate(labels, 1)
+    ]
+
+
+def test_targets_of_what_the_contest_does_not_show() -> None:
+    further = {
+        "scans": _lines(
+            *(f"{whose} file, read by {who}" for who in ("polars", "duckdb") for whose in ("Polars'", "our"))
+        ),
+        "one_core": _lines(*(f"{who}, {cores}" for who in ("lake", "polars") for cores in ("all cores", "one core"))),
+        "s3": _lines("bare GETs, 64 at a time", "ours, with I/O and publishing"),
+        "events": _lines("Polars loop: read → sort → write", "the same, nothing to do", "quantlab warehouse compact"),
+        "up_to_date": _lines("quantlab compact, nothing to do"),
+    }
+    found = [(one.what, one.measured) for one in targets({"contests": [], "further": further})]
+    assert found == [
+        ("full scan by polars, our file ÷ Polars' file, small", "2.00 (CPU 2.00)"),
+        ("full scan by duckdb, our file ÷ Polars' file, small", "1.33 (CPU 1.33)"),
+        ("wall on one core ÷ wall on all, small", "2.00 (Polars 1.33)"),
+        ("parts a second over S3 ÷ bare GETs, small", "0.50"),
+        ("CPU of an event hour of 40 tiny files", "1 ms (Polars loop 1 ms)"),
+        ("`quantlab compact` on an up-to-date day", "1.00 s (CPU 1.00 s)"),
+    ]
+
+
 def test_what_was_not_measured_is_no_target() -> None:
     results = _results()
     for contest in results["contests"]:

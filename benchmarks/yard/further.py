@@ -51,15 +51,18 @@ def full_scans(data: Dataset, rounds: int, work: Path) -> list[Line]:
     paths = {label: directory / f"{day.symbol}.parquet" for label, directory in files.items()}
     if not all(path.exists() for path in paths.values()):
         return []
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for reader in ("polars", "duckdb"):
             for label, path in paths.items():
                 warm([path])
                 command = [sys.executable, "-m", "benchmarks.yard.scans", reader, str(path)]
-                seconds = json.loads(run(command, environment(), work).output)
-                found.setdefault(f"{label}, read by {reader}", []).append(seconds)
-    return [_line(data, label, statistics.median(seconds)) for label, seconds in found.items()]
+                seconds, cpu_seconds = json.loads(run(command, environment(), work).output)
+                found.setdefault(f"{label}, read by {reader}", []).append((seconds, cpu_seconds))
+    return [
+        _line(data, label, *(statistics.median(column) for column in zip(*times, strict=True)))
+        for label, times in found.items()
+    ]
 
 
 def up_to_date(data: Dataset, rounds: int, work: Path) -> list[Line]:
@@ -197,9 +200,7 @@ def _in_turn(ways: Mapping[str, Callable[[], Measured]], rounds: int, data: Data
     ]
 
 
-def _line(
-    data: Dataset | None, label: str, seconds: float, cpu_seconds: float | None = None, peak_mib: float | None = None
-) -> Line:
-    line: Line = {"label": label, "seconds": seconds}
-    line |= {"cpu_seconds": cpu_seconds, "peak_mib": peak_mib} if cpu_seconds is not None else {}
+def _line(data: Dataset | None, label: str, seconds: float, cpu_seconds: float, peak_mib: float | None = None) -> Line:
+    line: Line = {"label": label, "seconds": seconds, "cpu_seconds": cpu_seconds}
+    line |= {"peak_mib": peak_mib} if peak_mib is not None else {}
     return line | ({"kind": data.kind, "size": data.size} if data else {})

@@ -1,7 +1,8 @@
-"""Reading a file whole, a few times; prints the median of seconds: `python -m benchmarks.yard.scans READER FILE`."""
+"""Reading a file whole, a few times; prints medians of wall and CPU: `python -m benchmarks.yard.scans READER FILE`."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -32,12 +33,12 @@ def main(reader: str, path: str) -> None:
     """Measure, print."""
     scan = {"polars": _polars, "duckdb": _duckdb}[reader](path)
     scan()
-    times = []
+    times: list[tuple[float, float]] = []
     for _ in range(TIMES):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         scan()
-        times.append(time.perf_counter() - started)
-    print(statistics.median(times))
+        times.append((time.perf_counter() - started, time.process_time() - busy))
+    print(json.dumps([statistics.median(column) for column in zip(*times, strict=True)]))
 
 
 if __name__ == "__main__":
