@@ -46,11 +46,13 @@ def main() -> int:
     base = asked.data or Path(tempfile.gettempdir()) / "quantlab-yardstick"
     base.mkdir(parents=True, exist_ok=True)
     before = json.loads(asked.before.read_text()) if asked.before else None
-    results: dict[str, Any] = {"commands": [], "machine": {}, "contests": [], "further": {}, "notes": []}
+    results: dict[str, Any] = {"commands": [], "machine": {}, "contests": [], "further": {}, "remarks": []}
     if asked.add and asked.out and asked.out.with_suffix(".json").exists():
         results = json.loads(asked.out.with_suffix(".json").read_text())
     results["commands"].append(shlex.join(["python", "benchmarks/yardstick.py", *_kept(sys.argv[1:])]))
     results["machine"] = describe()
+    results["remarks"] += [asked.remark] if asked.remark else []
+    results["notes"] = []
     with tempfile.TemporaryDirectory(dir=base, prefix="run-") as name:
         for size in asked.sizes:
             for kind in asked.kinds if size != "events" else ():
@@ -116,6 +118,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="where data is made once, and kept; the system's temporary directory")
     parser.add_argument("--out", type=Path, help="page to write (Markdown); the figures go beside it (.json)")
     parser.add_argument("--add", action="store_true", help="keep what the page has of other data, and add to it")
+    parser.add_argument("--remark", help="a sentence for the page, as on how busy the machine was")
     parser.add_argument("--before", type=Path, help="figures of an earlier run (.json), to be put beside these")
     return parser.parse_args()
 

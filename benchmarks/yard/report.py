@@ -131,6 +131,8 @@ def document(results: dict[str, Any], before: dict[str, Any] | None) -> str:
         *(f"    {command}" for command in results["commands"]),
         "",
         _machine(results),
+        *(f"- {remark}" for remark in results["remarks"]),
+        *([""] if results["remarks"] else []),
         *([f"Before: {_run(before)}.", ""] if before else []),
         "## Targets",
         "",
