@@ -1,0 +1,1 @@
+"""Benchmarks: run them from a checkout (README.md)."""
