@@ -85,20 +85,26 @@ def check_rows(part: Part, rows: int, row_groups: Sequence[int]) -> None:
         raise CorruptPart(part.key, cause)
 
 
-def check_width(part: Part, row_groups: Sequence[int], schema: pl.Schema, budget_bytes: int) -> None:
+def check_width(part: Part, row_groups: Sequence[int], row_bytes: int, budget_bytes: int) -> None:
     """Refuse a part whose largest row group takes more than the budget, whatever its values are.
 
     A row group is the least that is decoded at once; a larger part is streamed, row group by row group.
+
+    Args:
+        part: it.
+        row_groups: rows of each.
+        row_bytes: what a row takes at least (`least_row_bytes` of its columns).
+        budget_bytes: what a row group may take.
 
     Raises:
         CorruptPart: with the figures.
     """
     share = max(LEAST_SHARE_BYTES, budget_bytes)
-    largest, row = max(row_groups, default=0), sum(least_row_bytes(dtype) for dtype in schema.dtypes())
-    if largest * row > share:
+    largest = max(row_groups, default=0)
+    if largest * row_bytes > share:
         cause = (
-            f"declares {largest:,} rows of at least {row:,} bytes in one row group: {largest * row:,} bytes, where a "
-            f"row group may take {share:,}; a larger memory budget allows for it"
+            f"declares {largest:,} rows of at least {row_bytes:,} bytes in one row group: {largest * row_bytes:,} bytes,"
+            f" where a row group may take {share:,}; a larger memory budget allows for it"
         )
         raise CorruptPart(part.key, cause)
 

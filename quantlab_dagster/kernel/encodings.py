@@ -20,7 +20,7 @@ DICTIONARY, PLAIN, DELTA, SPLIT = "DICTIONARY", "PLAIN", "DELTA_BINARY_PACKED", 
 
 _MOST_SAMPLED = 1 << 15
 _LEAST_SAMPLED = 1 << 10
-_SAMPLED_SHARE = 4  # one row of so many
+_SAMPLED_SHARE = 8  # one row of so many
 # What is tried first is faster to read, or known to more readers: another must be smaller by so much.
 _CLEARLY_SMALLER = 0.98
 # A dictionary that overflows is followed by plain pages, which fastparquet takes for nulls where they are text.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException, PolarsError
 
 from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, MachineFault
-from quantlab_dagster.kernel.bounds import check_rows, check_shape, check_width
+from quantlab_dagster.kernel.bounds import check_rows, check_shape, check_width, least_row_bytes
 from quantlab_dagster.kernel.faults import raise_machine_fault
 from quantlab_dagster.kernel.layout import ARROW_SCHEMA, Layout, read_layout
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Part
@@ -86,7 +86,7 @@ class FooterReader:
     def __init__(self, order_by: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
         self._order_by = order_by
         self._budget_bytes = budget_bytes
-        self._known: list[Layout] = []
+        self._known: list[tuple[Layout, int]] = []  # and what a row takes at least
         self._metadata: dict[bytes, bytes] = {}
 
     def read(self, part: Part) -> Footer:
@@ -106,25 +106,25 @@ class FooterReader:
             uncompressed_bytes = sum(group.total_byte_size for group in groups)
             check_rows(part, metadata.num_rows, row_groups)
             pairs = metadata.metadata or {}
-            layout = self._layout(part, metadata, pairs.pop(ARROW_SCHEMA, b""))
+            layout, row_bytes = self._layout(part, metadata, pairs.pop(ARROW_SCHEMA, b""))
         except BadPart:
             raise
         except (*_UNREADABLE_FOOTER, PolarsError, PanicException) as error:
             raise_machine_fault(error, part.key)
             raise CorruptPart(part.key, f"not a readable Parquet file ({_first_line(error)})") from error
-        check_width(part, row_groups, layout.schema, self._budget_bytes)
+        check_width(part, row_groups, row_bytes, self._budget_bytes)
         if pairs != self._metadata:
             self._metadata = pairs
         return Footer(row_groups, layout, self._metadata, uncompressed_bytes)
 
-    def _layout(self, part: Part, metadata: Any, arrow: bytes) -> Layout:
+    def _layout(self, part: Part, metadata: Any, arrow: bytes) -> tuple[Layout, int]:
         footer = footer_bytes(part.source)
-        for known in self._known:
-            if footer.startswith(known.prefix) and known.arrow == arrow:
-                return known
+        for layout, row_bytes in self._known:
+            if footer.startswith(layout.prefix) and layout.arrow == arrow:
+                return layout, row_bytes
         layout = read_layout(part.key, metadata, footer, arrow, self._order_by)
-        self._known.append(layout)
-        return layout
+        self._known.append((layout, sum(least_row_bytes(dtype) for dtype in layout.schema.dtypes())))
+        return self._known[-1]
 
 
 def footer_bytes(source: bytes | memoryview | Path) -> bytes:
