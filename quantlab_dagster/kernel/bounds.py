@@ -103,8 +103,8 @@ def check_width(part: Part, row_groups: Sequence[int], row_bytes: int, budget_by
     largest = max(row_groups, default=0)
     if largest * row_bytes > share:
         cause = (
-            f"declares {largest:,} rows of at least {row_bytes:,} bytes in one row group: {largest * row_bytes:,} bytes,"
-            f" where a row group may take {share:,}; a larger memory budget allows for it"
+            f"declares {largest:,} rows of at least {row_bytes:,} bytes in one row group: {largest * row_bytes:,} "
+            f"bytes, where a row group may take {share:,}; a larger memory budget allows for it"
         )
         raise CorruptPart(part.key, cause)
 

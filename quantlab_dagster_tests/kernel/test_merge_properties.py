@@ -189,3 +189,21 @@ def test_bytes_depend_on_the_raw_objects_alone(tmp_path: Path) -> None:
     assert len({run["sha256"] for run in found}) == 1
     assert [run["windows"] > 1 for run in found] == [False, True, True]
     assert [run["distributed"] for run in found] == [False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.guards("memory-grows")
+def test_memory_does_not_grow_with_the_output(tmp_path: Path) -> None:
+    """A file of more than 1 GB takes what the budget allows, and a constant."""
+    budget_bytes = 384 << 20  # the share of the default that merging has
+    done = subprocess.run(
+        [sys.executable, "-m", "quantlab_dagster_tests.kernel.large_merge", str(budget_bytes), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["rows"] == found["expected_rows"]
+    assert found["size_bytes"] > 1e9
+    assert found["windows"] > 50
+    assert found["peak_bytes"] - found["before_bytes"] < budget_bytes + (128 << 20)
