@@ -35,8 +35,6 @@ def files_held_open() -> Iterator[None]:
         if not isinstance(connection, sqlite3.Connection):
             return  # of another kind of storage
         path = connection.execute("PRAGMA database_list").fetchone()[2]
-        if not path:
-            return  # in memory
         connection.execute("PRAGMA journal_mode=WAL")  # as Dagster makes it a little later
         connection.execute("PRAGMA synchronous=NORMAL")
         with turn:
