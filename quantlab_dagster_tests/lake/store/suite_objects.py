@@ -71,7 +71,7 @@ class ObjectSuite(Kind):
 
     @pytest.mark.guards("part-lost")
     def test_of_several_none_is_left_out(self, store: Store) -> None:
-        put_all(store, "m/a", "m/c")
+        put_all(store, "m/a", "m/c", "b")
         with pytest.raises(ObjectNotFound) as caught:
             run(store.get_together(["m/a", "m/b", "m/c"]))
         assert_helpful(caught.value, store, "m/b")
