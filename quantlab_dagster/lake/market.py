@@ -224,11 +224,12 @@ async def find_parts(store: Store, symbol_day: SymbolDay) -> list[ObjectInfo]:
     Raises:
         StoreError: the listing failed; it is never taken for an empty one.
     """
-    objects = await store.list_objects(symbol_day.prefix)
+    prefix = symbol_day.prefix
+    objects = await store.list_objects(prefix)
     return [
         info
         for info in objects
-        if is_part_name(info.name) and info.key == symbol_day.key(info.name)  # nothing from deeper directories
+        if is_part_name(name := info.name) and info.key == f"{prefix}{name}"  # nothing from deeper directories
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,4 +42,4 @@ class Record(BaseModel):
 
     def dump(self) -> bytes:
         """The object's bytes: indented JSON, keys in a fixed order."""
-        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+        return f"{self.model_dump_json(indent=2)}\n".encode()

@@ -1,13 +1,15 @@
 """Compacting one (exchange, stream) pair's day: its symbol-days side by side, each planned, fetched, merged, published.
 
-Downloads of later symbol-days run while earlier ones are merged, within one memory budget; one merge runs at a time,
-because it uses every core. The event loop stays on the main thread, so that a signal can stop it at any moment.
+Downloads of later symbol-days run while earlier ones are merged, within one memory budget. A large merge runs alone,
+because it uses every core; small ones run side by side, a core and a share of the memory each. The event loop stays on
+the main thread, so that a signal can stop it at any moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -50,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 _SYMBOL_DAYS_AT_ONCE = 16
 _ATTEMPTS = 4
+_SMALL_BYTES = 8 << 20
 
 
 async def compact_and_record(
@@ -108,7 +111,7 @@ async def _compact_pair(
     found = sorted(symbols) or await find_symbols(place.raw, pair)
     listener.planned(pair, day, len(found))
     with scratch_directory(place.limits.scratch_base) as scratch:
-        async with Merging(place.limits) as merging:  # one at a time, because a merge uses every core
+        async with Merging(place.limits, cores=min(4, os.cpu_count() or 1)) as merging:
             step = _Step(place, scratch, merging, listener, requested)
             ended = await step.run([SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found])
     outcomes = tuple(outcome for outcome in ended if outcome.status is not Status.NO_FILES or symbols)
@@ -199,7 +202,7 @@ class _Step:
         built = await self._merging.build(
             self._place.raw,
             plan.parts,
-            Recipe(self._place.order, width),
+            Recipe(self._place.order, width, cores=1 if plan.bytes_in <= _SMALL_BYTES else None),
             directory / DATA,
             progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
         )

@@ -208,28 +208,51 @@ async def fetch_parts(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = deque(
-                group.create_task(_fetch(store, info, gate, spool / f"{index:08d}.parquet" if spool else None))
-                for index, info in enumerate(listed)
+                group.create_task(_fetch(store, listed[first : first + store.at_once], gate))
+                if spool is None
+                else group.create_task(_download(store, listed[first], gate, spool / f"{first:08d}.parquet"))
+                for first in range(0, len(listed), store.at_once if spool is None else 1)
             )
             while tasks:
-                batch = [tasks.popleft() for _ in range(min(_PARTS_PER_BATCH, len(tasks)))]
-                await consume([look_at(*await task) for task in batch])
+                batch: list[Part] = []
+                while tasks and len(batch) < _PARTS_PER_BATCH:
+                    batch += [look_at(*fetched) for fetched in await tasks.popleft()]
+                await consume(batch)
     except BaseExceptionGroup as errors:
         raise first_error(errors) from errors
 
 
-async def _fetch(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: Path | None) -> tuple[Part, ObjectInfo]:
+_Fetched = list[tuple[Part, "ObjectInfo"]]
+
+
+async def _fetch(store: Store, infos: Sequence[ObjectInfo], gate: asyncio.Semaphore) -> _Fetched:
     async with gate:
         try:
-            if path is None:
-                content, got = await store.get(info.key)
-                source: bytes | Path = content
-                size_bytes = len(content)
-            else:
-                got = await store.download(info.key, path)
-                source, size_bytes = path, path.stat().st_size
+            found = await store.get_together([info.key for info in infos])
         except ObjectNotFound as error:
-            raise ObjectChanged(store.name(info.key), "was deleted after it was listed", "Run again") from error
+            raise _deleted(error) from error
+    return [
+        (Part(info.name, content, len(content)), _as_listed(store, info, got, len(content)))
+        for info, (content, got) in zip(infos, found, strict=True)
+    ]
+
+
+async def _download(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: Path) -> _Fetched:
+    async with gate:
+        try:
+            got = await store.download(info.key, path)
+        except ObjectNotFound as error:
+            raise _deleted(error) from error
+    size_bytes = path.stat().st_size
+    return [(Part(info.name, path, size_bytes), _as_listed(store, info, got, size_bytes))]
+
+
+def _deleted(error: ObjectNotFound) -> ObjectChanged:
+    return ObjectChanged(error.where, "was deleted after it was listed", "Run again")
+
+
+def _as_listed(store: Store, info: ObjectInfo, got: ObjectInfo, size_bytes: int) -> ObjectInfo:
+    """What was received, if it is what was listed."""
     if (got.etag, size_bytes) != (info.etag, info.size_bytes):
         raise ObjectChanged(store.name(info.key), "was replaced after it was listed", "Run again")
-    return Part(info.name, source, size_bytes), got
+    return got

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ import pytest
 from quantlab_dagster.defs.market.metadata import describe
 from quantlab_dagster.errors import DayRefused, StoreUnavailable
 from quantlab_dagster.kernel.terms import Order
+from quantlab_dagster.lake.store.base import Store
+from quantlab_dagster.market import compact
 from quantlab_dagster.market.outcome import PairOutcome, Status, Verdict, line
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster.synthetic.market import FOREIGN_FILES, RawPart, corrupt_part, empty_part, generate_parts
+from quantlab_dagster.work.merging import Merging, Recipe
 from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.lakes import (
     DAY,
@@ -34,7 +38,6 @@ from quantlab_dagster_tests.lakes import (
 )
 
 if TYPE_CHECKING:
-    from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster_tests.conftest import Rig
 
@@ -312,6 +315,7 @@ def test_a_part_that_cannot_be_fetched_fails_its_symbol_day_only(
         return await get(self, key)
 
     monkeypatch.setattr(kind, "get", failing)
+    monkeypatch.setattr(kind, "get_together", Store.get_together)
     by_symbol = {item.symbol_day.symbol: item for item in lakes.run().outcomes}
     assert by_symbol["btcusdt"].status is Status.SUCCESS
     assert by_symbol["xrpusdt"].status is Status.FAILED
@@ -338,6 +342,7 @@ def test_a_part_replaced_during_the_run_is_planned_anew(
         return await get(self, key)
 
     monkeypatch.setattr(kind, "get", replacing)
+    monkeypatch.setattr(kind, "get_together", Store.get_together)
     [item] = lakes.run().outcomes
     if times == 1:
         assert item.status is Status.SUCCESS
@@ -345,6 +350,30 @@ def test_a_part_replaced_during_the_run_is_planned_anew(
         assert same_rows(lakes.published(symbol_day()), oracle(now))
     else:
         assert (item.status, item.error) == (Status.FAILED, "ObjectChanged")
+
+
+def test_small_symbol_days_are_merged_side_by_side_and_a_large_one_alone(
+    local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever runs beside them, their files are the same."""
+    lakes = local_lakes
+    symbols = ["a", "b", "c", "d"]
+    size_bytes = max(sum(len(part.data) for part in lakes.put_spec(spec(symbol))) for symbol in symbols)
+    build, wanted, files = Merging.build, list[int | None](), list[dict[str, str]]()
+
+    async def spy(self: Merging, store: Store, listed: Any, recipe: Recipe, *rest: Any, **options: Any) -> Any:
+        wanted.append(recipe.cores)
+        return await build(self, store, listed, recipe, *rest, **options)
+
+    monkeypatch.setattr(Merging, "build", spy)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    for small, cores in ((size_bytes, 1), (0, None)):
+        monkeypatch.setattr(compact, "_SMALL_BYTES", small)
+        lakes.run(overwrite=True)
+        assert wanted == [cores] * len(symbols)
+        wanted.clear()
+        files.append({symbol: lakes.meta(symbol_day(symbol))["sha256"] for symbol in symbols})
+    assert files[0] == files[1]
 
 
 @pytest.mark.guards("damage-in-transit")

@@ -223,7 +223,7 @@ def test_a_compactor_that_stalls_at_any_step_and_wakes_hours_later(rig: Rig) -> 
         lake.sweep(now=SOON + 8 * LATER)
         check_all_well(lake, rows_of(originals))
     assert set(CHANGES) - {"discard"} <= set(seen)
-    assert rig.server or {"list_objects", "list_names", "get", "head", "staged_below"} <= set(seen)
+    assert rig.server or {"list_objects", "list_names", "get_together", "head", "staged_below"} <= set(seen)
 
 
 # ---- changed under our hands -----------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class MeddlingStore:
 @pytest.mark.guards("drifted-retired")
 @pytest.mark.parametrize(
     ("method", "after"),
-    [("get", False), ("get", True), ("stage", False), ("stage", True), ("publish", False), ("publish", True)],
+    [(method, after) for method in ("get_together", "stage", "publish") for after in (False, True)],
 )
 def test_what_changes_or_arrives_meanwhile_survives(lake: EventLake, method: str, *, after: bool) -> None:
     files = list(generate_event_files(spec(files=FILES)))

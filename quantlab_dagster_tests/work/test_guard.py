@@ -31,7 +31,7 @@ from quantlab_dagster_tests.kernel.lying import varint, with_negative_page, with
 from quantlab_dagster_tests.work.test_merging import ORDER, Fixture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 BAD = 3
 """Which of the parts is the deadly one."""
@@ -87,15 +87,15 @@ def test_who_shares_a_process_with_it_is_not_blamed(parts: Fixture) -> None:
     first_is_there = asyncio.Event()
 
     async def build() -> list[Any]:
-        get = parts.store.get
+        get = parts.store.get_together
 
-        async def get_late(key: str) -> Any:
+        async def get_late(keys: Sequence[str]) -> Any:
             # The deadly one only after the other job has handed over, so that it is there, waiting, when it dies.
-            if key == name:
+            if name in keys:
                 await first_is_there.wait()
-            return await get(key)
+            return await get(keys)
 
-        parts.store.get = get_late  # type: ignore[method-assign]
+        parts.store.get_together = get_late  # type: ignore[method-assign]
         async with Merging(Limits(64 << 20)) as merging:
 
             async def one(at: int, listed: list[Any]) -> Any:

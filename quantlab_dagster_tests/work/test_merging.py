@@ -24,6 +24,7 @@ from quantlab_dagster.work.messages import Merge
 from quantlab_dagster_tests.lakes import DAY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 ORDER = Order(column="ts_event", numbered=True)
@@ -42,7 +43,7 @@ class Fixture:
             part.name: part.data for part in generate_parts(DaySpec("x", "bbo", "y", DAY, parts=PARTS, rows=ROWS))
         }
         self.sent = dict(self.contents)
-        self.store.get = self.get  # type: ignore[method-assign]
+        self.store.get_together = self.get_together  # type: ignore[method-assign]
         self.store.download = self.download  # type: ignore[method-assign]
 
     @property
@@ -53,8 +54,8 @@ class Fixture:
         data = self.contents[name]
         return ObjectInfo(name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
 
-    async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
-        return self.sent[key], self.received(key)
+    async def get_together(self, keys: Sequence[str]) -> list[tuple[bytes, ObjectInfo]]:
+        return [(self.sent[key], self.received(key)) for key in keys]
 
     async def download(self, key: str, path: Path) -> ObjectInfo:
         path.write_bytes(self.sent[key])

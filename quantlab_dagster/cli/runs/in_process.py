@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import dagster as dg
 
 from quantlab_dagster.cli.runs.home import ensure_dagster_home
+from quantlab_dagster.cli.runs.sqlite import files_held_open
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.liveness import command_line_tags, end_dead_runs
 from quantlab_dagster.errors import QuantlabError
@@ -43,6 +44,7 @@ class InProcess:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(files_held_open())
         self.instance = self._stack.enter_context(dg.DagsterInstance.get())
         self.end_dead_runs()
         return self

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from quantlab_dagster.defs.market.picture import draw_minutes, markdown_image
 from quantlab_dagster.market.outcome import Outcome, PairOutcome, Status
 from quantlab_dagster.market.timeunit import ticks_per_second, time_of
 from quantlab_dagster.work.wording import format_bytes
@@ -40,10 +39,8 @@ def describe(outcome: PairOutcome) -> dict[str, Any]:
         metadata["widened"] = _widened(built)
     metadata |= {"rows": rows, "parts": sum(item.parts for item in published)}
     metadata |= _time_range(outcome, published)
-    png = draw_minutes(f"{outcome.pair} on {outcome.day:%Y-%m-%d}", built)
-    if png is not None:
-        picture = markdown_image(png, f"Events per minute of {outcome.pair}", outcome.day)
-        metadata["events per minute"] = dg.MetadataValue.md(picture)
+    if built:
+        metadata |= _picture(outcome, built)
     metadata |= {
         "symbol-day table": _table(outcome.outcomes),
         "symbol-days": len(outcome.outcomes),
@@ -68,6 +65,17 @@ def describe(outcome: PairOutcome) -> dict[str, Any]:
     if built:
         metadata["dagster/column_schema"] = _column_schema(built)
     return metadata
+
+
+def _picture(outcome: PairOutcome, built: Sequence[Outcome]) -> dict[str, Any]:
+    # Imported here: NumPy and Pillow take a tenth of a run that finds everything up to date.
+    from quantlab_dagster.defs.market.picture import draw_minutes, markdown_image  # noqa: PLC0415
+
+    png = draw_minutes(f"{outcome.pair} on {outcome.day:%Y-%m-%d}", built)
+    if png is None:
+        return {}
+    picture = markdown_image(png, f"Events per minute of {outcome.pair}", outcome.day)
+    return {"events per minute": dg.MetadataValue.md(picture)}
 
 
 def _summary(outcome: PairOutcome) -> str:

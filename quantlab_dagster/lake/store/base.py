@@ -16,7 +16,7 @@ from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import obstore
 
@@ -57,7 +57,12 @@ class Store(Requesting):
         url: as given by the user, for messages.
         engine: the obstore store, rooted at the URL.
         retries: attempts after the first one fails.
+
+    Attributes:
+        at_once: how many small objects are best fetched in one go.
     """
+
+    at_once: ClassVar[int] = 1
 
     def __init__(self, url: str, engine: ObjectStore, *, retries: int = 0) -> None:
         super().__init__(url, retries)
@@ -145,6 +150,10 @@ class Store(Requesting):
             return await self.get(key)
         except ObjectNotFound:
             return None
+
+    async def get_together(self, keys: Sequence[str]) -> list[tuple[bytes, ObjectInfo]]:
+        """Several objects, as many as `at_once` says; as `get` otherwise."""
+        return [await self.get(key) for key in keys]
 
     async def download(self, key: str, path: Path) -> ObjectInfo:
         """Stream the object into a file, in bounded memory; same errors as `get`."""

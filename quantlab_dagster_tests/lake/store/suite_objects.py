@@ -59,6 +59,26 @@ class ObjectSuite(Kind):
         assert run(store.list_objects("m/")) == []
         run(store.delete("m/x.bin"))
 
+    def test_several_are_fetched_together_as_each_by_itself(self, store: Store) -> None:
+        keys = [f"m/{number:02d} é%+" for number in range(40)]
+        for key in keys:
+            put_all(store, key)
+        before = store.requests.by_kind().get("GET", 0)
+        together = run(store.get_together(keys))
+        assert store.requests.by_kind()["GET"] == before + len(keys)
+        assert together == [run(store.get(key)) for key in keys]
+        assert [info.received for _, info in together] == [run(store.get(key))[1].received for key in keys]
+
+    @pytest.mark.guards("part-lost")
+    def test_of_several_none_is_left_out(self, store: Store) -> None:
+        put_all(store, "m/a", "m/c", "b")
+        with pytest.raises(ObjectNotFound) as caught:
+            run(store.get_together(["m/a", "m/b", "m/c"]))
+        assert_helpful(caught.value, store, "m/b")
+        with pytest.raises(StoreError) as refused:
+            run(store.get_together(["m/a", "m/../b"]))
+        assert_helpful(refused.value, store, "m/../b")
+
     def test_a_put_replaces_what_was_there(self, store: Store, tmp_path: Path) -> None:
         file = tmp_path / "file"
         file.write_bytes(b"from a file")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import run
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import obstore
 import pytest
 
 from quantlab_dagster.errors import StoreError, StoreUnavailable
 from quantlab_dagster.lake.store import s3
-from quantlab_dagster.lake.store.local import LocalStore
+from quantlab_dagster.lake.store.local import local_store
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster_tests.lake.store.helpers import (
@@ -31,6 +33,8 @@ from quantlab_dagster_tests.lake.store.helpers import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from obstore.store import ObjectStore
+
     from quantlab_dagster_tests.conftest import Rig
 
 
@@ -48,17 +52,23 @@ def test_what_is_replaced_while_the_request_is_under_way_stays(rig: Rig) -> None
         assert run(direct.get("m/x"))[0] == b"after"
 
 
+def slow_deletions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let time pass between the comparison and the deletion. Returns where it is said that there was one."""
+    delete, order = obstore.delete, list[str]()
+
+    def slow(engine: ObjectStore, key: str) -> None:
+        time.sleep(0.3)
+        delete(engine, key)
+        order.append("deleted")
+
+    monkeypatch.setattr(obstore, "delete", slow)
+    return order
+
+
 def test_local_writers_who_compare_wait_for_a_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what they write is not deleted."""
     store = open_store(str(tmp_path))
-    delete, order = LocalStore.delete, []
-
-    async def slow(self: LocalStore, key: str) -> None:
-        await asyncio.sleep(0.3)
-        await delete(self, key)
-        order.append("deleted")
-
-    monkeypatch.setattr(LocalStore, "delete", slow)
+    order = slow_deletions(monkeypatch)
 
     async def race() -> bool:
         etag = await store.put("x", b"before")
@@ -84,14 +94,7 @@ def test_what_is_published_locally_waits_for_a_deletion(
 ) -> None:
     """So that it is not deleted for what it replaced."""
     store = open_store(str(tmp_path / "lake"), create=True)
-    delete, order = LocalStore.delete, []
-
-    async def slow(self: LocalStore, key: str) -> None:
-        await asyncio.sleep(0.3)
-        await delete(self, key)
-        order.append("deleted")
-
-    monkeypatch.setattr(LocalStore, "delete", slow)
+    order = slow_deletions(monkeypatch)
 
     async def race() -> bool:
         etag = await store.put("x", b"before")
@@ -228,3 +231,42 @@ def test_probing_survives_faults(rig: Rig, fault: str, caplog: pytest.LogCapture
             assert run(direct.list_objects("")) == []
             assert probes_of(direct) == []
     assert caplog.text.count("ignores the condition") == (3 if rig.name == "ceph" else 0)
+
+
+def test_a_local_deletion_waits_for_those_who_hold_the_lock_and_can_be_given_up(tmp_path: Path) -> None:
+    store = local_store(tmp_path)
+
+    async def held() -> bool:
+        etag = await store.put("x", b"1")
+        async with store._locked("x"):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(store.delete_unchanged("x", etag), 0.1)
+            deletion = asyncio.create_task(store.delete_unchanged("x", etag))
+            await asyncio.sleep(0.1)
+            assert not deletion.done()
+            assert await store.head("x") is not None
+        return await deletion
+
+    assert run(held()) is True
+    assert run(store.head("x")) is None
+
+
+def test_whoever_may_read_a_lock_may_take_it(tmp_path: Path) -> None:
+    """Users who share a lake make lock files that are not each other's to write."""
+    store = local_store(tmp_path)
+    etag = run(store.put("x", b"1"))
+    lock = store._lock_of("x")
+    lock.parent.mkdir()
+    lock.touch(0o444)
+    assert run(store.delete_unchanged("x", etag)) is True
+
+
+def test_a_lock_is_never_taken_through_a_link(tmp_path: Path) -> None:
+    store = local_store(tmp_path / "lake", create=True)
+    etag = run(store.put("x", b"1"))
+    lock = store._lock_of("x")
+    lock.parent.mkdir()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError):
+        run(store.delete_unchanged("x", etag))
+    assert not (tmp_path / "elsewhere").exists()

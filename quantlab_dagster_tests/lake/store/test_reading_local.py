@@ -1,0 +1,86 @@
+"""Local files that are read without the engine: they and their ETags are what the engine says, or it is asked."""
+
+from __future__ import annotations
+
+import os
+from asyncio import run
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quantlab_dagster.errors import AccessDenied, StoreError
+from quantlab_dagster.lake.store.local import local_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quantlab_dagster.lake.store.local import LocalStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return local_store(tmp_path)
+
+
+@pytest.mark.parametrize("nanoseconds", [1_767_830_426_123_456_789, 999, 0, -1, -5_000_000_000])
+def test_etags_are_those_of_the_engine(store: LocalStore, tmp_path: Path, nanoseconds: int) -> None:
+    """Else every part would read as replaced."""
+    (tmp_path / "x").write_bytes(b"content")
+    os.utime(tmp_path / "x", ns=(nanoseconds, nanoseconds))
+    [(content, info)] = run(store.get_together(["x"]))
+    assert (content, info) == run(store.get("x"))
+    assert [info] == run(store.list_objects(""))
+
+
+def test_what_is_replaced_while_it_is_read_is_never_half_of_each(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    looks, stat = list[int](), os.fstat
+
+    def written_to_meanwhile(descriptor: int) -> os.stat_result:
+        looks.append(descriptor)
+        if len(looks) == 2:
+            path.write_bytes(b"afterwards")
+        return stat(descriptor)
+
+    monkeypatch.setattr(os, "fstat", written_to_meanwhile)
+    [(content, info)] = run(store.get_together(["x"]))
+    assert content == b"afterwards"  # asked for once more
+    assert [info] == run(store.list_objects(""))
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_again(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    stat, looks = os.fstat, list[int]()
+
+    def grown_since(descriptor: int) -> os.stat_result:
+        found = stat(descriptor)
+        looks.append(descriptor)
+        if len(looks) == 1:
+            with path.open("ab") as file:
+                file.write(b" and more")
+            os.utime(path, ns=(found.st_mtime_ns, found.st_mtime_ns))
+        return found
+
+    monkeypatch.setattr(os, "fstat", grown_since)
+    [(content, info)] = run(store.get_together(["x"]))
+    assert content == b"before and more"
+    assert info.size_bytes == len(content)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_said_so(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "x").touch(0o000)
+    with pytest.raises(AccessDenied):
+        run(store.get_together(["x"]))
+
+
+def test_a_directory_is_no_object(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(StoreError):
+        run(store.get_together(["x"]))
