@@ -15,16 +15,19 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -66,6 +69,25 @@ places = st.builds(
     days,
 )
 seeds = st.integers(0, 1 << 16)
+
+
+# ---- how often each rule was applied ---------------------------------------------------------------------------------
+
+applied: Counter[str] = Counter()
+
+
+def step(**given: Any) -> Any:
+    """A rule of the model that is counted: a long run says how many steps it was."""
+
+    def declare(function: Any) -> Any:
+        @wraps(function)
+        def counting(self: Lake, **drawn: Any) -> None:
+            applied[function.__name__] += 1
+            function(self, **drawn)
+
+        return rule(**given)(counting)
+
+    return declare
 
 
 # ---- what the code under test is called with -------------------------------------------------------------------------
@@ -250,15 +272,18 @@ class Lake(RuleBasedStateMachine):
     @initialize(where=places, seed=seeds, by=deployments)
     def starts(self, where: SymbolDay, seed: int, by: str) -> None:
         (self.root / "raw" / BBO.prefix).mkdir(parents=True)
-        self.new_part(where, seed)
+        self._new_part(where, seed)
         self.deployed[by].begin()
 
-    @rule(where=places, seed=seeds)
+    @step(where=places, seed=seeds)
     def new_part(self, where: SymbolDay, seed: int) -> None:
+        self._new_part(where, seed)
+
+    def _new_part(self, where: SymbolDay, seed: int) -> None:
         self.counter += 1
         self._put(where, f"part-1767830400-{self.counter:06d}.parquet", rows(seed))
 
-    @rule(where=places)
+    @step(where=places)
     def corrupt_part(self, where: SymbolDay) -> None:
         self.counter += 1
         self._put(where, f"part-1767830400-{self.counter:06d}.parquet", None)
@@ -268,25 +293,25 @@ class Lake(RuleBasedStateMachine):
         return found[pick % len(found)]
 
     @precondition(lambda self: any(self.parts.values()))
-    @rule(pick=seeds)
+    @step(pick=seeds)
     def part_vanishes(self, pick: int) -> None:
         where, name = self._some_part(pick)
         asyncio.run(self.store.delete(where.key(name)))
         del self.parts[where][name]
 
     @precondition(lambda self: any(self.parts.values()))
-    @rule(pick=seeds, seed=seeds)
+    @step(pick=seeds, seed=seeds)
     def part_is_replaced(self, pick: int, seed: int) -> None:
         where, name = self._some_part(pick)
         self._put(where, name, rows(seed))
 
     # -- work --
 
-    @rule(by=deployments, day=days, overwrite=st.booleans(), dies_before=st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]))
+    @step(by=deployments, day=days, overwrite=st.booleans(), dies_before=st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]))
     def compacts(self, by: str, day: dt.date, overwrite: bool, dies_before: int) -> None:
         self._compact(by, day, Requested(overwrite=overwrite), dies_before)
 
-    @rule(by=deployments, day=days)
+    @step(by=deployments, day=days)
     def compacts_and_may_shrink(self, by: str, day: dt.date) -> None:
         self.may_shrink |= {where for where in self._known() if where.day == day}
         self._compact(by, day, Requested(overwrite=True, allow_shrink=True))
@@ -295,8 +320,11 @@ class Lake(RuleBasedStateMachine):
         for pair in DEPLOYMENTS[by]:
             self.deployed[by].compact_day(pair, day, requested, dies_before)
 
-    @rule(by=deployments, day=days, dies_before=st.sampled_from([0, 0, 0, 1, 2]))
+    @step(by=deployments, day=days, dies_before=st.sampled_from([0, 0, 0, 1, 2]))
     def rolls_up(self, by: str, day: dt.date, dies_before: int) -> None:
+        self._roll_up(by, day, dies_before)
+
+    def _roll_up(self, by: str, day: dt.date, dies_before: int = 0) -> None:
         true = {(pair, day) for pair in DEPLOYMENTS[by] if self._is_done(pair, day)}
         settled = self.deployed[by].roll_up(day, dies_before)
         all_done = len(true) == len(DEPLOYMENTS[by])
@@ -311,20 +339,20 @@ class Lake(RuleBasedStateMachine):
                 if where.day == day and where.pair in DEPLOYMENTS[by] and self._listed(where):
                     assert self._listed(where) == self.accepted[key], f"{key} is accepted, and its raw parts are others"
 
-    @rule(by=deployments)
+    @step(by=deployments)
     def catches_up(self, by: str) -> None:
         for day in self.deployed[by].open_days(self._state()):
             self._compact(by, day, Requested())
-            self.rolls_up(by, day, 0)
+            self._roll_up(by, day)
 
     # -- people --
 
-    @rule(by=deployments, day=days)
+    @step(by=deployments, day=days)
     def accepts(self, by: str, day: dt.date) -> None:
         self.deployed[by].accept(day)
         self.decided.add(day)
 
-    @rule(by=deployments, where=places)
+    @step(by=deployments, where=places)
     def accepts_symbol_day(self, by: str, where: SymbolDay) -> None:
         if self.deployed[by].accept_symbol_day(where):
             self.accepted[where.state_key] = self._listed(where)
@@ -332,27 +360,27 @@ class Lake(RuleBasedStateMachine):
     def _listed(self, where: SymbolDay) -> set[tuple[str, str]]:
         return {(info.name, info.etag) for info in asyncio.run(self.store.list_objects(where.prefix))}
 
-    @rule(where=places)
+    @step(where=places)
     def data_is_damaged(self, where: SymbolDay) -> None:
         path = self.root / "compact" / where.key("data.parquet")
         if path.exists():
             path.write_bytes(b"junk")
 
-    @rule(by=deployments, day=days)
+    @step(by=deployments, day=days)
     def repairs(self, by: str, day: dt.date) -> None:
         self.deployed[by].repair(day)
 
-    @rule(by=deployments, day=st.sampled_from(DAYS[:2]))
+    @step(by=deployments, day=st.sampled_from(DAYS[:2]))
     def seeds_state(self, by: str, day: dt.date) -> None:
         self.deployed[by].seed(day)
         self.decided |= {other for other in DAYS if other <= day}
 
-    @rule(by=deployments)
+    @step(by=deployments)
     def rebuilds(self, by: str) -> None:
         self._look_at_all(by)
         self.deployed[by].rebuild()
 
-    @rule(by=deployments, junk=st.sampled_from([b"", b"{", b"{}", b"[]", b'{"last_compacted_date": "20620101x"}']))
+    @step(by=deployments, junk=st.sampled_from([b"", b"{", b"{}", b"[]", b'{"last_compacted_date": "20620101x"}']))
     def state_is_ruined_and_rebuilt(self, by: str, junk: bytes) -> None:
         (self.root / "compact" / STATE_KEY).write_bytes(junk)
         self._look_at_all(by)
@@ -459,11 +487,23 @@ class Lake(RuleBasedStateMachine):
         ] == []
 
 
+LONG = "QUANTLAB_MODEL_EXAMPLES" in os.environ
+QUICK = "QUANTLAB_MODEL_SHRINK" in os.environ and os.environ["QUANTLAB_MODEL_SHRINK"] == "0"
+
 Lake.TestCase.settings = settings(
     max_examples=int(os.environ.get("QUANTLAB_MODEL_EXAMPLES", "12")),
     stateful_step_count=int(os.environ.get("QUANTLAB_MODEL_STEPS", "20")),
     deadline=None,
-    derandomize="QUANTLAB_MODEL_EXAMPLES" not in os.environ,
+    derandomize=not LONG,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate] if QUICK else list(Phase),
     suppress_health_check=list(HealthCheck),
 )
-TestLake = Lake.TestCase
+
+
+class TestLake(Lake.TestCase):
+    """The model, as a test; what a run was worth is said at its end (with `-s`)."""
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        said = ", ".join(f"{name} {times}" for name, times in sorted(applied.items()))
+        sys.stderr.write(f"\n{applied.total()} steps: {said}\n")
