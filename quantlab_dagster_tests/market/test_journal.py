@@ -317,6 +317,17 @@ def test_what_fails_after_it_has_moved_is_still_what_was_published(rig: Rig) -> 
 
 
 @pytest.mark.guards("inventory-worse")
+def test_what_the_state_says_is_newer_than_what_has_moved(lakes: Lakes) -> None:
+    moved = Moved.of(lakes.compact)
+    built = moved.before.model_copy(update={"rows": 99})
+    before = asyncio.run(moved.states.read())
+    assert before is not None
+    again = before.model_copy(update={"partitions": {**before.partitions, moved.key: built}})
+    asyncio.run(moved.states.update(lambda _: again))
+    replace(moved, before=built).assert_kept(asyncio.run(moved.states.fold(partial(begin, day=DAY, now=NOON_AFTER))))
+
+
+@pytest.mark.guards("inventory-worse")
 def test_a_rebuild_sees_what_has_moved(lakes: Lakes) -> None:
     moved = Moved.of(lakes.compact)
     asyncio.run(rebuild_state(lakes.place(), [PAIR]))
