@@ -88,7 +88,8 @@ def step(**given: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
             self.time.pass_by(1)
             function(self, **drawn)
 
-        return cast("Callable[..., None]", rule(**given)(counting))
+        ruled: Callable[..., None] = cast("Any", rule)(**given)(counting)
+        return ruled
 
     return declare
 
