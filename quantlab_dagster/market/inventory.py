@@ -94,6 +94,7 @@ async def move_oldest(
     moving = oldest_successes(state, most=most, keep=keep)
     if not moving:
         return state
+    del state  # of 170 MB by now, and a month is as large
     months: dict[str, dict[str, PartitionRecord]] = {}
     for key, record in moving.items():
         months.setdefault(_month(key), {})[key] = record
@@ -101,11 +102,11 @@ async def move_oldest(
         await _add(store, month, records)
 
     def change(before: State | None) -> State:
-        base = before or state
+        assert before is not None  # a state is never removed
         # What changed meanwhile stays.
-        left = {key: record for key, record in base.partitions.items() if moving.get(key) != record}
-        known = sorted({*(base.inventory_months or ()), *months})
-        return base.model_copy(update={"partitions": left, "inventory_months": tuple(known)})
+        left = {key: record for key, record in before.partitions.items() if moving.get(key) != record}
+        known = sorted({*(before.inventory_months or ()), *months})
+        return before.model_copy(update={"partitions": left, "inventory_months": tuple(known)})
 
     after = await update(change)
     logger.warning(
@@ -158,8 +159,18 @@ async def _add(store: Store, month: str, records: dict[str, PartitionRecord]) ->
         reraise=True,
     ):
         with attempt:
-            found = await store.get_if_exists(key)
-            inventory = MonthInventory.read(found[0], store.name(key)) if found else MonthInventory()
-            for name, record in records.items():
-                inventory.partitions[name] = record.model_dump(exclude_none=True)
-            await store.compare_and_swap(key, inventory.dump(), found[1].etag if found else None)
+            content, etag = await _month_of(store, key, records)
+            await store.compare_and_swap(key, content, etag)
+
+
+async def _month_of(store: Store, key: str, records: dict[str, PartitionRecord]) -> tuple[bytes, str | None]:
+    """A month's file with these records added, and the ETag of the one that it is to replace."""
+    found = await store.get_if_exists(key)
+    if found is None:
+        inventory, etag = MonthInventory(), None
+    else:
+        inventory, etag = MonthInventory.read(found[0], store.name(key)), found[1].etag
+    del found  # its bytes
+    for name, record in records.items():
+        inventory.partitions[name] = record.model_dump(exclude_none=True)
+    return inventory.dump(), etag

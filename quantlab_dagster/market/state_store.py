@@ -132,9 +132,9 @@ class StateStore:
         kept = await self._journal.read(day)
         folded = kept.without(but)
         rest = Kept({key: entry for key, entry in kept.entries.items() if key not in folded.entries}, kept.unreadable)
-        after = await self.update(
+        changing = self.update(
             lambda before: then(fold(begin(before), folded.entries.values())), recall=folded.troubled
         )
-        after = await move_oldest(self._store, after, self.update)
+        after = await move_oldest(self._store, await changing, self.update)
         await self._journal.forget(folded)
         return await self._folded(after, rest)

@@ -562,6 +562,8 @@ Lake.TestCase.settings = settings(
 
 
 TestLake = Lake.TestCase
+if LONG:
+    TestLake = pytest.mark.timeout(0)(TestLake)
 
 
 @pytest.fixture(scope="module", autouse=True)
