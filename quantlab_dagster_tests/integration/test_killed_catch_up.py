@@ -115,10 +115,12 @@ class Deployment:
     def killed(self, moment: float) -> list[dg.DagsterRun]:
         """Kill a catch-up so long after it has begun its first run; returns the runs that it leaves unfinished."""
         process = self.start("catch-up")
-        self.wait_for_the_first_run(process)
-        time.sleep(moment)
-        process.kill()
-        process.communicate()
+        try:
+            self.wait_for_the_first_run(process)
+            time.sleep(moment)
+        finally:
+            process.kill()
+            process.communicate()
         return self.unfinished()
 
     def status(self) -> tuple[int, dict[str, Any]]:
@@ -152,10 +154,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Raw:
     whole = _deployment(lakes, tmp_path_factory.mktemp("whole") / "home")
     whole.seed()
     process = whole.start("catch-up")
-    whole.wait_for_the_first_run(process)
-    begun = time.monotonic()
-    _, errors = process.communicate(timeout=_COMMAND_SECONDS)
-    seconds = time.monotonic() - begun
+    try:
+        whole.wait_for_the_first_run(process)
+        begun = time.monotonic()
+        _, errors = process.communicate(timeout=_COMMAND_SECONDS)
+        seconds = time.monotonic() - begun
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     whole.assert_done(expected)
     return Raw(lakes, expected, seconds)
