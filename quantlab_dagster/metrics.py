@@ -82,7 +82,10 @@ _LAKE_GAUGES = {
     "accepted_symbol_days": "Symbol-days that an operator accepted as they are.",
     "failed_symbol_days": "Symbol-days whose last try failed.",
     "pairs_behind": "Configured exchanges and streams with overdue days.",
-    "judged_timestamp_seconds": "When all this was judged: old means that nobody looks any more.",
+    "overdue_hours": "Hours of an app that ended two hours ago or earlier, and have small files that could be merged.",
+    "unfinished_plans": "Replacements of files that are to be completed: until then readers may see rows twice.",
+    "corrupt_files": "Files that cannot be merged, and stay as they are.",
+    "judged_timestamp_seconds": "When all this was judged: old means that nobody looks any more, or nobody can.",
 }
 """Name to help text: a judgement of a lake, as it was last looked at."""
 
@@ -150,7 +153,7 @@ def record_judgement(
     target: MetricsTarget,
     lake: str,
     gauges: Mapping[str, float],
-    now: datetime,
+    now: datetime | None,
     *,
     push_timeout: float = _PUSH_SECONDS,
 ) -> None:
@@ -160,7 +163,7 @@ def record_judgement(
         target: where.
         lake: "market_data" or "events".
         gauges: by name (see `_LAKE_GAUGES`).
-        now: when it was judged.
+        now: when it was judged; None if these gauges can be said although it could not be.
         push_timeout: as of `record_run`.
     """
     what = f"the judgement of {lake}"
@@ -270,9 +273,10 @@ class _Series:
         succeeded[key] = ended if counts.succeeded else succeeded.get(key, 0)
         self._gauges["last_duration_seconds"][key] = _amount(counts.seconds)
 
-    def judge(self, lake: str, gauges: Mapping[str, float], now: datetime) -> None:
+    def judge(self, lake: str, gauges: Mapping[str, float], now: datetime | None) -> None:
         """Replace what was judged of a lake."""
-        for name, value in {**gauges, "judged_timestamp_seconds": now.timestamp()}.items():
+        when = {"judged_timestamp_seconds": now.timestamp()} if now is not None else {}
+        for name, value in {**gauges, **when}.items():
             self._judged[name][(lake,)] = float(value)
 
     def _increase(self, name: str, labels: tuple[str, ...], amount: float) -> None:

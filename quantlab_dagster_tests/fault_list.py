@@ -353,7 +353,6 @@ KNOWN_GAPS = frozenset(
         "late-file-rewrites",
         "looking-costs",
         "output-larger",
-        "restricted-run-backfill",
         "scratch-predictable",
         "slots-in-the-way",
         "timeouts",

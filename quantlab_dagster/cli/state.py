@@ -9,13 +9,14 @@ from quantlab_dagster.cli.options import EXIT_USAGE, DayOption, Json, leave
 from quantlab_dagster.errors import ObjectNotFound, QuantlabError, SettingsError
 
 if TYPE_CHECKING:
-    import datetime as dt
+    from collections.abc import Sequence
 
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.market.catchup import CatchUp
     from quantlab_dagster.market.judgement import Judgement
     from quantlab_dagster.market.state import State
     from quantlab_dagster.settings import Settings
+    from quantlab_dagster.work.finding import Finding
 
 __all__ = ["catch_up", "state_app", "status"]
 
@@ -38,7 +39,6 @@ def status(
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.cli.warehouse import look_at_event_lake, say_event_lake
     from quantlab_dagster.settings import load_settings
-    from quantlab_dagster.work.clock import utc_now
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
@@ -56,7 +56,9 @@ def status(
     screen.say("\nEVENT LAKE")
     events: dict[str, object] = {"problem": "WAREHOUSE_URL is not set, so it is not looked at"}
     events_fine = True
-    if "warehouse_url" in settings.model_fields_set:
+    found: Sequence[Finding] | None = None
+    looks_at_events = "warehouse_url" in settings.model_fields_set
+    if looks_at_events:
         try:
             lake, found = look_at_event_lake(settings)
             say_event_lake(screen, settings, lake, found)
@@ -69,8 +71,8 @@ def status(
     else:
         screen.say(str(events["problem"]))
     fine = judgement is not None and judgement.fine and events_fine and not wrong
-    if judgement is not None and metrics:
-        _write_metrics(settings, judgement, utc_now())
+    if metrics:
+        _write_metrics(settings, judgement, found, events_too=looks_at_events)
     screen.document(status_document(judgement, problem, events, fine=fine))
     if wrong and all(isinstance(error, SettingsError) for error in wrong) and (judgement is None or judgement.fine):
         raise typer.Exit(EXIT_USAGE)
@@ -98,10 +100,18 @@ def _judge(settings: "Settings") -> "Judgement":
     return run_interruptible(judge_now(place, settings.pairs, decide))
 
 
-def _write_metrics(settings: "Settings", judgement: "Judgement", now: "dt.datetime") -> None:
-    from quantlab_dagster.cli.runs.metrics import write_judgement
+def _write_metrics(
+    settings: "Settings", judgement: "Judgement | None", found: "Sequence[Finding] | None", *, events_too: bool
+) -> None:
+    """Write what was judged of each lake, and that one could not be judged."""
+    from quantlab_dagster.cli.runs.metrics import EVENTS, MARKET_DATA, write_judgement
+    from quantlab_dagster.warehouse.checks import gauges
+    from quantlab_dagster.work.clock import utc_now
 
-    write_judgement(settings, judgement, now)
+    now = utc_now()
+    write_judgement(settings, MARKET_DATA, judgement.gauges if judgement is not None else None, now)
+    if events_too:
+        write_judgement(settings, EVENTS, gauges(found) if found is not None else None, now)
 
 
 def _say_behind(screen: "Screen", judgement: "Judgement") -> None:

@@ -49,10 +49,15 @@ class Meter:
         if self.target is not None:
             record_run(self.target, counts, now)
 
-    def judge(self, gauges: Mapping[str, float], now: dt.datetime) -> None:
-        """Put the judgement of the market-data lake beside the counters. Never raises, as above."""
+    def judge(self, lake: str, gauges: Mapping[str, float], now: dt.datetime) -> None:
+        """Put the judgement of a lake beside the counters. Never raises, as above."""
         if self.target is not None:
-            record_judgement(self.target, MARKET_DATA, gauges, now)
+            record_judgement(self.target, lake, gauges, now)
+
+    def cannot_judge(self, lake: str) -> None:
+        """Say that a lake is not fine, because it cannot be looked at; the rest stays as it was judged last."""
+        if self.target is not None:
+            record_judgement(self.target, lake, {"fine": 0}, None)
 
 
 def day_counts(outcome: PairOutcome) -> RunCounts:

@@ -2,7 +2,7 @@
 
 `partitions` of the state is an inventory of every symbol-day and loses nothing. Above a stated number of records the
 oldest successes move to `compacted/inventory/YYYYMM.json`, which has the same records under the same name. Where a
-symbol-day is in both, the state is right.
+symbol-day is in both, the state is right. What fails later is brought back first: it still is what was published.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from quantlab_dagster.errors import Conflict
+from quantlab_dagster.errors import Conflict, MalformedObject, ObjectNotFound
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.state import STATE_KEY, PartitionRecord, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from quantlab_dagster.lake.store.base import Store
 
-__all__ = ["KEEP_RECORDS", "MOST_RECORDS", "MonthInventory", "inventory_key", "move_oldest", "oldest_successes"]
+__all__ = [
+    "KEEP_RECORDS",
+    "MOST_RECORDS",
+    "MonthInventory",
+    "inventory_key",
+    "move_oldest",
+    "oldest_successes",
+    "recalled",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +94,19 @@ async def move_oldest(
     moving = oldest_successes(state, most=most, keep=keep)
     if not moving:
         return state
+    del state  # of 170 MB by now, and a month is as large
     months: dict[str, dict[str, PartitionRecord]] = {}
     for key, record in moving.items():
-        months.setdefault(key.rpartition("/")[2][:6], {})[key] = record
+        months.setdefault(_month(key), {})[key] = record
     for month, records in sorted(months.items()):
         await _add(store, month, records)
 
     def change(before: State | None) -> State:
-        base = before or state
+        assert before is not None  # a state is never removed
         # What changed meanwhile stays.
-        left = {key: record for key, record in base.partitions.items() if moving.get(key) != record}
-        known = sorted({*(base.inventory_months or ()), *months})
-        return base.model_copy(update={"partitions": left, "inventory_months": tuple(known)})
+        left = {key: record for key, record in before.partitions.items() if moving.get(key) != record}
+        known = sorted({*(before.inventory_months or ()), *months})
+        return before.model_copy(update={"partitions": left, "inventory_months": tuple(known)})
 
     after = await update(change)
     logger.warning(
@@ -110,6 +119,37 @@ async def move_oldest(
     return after
 
 
+async def recalled(store: Store, state: State, keys: Collection[str]) -> State:
+    """The state with those of these records that had moved to their months' files; read only if there are some.
+
+    A month's file that is gone, or cannot be understood, is told and stops nothing else.
+
+    Args:
+        store: the compact lake.
+        state: as it stands.
+        keys: of symbol-days of which something else is about to be recorded.
+
+    Raises:
+        StoreError: a month's file cannot be read.
+    """
+    months = set(state.inventory_months or ())
+    gone = {key for key in keys if key not in state.partitions and _month(key) in months}
+    back: dict[str, PartitionRecord] = {}
+    for month in sorted({_month(key) for key in gone}):
+        try:
+            content, _ = await store.get(inventory_key(month))
+            moved = MonthInventory.read(content, store.name(inventory_key(month))).partitions
+            back |= {key: PartitionRecord.model_validate(moved[key]) for key in sorted(gone & moved.keys())}
+        except (ObjectNotFound, MalformedObject, ValidationError) as error:
+            logger.warning("what is published of symbol-days of month %s cannot be seen: %s", month, error)
+    return state.model_copy(update={"partitions": {**state.partitions, **back}}) if back else state
+
+
+def _month(key: str) -> str:
+    """The month (YYYYMM) of a state key."""
+    return key.rpartition("/")[2][:6]
+
+
 async def _add(store: Store, month: str, records: dict[str, PartitionRecord]) -> None:
     key = inventory_key(month)
     async for attempt in AsyncRetrying(
@@ -119,8 +159,18 @@ async def _add(store: Store, month: str, records: dict[str, PartitionRecord]) ->
         reraise=True,
     ):
         with attempt:
-            found = await store.get_if_exists(key)
-            inventory = MonthInventory.read(found[0], store.name(key)) if found else MonthInventory()
-            for name, record in records.items():
-                inventory.partitions[name] = record.model_dump(exclude_none=True)
-            await store.compare_and_swap(key, inventory.dump(), found[1].etag if found else None)
+            content, etag = await _month_of(store, key, records)
+            await store.compare_and_swap(key, content, etag)
+
+
+async def _month_of(store: Store, key: str, records: dict[str, PartitionRecord]) -> tuple[bytes, str | None]:
+    """A month's file with these records added, and the ETag of the one that it is to replace."""
+    found = await store.get_if_exists(key)
+    if found is None:
+        inventory, etag = MonthInventory(), None
+    else:
+        inventory, etag = MonthInventory.read(found[0], store.name(key)), found[1].etag
+    del found  # its bytes
+    for name, record in records.items():
+        inventory.partitions[name] = record.model_dump(exclude_none=True)
+    return inventory.dump(), etag

@@ -122,6 +122,11 @@ class Kept:
     entries: dict[str, JournalEntry]
     unreadable: dict[str, str]
 
+    @property
+    def troubled(self) -> set[str]:
+        """State keys of what could not be built: of these an earlier record says what is published."""
+        return {key for entry in self.entries.values() for key, record in entry.partitions.items() if record.troubled}
+
     def without(self, days: Iterable[dt.date]) -> Self:
         """The entries of all days but some."""
         unwanted = {day_text(day) for day in days}

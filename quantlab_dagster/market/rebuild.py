@@ -59,7 +59,7 @@ async def rebuild_state(place: MarketPlace, pairs: Sequence[Pair]) -> State:
         return advance(state, now)
 
     try:
-        after = await states.update(change)
+        after = await states.update(change, recall=kept.troubled)
     except MalformedObject:
         everything = [notes async for notes in _inventory(place, now)]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from quantlab_dagster.errors import Conflict
-from quantlab_dagster.market.inventory import move_oldest
-from quantlab_dagster.market.journal import Journal
+from quantlab_dagster.market.inventory import move_oldest, recalled
+from quantlab_dagster.market.journal import Journal, Kept
 from quantlab_dagster.market.settling import fold
 from quantlab_dagster.market.state import ADOPTED_KEY, STATE_KEY, State, salvage
 
@@ -60,7 +60,10 @@ class StateStore:
         """As `view`; and by key, why entries of the journal cannot be understood."""
         kept = await self._journal.read()  # first: what is folded meanwhile is then in the file
         state = await self.read()
-        return (fold(state, kept.entries.values()) if state is not None else None), kept.unreadable
+        return (await self._folded(state, kept) if state is not None else None), kept.unreadable
+
+    async def _folded(self, state: State, kept: Kept) -> State:
+        return fold(await recalled(self._store, state, kept.troubled), kept.entries.values())
 
     async def replace_unreadable(self, make: Callable[[State | None], State]) -> State:
         """Put a state in the place of one that cannot be understood, which is first copied beside it.
@@ -76,13 +79,14 @@ class StateStore:
         await self._store.compare_and_swap(STATE_KEY, state.dump(), info.etag)
         return state
 
-    async def update(self, change: Callable[[State | None], State]) -> State:
+    async def update(self, change: Callable[[State | None], State], *, recall: Collection[str] = ()) -> State:
         """Apply a change to the state as it is now; again if somebody else changed it meanwhile.
 
         The first time that a file of other software is written to, it is kept beside as it was.
 
         Args:
             change: pure; called once per attempt.
+            recall: state keys of symbol-days whose records the change must see, also if they have moved.
 
         Returns:
             The state that now stands.
@@ -96,7 +100,7 @@ class StateStore:
             with attempt:
                 found = await self._store.get_if_exists(STATE_KEY)
                 before = State.read(found[0], self.name) if found else None
-                after = change(before)
+                after = change(await recalled(self._store, before, recall) if before is not None else None)
                 if after != before:
                     if found and before is not None and before.catch_up_from is None:
                         with suppress(Conflict):  # it was kept before
@@ -127,8 +131,10 @@ class StateStore:
         """
         kept = await self._journal.read(day)
         folded = kept.without(but)
-        rest = [entry for key, entry in kept.entries.items() if key not in folded.entries]
-        after = await self.update(lambda before: then(fold(begin(before), folded.entries.values())))
-        after = await move_oldest(self._store, after, self.update)
+        rest = Kept({key: entry for key, entry in kept.entries.items() if key not in folded.entries}, kept.unreadable)
+        changing = self.update(
+            lambda before: then(fold(begin(before), folded.entries.values())), recall=folded.troubled
+        )
+        after = await move_oldest(self._store, await changing, self.update)
         await self._journal.forget(folded)
-        return fold(after, rest)
+        return await self._folded(after, rest)

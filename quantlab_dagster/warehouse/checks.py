@@ -12,13 +12,13 @@ from quantlab_dagster.work.finding import Finding
 from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.warehouse.look import HourLook
     from quantlab_dagster.warehouse.outcome import HourOutcome
     from quantlab_dagster.warehouse.slot import Slot
 
-__all__ = ["FEW_SMALL_FILES", "NO_CORRUPT_FILES", "NO_UNFINISHED_PLANS", "findings"]
+__all__ = ["FEW_SMALL_FILES", "NO_CORRUPT_FILES", "NO_UNFINISHED_PLANS", "findings", "gauges"]
 
 NO_CORRUPT_FILES = "no_corrupt_files"
 NO_UNFINISHED_PLANS = "no_unfinished_plans"
@@ -62,11 +62,13 @@ def findings(
             NO_CORRUPT_FILES,
             not corrupt,
             f"cannot be merged, and stay as they are: {name_some(corrupt)}" if corrupt else "no file is left out",
+            len(corrupt),
         ),
         Finding(
             NO_UNFINISHED_PLANS,
             not open_plans,
             f"to be completed: {name_some(sorted(open_plans))}" if open_plans else "no replacement is unfinished",
+            len(open_plans),
         ),
         Finding(
             FEW_SMALL_FILES,
@@ -74,5 +76,19 @@ def findings(
             f"could have been merged for {_DUE_AFTER.seconds // 3600} hours: {name_some(small)}"
             if small
             else "no hour waits for its small files to be merged",
+            len(small),
         ),
     ]
+
+
+_NUMBERS = {
+    NO_CORRUPT_FILES: "corrupt_files",
+    NO_UNFINISHED_PLANS: "unfinished_plans",
+    FEW_SMALL_FILES: "overdue_hours",
+}
+
+
+def gauges(found: Sequence[Finding]) -> dict[str, float]:
+    """What was found of the whole lake in numbers, by the name of the metric."""
+    numbers = {_NUMBERS[finding.name]: float(finding.number) for finding in found if finding.name in _NUMBERS}
+    return {"fine": float(all(finding.passed for finding in found)), **numbers}

@@ -15,8 +15,10 @@ class Finding:
         name: of the check.
         passed: whether it is.
         text: what was found, for people.
+        number: of things that are wrong, where they are counted.
     """
 
     name: str
     passed: bool
     text: str
+    number: int = 0

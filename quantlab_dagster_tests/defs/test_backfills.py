@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dagster._core.workspace.context import WorkspaceProcessContext
+
+_LOG = logging.getLogger(__name__)
 
 NOW = dt.datetime(2026, 1, 16, 12, tzinfo=dt.UTC)
 BBO, TRADE = (dg.AssetKey(["compact", "binance", stream]) for stream in ("bbo", "trade"))
@@ -94,6 +98,7 @@ def test_a_day_that_fails_ends_its_backfill_as_failed(lakes: Lakes, context: Wor
     assert materialised(context, BBO) == DAYS[:2]
 
 
+@pytest.mark.guards("restricted-run-backfill")
 def test_the_assets_take_no_symbols(lakes: Lakes, context: WorkspaceProcessContext) -> None:
     """A run of an asset that is restricted would succeed and materialise nothing: no run of it is made at all."""
     lakes.put_spec(spec(day=dt.date(2026, 1, 8), parts=2, rows=20))
@@ -105,6 +110,7 @@ def test_the_assets_take_no_symbols(lakes: Lakes, context: WorkspaceProcessConte
     assert lakes.compact_keys() == {}
 
 
+@pytest.mark.guards("restricted-run-backfill")
 def test_the_job_of_symbols_can_be_launched_over_days(lakes: Lakes, context: WorkspaceProcessContext) -> None:
     """From its page: a backfill of a job looks at runs, not at what they materialise."""
     for number in (8, 9):
@@ -185,3 +191,23 @@ def test_a_year_of_hours_begins_with_its_first_week(context: WorkspaceProcessCon
     }
     assert ranges == {(hours[first], hours[first + HOURS_PER_RUN - 1]) for first in range(0, len(hours), HOURS_PER_RUN)}
     assert HOURS_PER_RUN * 0.03 < 10, "seconds until the first is made, on a slow disk"
+
+
+@pytest.mark.slow
+def test_the_first_run_of_a_year_of_hours_begins_within_seconds(
+    context: WorkspaceProcessContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Submitted(BaseException):
+        """The first run of all: nothing else is made."""
+
+    def submitted(*_: Any, **__: Any) -> None:
+        raise Submitted
+
+    monkeypatch.setattr(type(context.instance), "submit_run", submitted)
+    put_backfill(context, [EVENTS_ASSET], hours_up_to("2026-01-15-10:00", 365 * 24))
+    begun = time.process_time()
+    with pytest.raises(Submitted):
+        iterate_backfills(context)
+    seconds = time.process_time() - begun
+    _LOG.info("the first run of a year is there after %.1f s of CPU", seconds)
+    assert seconds < 15

@@ -135,15 +135,15 @@ def _start(env: Mapping[str, str], stack: ExitStack) -> DagsterDev:
         "DAGSTER_HOME": str(home),
         **env,
     }
-    popen = stack.enter_context(_session(argv, log, environment))
+    popen = stack.enter_context(session(argv, log, environment))
     dev = DagsterDev(f"http://{HOST}:{port}", home, log, popen)
     _await_location(dev)
     return dev
 
 
 @contextmanager
-def _session(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program and its descendants in a session, and kill them all in the end."""
+def session(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program and its descendants in a session, in the repository's directory, and kill them all in the end."""
     with log.open("wb") as output:
         popen = subprocess.Popen(
             ["/bin/sh", "-c", GUARDED, "sh", *argv],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from quantlab_dagster.market.catchup import read_or_begin
 from quantlab_dagster.market.compact import compact_and_record
 from quantlab_dagster.market.inventory import MonthInventory, inventory_key, move_oldest, oldest_successes
 from quantlab_dagster.market.journal import JOURNAL, Journal, entry_of
-from quantlab_dagster.market.outcome import Outcome, Status
+from quantlab_dagster.market.outcome import Outcome, Status, failed
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.rebuild import rebuild_state
 from quantlab_dagster.market.rollup import roll_up_and_settle
@@ -29,6 +30,8 @@ from quantlab_dagster_tests.lakes import DAY, NOON_AFTER, PAIR, Lakes, Recorder,
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from quantlab_dagster.lake.store.base import Store
 
 OTHER = Pair("binance", "trade")
 BEFORE = DAY - dt.timedelta(days=1)
@@ -260,6 +263,90 @@ def test_a_record_that_changed_while_it_moved_stays(lakes: Lakes) -> None:
     asyncio.run(states.update(lambda _: before.model_copy(update={"partitions": {**before.partitions, key: newer}})))
     after = asyncio.run(move_oldest(lakes.compact, before, states.update, most=29, keep=0))
     assert after.partitions == {key: newer}
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A lake with a symbol-day whose record has moved to its month's file, and whose next try failed since."""
+
+    store: Store
+    states: StateStore
+    key: str
+    before: PartitionRecord
+
+    @classmethod
+    def of(cls, store: Store) -> Moved:
+        states = StateStore(store)
+        partitions = {
+            key: record.model_copy(update={"day_quality_post": "GOOD", "total_size_bytes": 7_000})
+            for key, record in large(10).partitions.items()
+        }
+        before = large(10).model_copy(update={"partitions": partitions})
+        asyncio.run(states.update(lambda _: before))
+        key = "binance/bbo/s005/20251230"
+        after = asyncio.run(move_oldest(store, before, states.update, most=29, keep=0))
+        assert key not in after.partitions
+        where = SymbolDay.of_state_key(key)
+        tried = failed(where, StoreUnavailable("s3://raw", "does not answer"), "does not answer")
+        asyncio.run(Journal(store).append(entry_of(where.pair, where.day, [tried], NOON_AFTER, whole=False)))
+        return cls(store, states, key, before.partitions[key])
+
+    def assert_kept(self, state: State | None, status: str = "failed") -> None:
+        assert state is not None
+        record = state.partitions[self.key]
+        assert (record.status, record.rows, record.total_size_bytes, record.day_quality_post) == (
+            status,
+            self.before.rows,
+            self.before.total_size_bytes,
+            self.before.day_quality_post,
+        )
+
+
+@pytest.mark.guards("inventory-worse")
+def test_what_fails_after_it_has_moved_is_still_what_was_published(rig: Rig) -> None:
+    moved = Moved.of(rig.new_store())
+    moved.assert_kept(asyncio.run(moved.states.view()))
+    day = SymbolDay.of_state_key(moved.key).day
+    begins = partial(begin, day=day, now=NOON_AFTER)
+    moved.assert_kept(asyncio.run(moved.states.fold(begins, but=[day])))
+    stands = asyncio.run(moved.states.read())
+    assert stands is not None
+    assert moved.key not in stands.partitions, "somebody is still at work on its day"
+    moved.assert_kept(asyncio.run(moved.states.fold(begins)))
+    moved.assert_kept(asyncio.run(moved.states.read()))
+
+
+@pytest.mark.guards("inventory-worse")
+def test_what_the_state_says_is_newer_than_what_has_moved(lakes: Lakes) -> None:
+    moved = Moved.of(lakes.compact)
+    built = moved.before.model_copy(update={"rows": 99})
+    before = asyncio.run(moved.states.read())
+    assert before is not None
+    again = before.model_copy(update={"partitions": {**before.partitions, moved.key: built}})
+    asyncio.run(moved.states.update(lambda _: again))
+    replace(moved, before=built).assert_kept(asyncio.run(moved.states.fold(partial(begin, day=DAY, now=NOON_AFTER))))
+
+
+@pytest.mark.guards("inventory-worse")
+def test_a_rebuild_sees_what_has_moved(lakes: Lakes) -> None:
+    moved = Moved.of(lakes.compact)
+    asyncio.run(rebuild_state(lakes.place(), [PAIR]))
+    moved.assert_kept(asyncio.run(moved.states.read()))
+
+
+@pytest.mark.guards("unreadable-record-stops-all")
+@pytest.mark.parametrize(
+    "content", [None, b"{", b'{"partitions": []}', b'{"partitions": {"binance/bbo/s005/20251230": {"rows": "x"}}}']
+)
+def test_a_month_that_is_gone_or_no_json_stops_nothing(
+    lakes: Lakes, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = Moved.of(lakes.compact)
+    month = inventory_key("202512")
+    asyncio.run(lakes.compact.delete(month) if content is None else lakes.compact.put(month, content))
+    after = asyncio.run(moved.states.fold(partial(begin, day=DAY, now=NOON_AFTER)))
+    assert after.partitions[moved.key].status == "failed"
+    assert "202512" in caplog.text
 
 
 # ---- other software's file; files that cannot be read ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from quantlab_dagster.cli.runs.in_process import InProcess, step_failures
 from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.market.checks import findings_by_asset
-from quantlab_dagster.defs.meter import Meter
+from quantlab_dagster.defs.meter import MARKET_DATA, Meter
 from quantlab_dagster.defs.names import JOB, STATE_ASSET, SYMBOLS_JOB, SYMBOLS_OP, compact_key, configured_pairs
 from quantlab_dagster.defs.progress import extra_listener
 from quantlab_dagster.market.catchup import (
@@ -180,7 +180,7 @@ def judge_after(settings: Settings, *, clock: Clock = utc_now, tell: Callable[[s
         judgement = run_interruptible(judge_now(place, pairs, lambda state: decide_all(state, rules)))
         for event in changed_evaluations(instance, findings_by_asset(judgement)):
             instance.report_runless_asset_event(event)
-    Meter.of(settings).judge(judgement.gauges, clock())
+    Meter.of(settings).judge(MARKET_DATA, judgement.gauges, clock())
     return judgement
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.defs.meter import Meter
+from quantlab_dagster.defs.meter import EVENTS, MARKET_DATA, Meter
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Mapping
 
-    from quantlab_dagster.market.judgement import Judgement
     from quantlab_dagster.settings import Settings
 
-__all__ = ["write_judgement"]
+__all__ = ["EVENTS", "MARKET_DATA", "write_judgement"]
 
 
-def write_judgement(settings: Settings, judgement: Judgement, now: dt.datetime) -> None:
-    """Put the judgement beside the counters, if that is configured."""
-    Meter.of(settings).judge(judgement.gauges, now)
+def write_judgement(settings: Settings, lake: str, gauges: Mapping[str, float] | None, now: dt.datetime) -> None:
+    """Put the judgement of a lake beside the counters, if that is configured; None if it could not be judged."""
+    meter = Meter.of(settings)
+    if gauges is None:
+        meter.cannot_judge(lake)
+    else:
+        meter.judge(lake, gauges, now)

@@ -12,7 +12,7 @@ from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.liveness import end_dead_runs
 from quantlab_dagster.defs.market.checks import findings_by_asset
-from quantlab_dagster.defs.meter import Meter
+from quantlab_dagster.defs.meter import MARKET_DATA, Meter
 from quantlab_dagster.defs.names import (
     CATCH_UP_PRIORITY,
     DAILY_PRIORITY,
@@ -23,6 +23,7 @@ from quantlab_dagster.defs.names import (
     compact_key,
 )
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
+from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.catchup import (
     CatchUp,
@@ -80,7 +81,11 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
             context.log.warning(run.text)
         place = market_place(raw_lake, compact_lake, limits, clock)
         busy = busy_days(context.instance)
-        state = run_interruptible(read_or_begin(place, pairs, busy=busy))
+        try:
+            state = run_interruptible(read_or_begin(place, pairs, busy=busy))
+        except QuantlabError:
+            meter.cannot_judge(MARKET_DATA)
+            raise
         rules = catch_up_rules(settings, pairs, clock(), busy=busy, tries=lambda task: tries_of(context.instance, task))
         # Before anything is looked for: that may take its time, or fail, and open days must not wait for it.
         open_days = decide_open_days(state, rules)
@@ -91,7 +96,7 @@ def catch_up_sensor(settings: Settings, pairs: Sequence[Pair]) -> dg.SensorDefin
         for text in decided.skipped:
             context.log.info(text)
         judgement = judge_seen(seen, rules)
-        meter.judge(judgement.gauges, clock())
+        meter.judge(MARKET_DATA, judgement.gauges, clock())
         if seen.error is not None:
             if not decided.requests:
                 raise seen.error  # nothing else worked

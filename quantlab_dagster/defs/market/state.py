@@ -14,7 +14,7 @@ from quantlab_dagster.defs.checks import check_evaluation, check_result, check_s
 from quantlab_dagster.defs.history import busy_days, tries_of
 from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.market.checks import pair_findings
-from quantlab_dagster.defs.meter import Meter
+from quantlab_dagster.defs.meter import MARKET_DATA, Meter
 from quantlab_dagster.defs.names import GROUP, MARKET_POOL, STATE_ASSET, compact_key
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market_place
 from quantlab_dagster.errors import QuantlabError
@@ -89,7 +89,7 @@ def state_asset(
             judgement = run_interruptible(judge_now(place, pairs, lambda state: decide_all(state, rules)))
         except QuantlabError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        meter.judge(judgement.gauges, clock())
+        meter.judge(MARKET_DATA, judgement.gauges, clock())
         yield dg.MaterializeResult(metadata=_metadata(rolled, after))
         yield from (check_result(STATE_ASSET, finding) for finding in judgement.findings)
         # Of the pairs their steps know one day only. What is to be said of all is said here, and at the next tick.

@@ -81,7 +81,7 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
         done = counted(work, meter, clock)
         for hour in hours:
             recorder.record_if_nothing_was_to_do(hour)
-        yield from check_results(done)
+        yield from check_results(done, meter, clock)
         raise_failures(done, busy_too=True)
 
     return events

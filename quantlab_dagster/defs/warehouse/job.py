@@ -90,7 +90,7 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
 
         done = counted(work, meter, clock)
         if not config.recover_only:
-            for check in check_results(done):
+            for check in check_results(done, meter, clock):
                 context.log_event(check_evaluation(check))  # type: ignore[arg-type]  # the signature does not know it
         context.add_output_metadata(describe_sweep(done))
         raise_failures(done)

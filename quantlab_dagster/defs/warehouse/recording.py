@@ -14,6 +14,7 @@ from quantlab_dagster.defs.names import EVENTS_ASSET, hour_key
 from quantlab_dagster.defs.warehouse.metadata import describe_hour, describe_sweep
 from quantlab_dagster.errors import AuditFailed, QuantlabError
 from quantlab_dagster.metrics import RunCounts
+from quantlab_dagster.warehouse.checks import gauges
 from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus, undone
 from quantlab_dagster.work.stopping import run_interruptible
 from quantlab_dagster.work.wording import name_some
@@ -40,6 +41,7 @@ def counted(work: Callable[[], Coroutine[Any, Any, Sweep]], meter: Meter, clock:
         target = EVENTS_ASSET.to_user_string()
         meter.count(RunCounts(EVENTS, target, succeeded=False, seconds=time.monotonic() - started), clock())
         if isinstance(error, QuantlabError):
+            meter.cannot_judge(EVENTS)
             raise dg.Failure(description=str(error), allow_retries=False) from error
         raise  # interrupted, or a bug
     meter.count(hour_counts(done.outcomes, done.seconds, looked_at=done.looked_at - done.left), clock())
@@ -87,8 +89,9 @@ class Recorder:
         self._context.log_event(event(EVENTS_ASSET, partition=hour_key(hour), metadata=describe_hour(outcomes)))
 
 
-def check_results(done: Sweep) -> Iterator[dg.AssetCheckResult]:
-    """What a run proved, and what it found wrong with the lake."""
+def check_results(done: Sweep, meter: Meter, clock: Clock) -> Iterator[dg.AssetCheckResult]:
+    """What a run proved, and what it found wrong with the lake, which the gauges say as well."""
+    meter.judge(EVENTS, gauges(done.findings), clock())
     unproved = [item for item in done.outcomes if item.error == AuditFailed.__name__]
     files = sum(len(item.replacements) for item in done.outcomes)
     yield dg.AssetCheckResult(

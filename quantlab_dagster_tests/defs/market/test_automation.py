@@ -587,10 +587,14 @@ def test_checks_are_reported_when_they_change(lakes: Lakes, instance: dg.Dagster
 
 
 @pytest.mark.guards("unreadable-state-empty")
-def test_a_malformed_state_fails_the_tick_and_is_named(lakes: Lakes, instance: dg.DagsterInstance) -> None:
+def test_a_malformed_state_fails_the_tick_and_is_named(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QUANTLAB_METRICS_FILE", str(file := tmp_path / "q.prom"))
     asyncio.run(lakes.compact.put(STATE_KEY, b"{"))
     with pytest.raises(Exception, match=r"_state\.json"):
         tick(instance)
+    assert 'quantlab_lake_fine{lake="market_data"} 0.0' in file.read_text()
 
 
 @pytest.mark.slow
