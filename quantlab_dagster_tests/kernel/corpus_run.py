@@ -1,6 +1,7 @@
 """What becomes of parts on the public path: each between two good neighbours, in a process that is watched.
 
-python -m quantlab_dagster_tests.kernel.corpus_run [--count 3000] [--seed 1] [--fastparquet PYTHON] [--only ID …]
+python -m quantlab_dagster_tests.kernel.corpus_run [--count 3000] [--seed 1] [--processes 2] [--fastparquet PYTHON]
+    [--only ID …]
 
 writes corpus_outcomes.json, from which docs/reliability.md has its table. The process compacts one symbol-day after
 the other and says which; when it ends, hangs or grows beyond bounds, that one did it, and the next process goes on.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -194,20 +196,28 @@ def child(directory: Path, first: int, after: int) -> None:
 WORK = (sys.executable, "-m", "quantlab_dagster_tests.kernel.corpus_run", "--child")
 
 
-def run(cases: Sequence[Case], bounds: Bounds | None = None, work: Sequence[str] = WORK) -> Iterator[Result]:
+def run(
+    cases: Sequence[Case], bounds: Bounds | None = None, work: Sequence[str] = WORK, processes: int = 1
+) -> Iterator[Result]:
     """Put each part between its neighbours, compact it, and judge what became of it.
 
     Args:
         cases: in this order.
         bounds: of each.
         work: command of the process; a directory and two numbers, from and to, are added.
+        processes: that work side by side, each on parts of its own.
     """
-    for start in range(0, len(cases), _CASES_PER_PROCESS):
-        some = cases[start : start + _CASES_PER_PROCESS]
+
+    def one(some: Sequence[Case]) -> list[Result]:
         with tempfile.TemporaryDirectory(prefix="corpus-") as name:
             directory = Path(name)
             _lay_out(directory, some)
-            yield from _watched(directory, some, bounds or Bounds(), work)
+            return list(_watched(directory, some, bounds or Bounds(), work))
+
+    starts = range(0, len(cases), _CASES_PER_PROCESS)
+    with ThreadPoolExecutor(processes) as pool:
+        for results in pool.map(one, [cases[start : start + _CASES_PER_PROCESS] for start in starts]):
+            yield from results
 
 
 def _lay_out(directory: Path, cases: Sequence[Case]) -> None:
@@ -376,6 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=3_000, help="mutated parts")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="that work side by side")
     parser.add_argument("--fastparquet", help="the Python of an environment that has fastparquet")
     parser.add_argument("--only", nargs="+", help="ids to run; nothing is written")
     parser.add_argument("--output", type=Path, default=OUTCOMES)
@@ -389,7 +400,7 @@ def main() -> None:
     cases = [*foreign(), *(fastparquet_cases(options.fastparquet) if options.fastparquet else [])]
     cases += [*mutations(options.seed, options.count), *bombs(), *odd_names()]
     began, results = time.monotonic(), []
-    for result in run(cases):
+    for result in run(cases, processes=options.processes):
         results.append(replace(result, why=result.why[:200]))
         if result.end in FAILURES:
             print(f"{result.id} ({result.region}): {result.end} ({result.why[:200]})", flush=True)  # noqa: T201
