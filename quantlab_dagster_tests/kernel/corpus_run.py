@@ -4,7 +4,7 @@ The long run compacts many such symbol-days together, as production does; what d
 its process, is compacted once more by itself, and that is told.
 
 python -m quantlab_dagster_tests.kernel.corpus_run [--count 3000] [--seed 1] [--processes 2] [--fastparquet PYTHON]
-    [--spark PYTHON] [--only ID …]
+    [--spark PYTHON] [--results FILE] [--only ID …]
 
 writes corpus_outcomes.json, from which docs/reliability.md has its table. The process compacts one symbol-day after
 the other and says which; when it ends, hangs or grows beyond bounds, that one did it, and the next process goes on.
@@ -22,11 +22,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,17 +233,18 @@ def run(cases: Sequence[Case], bounds: Bounds | None = None, work: Sequence[str]
 
 
 def run_together(cases: Sequence[Case], bounds: Bounds, processes: int = 1) -> Iterator[Result]:
-    """The same, many at a time; what does not end well is run again by itself.
+    """The same, many at a time, as they end; what does not end well is run again by itself.
 
     Args:
-        cases: in this order.
+        cases: in any order.
         bounds: of each that is run by itself, and of the memory of many.
         processes: that work side by side.
     """
     starts = range(0, len(cases), _TOGETHER)
     with ThreadPoolExecutor(processes) as pool:
-        for results in pool.map(partial(_together, bounds), [cases[start : start + _TOGETHER] for start in starts]):
-            yield from results
+        work = [pool.submit(_together, bounds, cases[start : start + _TOGETHER]) for start in starts]
+        for one in as_completed(work):
+            yield from one.result()
 
 
 def _together(bounds: Bounds, cases: Sequence[Case]) -> list[Result]:
@@ -429,6 +429,13 @@ def case_of(name: str) -> Case:
     return next(case for case in foreign() if case.id == name)
 
 
+def _known(path: Path) -> dict[str, Result]:
+    """What a run that was broken off has found."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {one["id"]: Result(one["id"], one["region"], End(one["end"]), one["why"]) for one in found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=3_000, help="mutated parts")
@@ -439,6 +446,9 @@ def main() -> None:
     parser.add_argument("--spark", help="the Python of an environment that has pyspark")
     parser.add_argument("--only", nargs="+", help="ids to run; nothing is written")
     parser.add_argument("--output", type=Path, default=OUTCOMES)
+    parser.add_argument(
+        "--results", type=Path, default=Path("corpus-results.jsonl"), help="kept; a run goes on from it"
+    )
     options = parser.parse_args()
     if options.only:
         for result in run([case_of(name) for name in options.only]):
@@ -449,11 +459,17 @@ def main() -> None:
     cases = [*foreign(), *(fastparquet_cases(options.fastparquet) if options.fastparquet else [])]
     cases += spark_cases(options.spark) if options.spark else []
     cases += [*mutations(options.seed, options.count), *bombs(), *odd_names()]
-    began, results = time.monotonic(), []
-    for result in run_together(cases, Bounds(seconds=options.seconds), options.processes):
-        results.append(replace(result, why=result.why[:200]))
+    began, done = time.monotonic(), _known(options.results) if options.results else {}
+    for result in run_together(
+        [case for case in cases if case.id not in done], Bounds(seconds=options.seconds), options.processes
+    ):
+        done[result.id] = replace(result, why=result.why[:200])
+        if options.results:
+            with options.results.open("a") as file:
+                file.write(json.dumps(asdict(done[result.id])) + "\n")
         if result.end in FAILURES:
             print(f"{result.id} ({result.region}): {result.end} ({result.why[:200]})", flush=True)  # noqa: T201
+    results = [done[case.id] for case in cases]
     found = table_of(results, _say(options.seed, results))
     options.output.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     print(Counter(result.end.value for result in results), f"{time.monotonic() - began:.0f} s")  # noqa: T201

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import itertools
 import os
 import re
 import time
 import uuid
 import zlib
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from quantlab_dagster.lake.store.base import LOCK_DIRECTORY, STAGED_DIRECTORY, S
 from quantlab_dagster.lake.store.objects import Staged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from concurrent.futures import Future
 
     from obstore import PutResult
@@ -62,6 +64,31 @@ class LocalStore(Store):
     def _requests_of(self, parts: int) -> int:  # noqa: ARG002  # nothing is sent anywhere
         return 1
 
+    async def _send(self, key: str, content: bytes | Path, sha256: str | None) -> tuple[str, Sent]:
+        self._check_key(key)
+        with self._putting(key):
+            return await super()._send(key, content, sha256)
+
+    @contextmanager
+    def _putting(self, key: str) -> Iterator[None]:
+        """Say, to all of this machine, that this object is being put; if nobody else does, remove what the dead left.
+
+        The engine writes into `<name>#1`, or the next number that is free, and renames it. Who is killed leaves it.
+        """
+        directory = self._root / LOCK_DIRECTORY
+        with self._errors(key):
+            directory.mkdir(exist_ok=True)
+            lock = os.open(directory / f"{_lock_of(key)}.put", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with self._errors(key):
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove_half_put(self._root / key)
+                fcntl.flock(lock, fcntl.LOCK_SH)  # at once: nobody holds it alone for longer than the lines above
+            yield
+        finally:
+            os.close(lock)
+
     async def _put_file(self, key: str, sending: Sending, *, in_parts: bool) -> PutResult:  # noqa: ARG002
         # Copied as it is read and summed; the engine gives up what it is not given the last piece of.
         return await obstore.put_async(
@@ -100,7 +127,7 @@ class LocalStore(Store):
     async def _locked(self, key: str) -> AsyncIterator[None]:
         """Keep out all others, of this machine, who write or delete this object on condition, or publish it."""
         directory = self._root / LOCK_DIRECTORY
-        lock = AsyncFileLock(directory / f"{zlib.crc32(key.encode()) % _LOCKS:02d}.lock", poll_interval=0.01)
+        lock = AsyncFileLock(directory / f"{_lock_of(key)}.lock", poll_interval=0.01)
         with self._errors(key):
             directory.mkdir(exist_ok=True)
             await lock.acquire()
@@ -146,6 +173,18 @@ class LocalStore(Store):
             return [entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def _lock_of(key: str) -> str:
+    return f"{zlib.crc32(key.encode()) % _LOCKS:02d}"
+
+
+def _remove_half_put(target: Path) -> None:
+    for number in itertools.count(1):
+        path = target.with_name(f"{target.name}#{number}")
+        if path.is_symlink() or not path.is_file():
+            return
+        path.unlink(missing_ok=True)
 
 
 class _StagingArea:
