@@ -348,12 +348,10 @@ FAULTS = {fault.id: fault for chapter in CHAPTERS for fault in chapter.faults}
 
 KNOWN_GAPS = frozenset(
     {
-        "damage-in-transit-alone",
         "drift-fails-hour",
         "late-file-rewrites",
         "looking-costs",
         "output-larger",
-        "scratch-predictable",
         "slots-in-the-way",
         "timeouts",
     }

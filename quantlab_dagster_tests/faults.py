@@ -80,6 +80,7 @@ class Rule:
 
     Attributes:
         fired: number of requests broken so far.
+        struck: the requests that were chosen to be broken, as "PUT /bucket/key".
     """
 
     fault: Fault
@@ -90,6 +91,7 @@ class Rule:
     status: int = 0
     after_forwarding: bool = False
     fired: int = 0
+    struck: list[str] = field(default_factory=list)
     _matched: int = 0
     _acted: threading.Event = field(default_factory=threading.Event)
     _released: threading.Event = field(default_factory=threading.Event)
@@ -121,7 +123,10 @@ class Rule:
         if not _matches(self.method, self.path, method, target):
             return False
         self._matched += 1
-        return self._matched >= self.nth and (self.times is None or self._matched < self.nth + self.times)
+        chosen = self._matched >= self.nth and (self.times is None or self._matched < self.nth + self.times)
+        if chosen:
+            self.struck.append(f"{method} {target}")
+        return chosen
 
     def _act(self) -> None:
         self.fired += 1

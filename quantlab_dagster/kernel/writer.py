@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quantlab_dagster.kernel.arrays import retyped
 from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.digest import digest_group, joined
 from quantlab_dagster.kernel.encodings import choose_encodings, encoding_options, sample_rows
@@ -170,8 +171,7 @@ class SortedFileWriter:
             if field.name in constants:
                 arrays.append(_constant_array(constants[field.name], field.type, frame.height))
             else:
-                array = next(given)
-                arrays.append(array if array.type == field.type else array.cast(field.type))
+                arrays.append(retyped(next(given), field.type))
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _finish(self) -> None:

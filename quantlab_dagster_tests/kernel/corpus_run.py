@@ -1,6 +1,10 @@
 """What becomes of parts on the public path: each between two good neighbours, in a process that is watched.
 
-python -m quantlab_dagster_tests.kernel.corpus_run [--count 3000] [--seed 1] [--fastparquet PYTHON] [--only ID …]
+The long run compacts many such symbol-days together, as production does; what does not end well there, or ends with
+its process, is compacted once more by itself, and that is told.
+
+python -m quantlab_dagster_tests.kernel.corpus_run [--count 3000] [--seed 1] [--processes 2] [--fastparquet PYTHON]
+    [--spark PYTHON] [--results FILE] [--only ID …]
 
 writes corpus_outcomes.json, from which docs/reliability.md has its table. The process compacts one symbol-day after
 the other and says which; when it ends, hangs or grows beyond bounds, that one did it, and the next process goes on.
@@ -18,8 +22,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +63,7 @@ __all__ = ["FAILURES", "Bounds", "End", "Result", "judge", "run", "table_of"]
 OUTCOMES = Path(__file__).with_name("corpus_outcomes.json")
 PARTS = tuple(f"part-1767830400-{number:06d}.parquet" for number in (1, 2, 3))
 _CASES_PER_PROCESS = 250
+_TOGETHER = 60
 
 
 class End(StrEnum):
@@ -159,19 +165,35 @@ def symbol_of(number: int) -> str:
     return f"c{number:05d}"
 
 
-async def compact_symbols(directory: Path, numbers: Iterable[int]) -> None:
-    """Compact one symbol-day after the other through the market's own function, and say so."""
-    place = MarketPlace(
+def place_in(directory: Path) -> MarketPlace:
+    return MarketPlace(
         open_store(str(directory / "raw")),
         open_store(str(directory / "compact")),
         Limits(64 << 20, scratch_base=directory / "scratch"),
         clock=lambda: NOON_AFTER,
     )
+
+
+async def compact_symbols(directory: Path, numbers: Iterable[int]) -> None:
+    """Compact one symbol-day after the other through the market's own function, and say so."""
+    place = place_in(directory)
     for number in numbers:
         say(directory, "begin", number)
         done = await compact_pair(place, PAIR, DAY, listener=Recorder(), symbols=[symbol_of(number)])
         [outcome] = done.outcomes
         say(directory, "end", number, _document(outcome))
+
+
+async def compact_together(directory: Path, numbers: Sequence[int]) -> None:
+    """The same in one call."""
+    number_of = {symbol_of(number): number for number in numbers}
+
+    class Telling(Recorder):
+        def finished(self, outcome: Outcome) -> None:
+            say(directory, "end", number_of[outcome.symbol_day.symbol], _document(outcome))
+
+    say(directory, "begin", numbers[0])
+    await compact_pair(place_in(directory), PAIR, DAY, listener=Telling(), symbols=list(number_of))
 
 
 def say(directory: Path, what: str, number: int, more: Any = None) -> None:
@@ -183,15 +205,17 @@ def _document(outcome: Outcome) -> dict[str, str]:
     return {"status": outcome.status.value, "reason": outcome.reason, "error": outcome.error}
 
 
-def child(directory: Path, first: int, after: int) -> None:
+def child(directory: Path, first: int, after: int, *, together: bool) -> None:
     """What the watched process does."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    asyncio.run(compact_symbols(directory, range(first, after)))
+    compact = compact_together if together else compact_symbols
+    asyncio.run(compact(directory, range(first, after)))
 
 
 # ---- the one who watches ---------------------------------------------------------------------------------------------
 
 WORK = (sys.executable, "-m", "quantlab_dagster_tests.kernel.corpus_run", "--child")
+TOGETHER = (sys.executable, "-m", "quantlab_dagster_tests.kernel.corpus_run", "--together")
 
 
 def run(cases: Sequence[Case], bounds: Bounds | None = None, work: Sequence[str] = WORK) -> Iterator[Result]:
@@ -204,10 +228,42 @@ def run(cases: Sequence[Case], bounds: Bounds | None = None, work: Sequence[str]
     """
     for start in range(0, len(cases), _CASES_PER_PROCESS):
         some = cases[start : start + _CASES_PER_PROCESS]
-        with tempfile.TemporaryDirectory(prefix="corpus-") as name:
-            directory = Path(name)
-            _lay_out(directory, some)
+        with _laid_out(some) as directory:
             yield from _watched(directory, some, bounds or Bounds(), work)
+
+
+def run_together(cases: Sequence[Case], bounds: Bounds, processes: int = 1) -> Iterator[Result]:
+    """The same, many at a time, as they end; what does not end well is run again by itself.
+
+    Args:
+        cases: in any order.
+        bounds: of each that is run by itself, and of the memory of many.
+        processes: that work side by side.
+    """
+    starts = range(0, len(cases), _TOGETHER)
+    with ThreadPoolExecutor(processes) as pool:
+        work = [pool.submit(_together, bounds, cases[start : start + _TOGETHER]) for start in starts]
+        for one in as_completed(work):
+            yield from one.result()
+
+
+def _together(bounds: Bounds, cases: Sequence[Case]) -> list[Result]:
+    with _laid_out(cases) as directory:
+        watch = _Watch(
+            directory, replace(bounds, seconds=10 * bounds.seconds), [*TOGETHER, str(directory), "0", str(len(cases))]
+        )
+        watch.wait()
+        ended = {number: _looked_at(directory, cases[number], number, said) for number, said in watch.ended.items()}
+    well = {result.id: result for result in ended.values() if result.end not in FAILURES}
+    well |= {result.id: result for result in run([case for case in cases if case.id not in well], bounds)}
+    return [well[case.id] for case in cases]
+
+
+@contextmanager
+def _laid_out(cases: Sequence[Case]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="corpus-") as name:
+        _lay_out(Path(name), cases)
+        yield Path(name)
 
 
 def _lay_out(directory: Path, cases: Sequence[Case]) -> None:
@@ -339,11 +395,12 @@ def table_of(results: Sequence[Result], said: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _say(seed: int, results: Sequence[Result], *, fastparquet: bool) -> list[str]:
+def _say(seed: int, results: Sequence[Result]) -> list[str]:
     changed = sum(result.id.startswith("mutated:") for result in results)
     failed = sum(result.end in FAILURES for result in results)
     versions = ", ".join(f"{name} {version(name)}" for name in ("polars", "pyarrow", "duckdb"))
-    without = "" if fastparquet else " fastparquet was not at hand, and is left out."
+    missing = [name for name in ("fastparquet", "Spark") if f"written by {name}" not in {one.region for one in results}]
+    without = "".join(f" {name} was not at hand, and is left out." for name in missing)
     about = f"{len(results):,} parts, {changed:,} of them mutated (seed {seed})"
     path = "each between two good neighbours, compacted by the function that production uses, in a watched process"
     return [
@@ -372,34 +429,54 @@ def case_of(name: str) -> Case:
     return next(case for case in foreign() if case.id == name)
 
 
+def _known(path: Path) -> dict[str, Result]:
+    """What a run that was broken off has found."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {one["id"]: Result(one["id"], one["region"], End(one["end"]), one["why"]) for one in found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=3_000, help="mutated parts")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="that work side by side")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that a part by itself may take")
     parser.add_argument("--fastparquet", help="the Python of an environment that has fastparquet")
+    parser.add_argument("--spark", help="the Python of an environment that has pyspark")
     parser.add_argument("--only", nargs="+", help="ids to run; nothing is written")
     parser.add_argument("--output", type=Path, default=OUTCOMES)
+    parser.add_argument(
+        "--results", type=Path, default=Path("corpus-results.jsonl"), help="kept; a run goes on from it"
+    )
     options = parser.parse_args()
     if options.only:
         for result in run([case_of(name) for name in options.only]):
             print(f"{result.id}: {result.end} ({result.why})")  # noqa: T201
         return
-    from quantlab_dagster_tests.kernel.corpus_writers import fastparquet_cases, foreign  # noqa: PLC0415
+    from quantlab_dagster_tests.kernel.corpus_writers import fastparquet_cases, foreign, spark_cases  # noqa: PLC0415
 
     cases = [*foreign(), *(fastparquet_cases(options.fastparquet) if options.fastparquet else [])]
+    cases += spark_cases(options.spark) if options.spark else []
     cases += [*mutations(options.seed, options.count), *bombs(), *odd_names()]
-    began, results = time.monotonic(), []
-    for result in run(cases):
-        results.append(replace(result, why=result.why[:200]))
+    began, done = time.monotonic(), _known(options.results) if options.results else {}
+    for result in run_together(
+        [case for case in cases if case.id not in done], Bounds(seconds=options.seconds), options.processes
+    ):
+        done[result.id] = replace(result, why=result.why[:200])
+        if options.results:
+            with options.results.open("a") as file:
+                file.write(json.dumps(asdict(done[result.id])) + "\n")
         if result.end in FAILURES:
             print(f"{result.id} ({result.region}): {result.end} ({result.why[:200]})", flush=True)  # noqa: T201
-    found = table_of(results, _say(options.seed, results, fastparquet=bool(options.fastparquet)))
+    results = [done[case.id] for case in cases]
+    found = table_of(results, _say(options.seed, results))
     options.output.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     print(Counter(result.end.value for result in results), f"{time.monotonic() - began:.0f} s")  # noqa: T201
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    if sys.argv[1:2] in (["--child"], ["--together"]):
+        child(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), together=sys.argv[1] == "--together")
     else:
         main()

@@ -1,4 +1,4 @@
-"""Parts of other writers: the same rows, as PyArrow, Polars, DuckDB and fastparquet write them in their many ways."""
+"""Parts of other writers: the same rows, as PyArrow, Polars, DuckDB, fastparquet and Spark write them in their ways."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import duckdb
 import polars as pl
 
 from quantlab_dagster_tests.kernel.corpus import TABLE, Case, Known, parquet
+from quantlab_dagster_tests.kernel.spark import in_spark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["fastparquet_cases", "foreign"]
+__all__ = ["fastparquet_cases", "foreign", "spark_cases"]
 
 _COMPRESSIONS = ("none", "snappy", "gzip", "brotli", "lz4", "zstd")
 _ENCODINGS: dict[str, dict[str, Any]] = {
@@ -117,12 +118,25 @@ def fastparquet_cases(python: str) -> list[Case]:
     Args:
         python: the interpreter of an environment that has fastparquet.
     """
+    return _elsewhere("fastparquet", [python, "-c", _FASTPARQUET])
+
+
+def spark_cases(python: str) -> list[Case]:
+    """The same, written by Spark.
+
+    Args:
+        python: the interpreter of an environment that has pyspark.
+    """
+    return _elsewhere("Spark", [python, in_spark.__file__, "corpus"])
+
+
+def _elsewhere(writer: str, command: list[str]) -> list[Case]:
     with tempfile.TemporaryDirectory() as directory:
         source, target = Path(directory) / "rows.json", Path(directory) / "files"
         target.mkdir()
         _write_table_json(source)
-        subprocess.run([python, "-c", _FASTPARQUET, str(source), str(target)], check=True)
-        return [_case("fastparquet", path.name, path.read_bytes()) for path in sorted(target.iterdir())]
+        subprocess.run([*command, str(source), str(target)], check=True)
+        return [_case(writer, path.stem, path.read_bytes()) for path in sorted(target.glob("[!.]*"))]
 
 
 def _write_table_json(path: Path) -> None:

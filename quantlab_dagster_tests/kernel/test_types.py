@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 BY_NAME = {case.name: case for case in CASES}
 
-# What only Arrow's own schema says of these, and Parquet does not, is not kept: the spelling of text, and date64.
-RESPELLED = ("string", "Enum", "Categorical", "dictionary", "date64")
+# What is not kept: the spelling of text, and date64, which only Arrow's own schema says; and names of the groups of a
+# list, as Spark gave them in old times.
+RESPELLED = ("string", "Enum", "Categorical", "dictionary", "date64", "array of old")
 
 
 @pytest.mark.guards("types-lost", "types-silently-other")
@@ -52,14 +54,19 @@ def test_type_survives_or_is_refused(case: Case, lake: str, tmp_path: Path) -> N
     survived = survive(case, lake, tmp_path)
     one = tmp_path / "one.parquet"
     one.write_bytes(case.write(0))
-    assert parquet_type(survived.after) == parquet_type(one)
+    assert of_groups_of_today(parquet_type(survived.after)) == of_groups_of_today(parquet_type(one))
     before, after = readings(one), readings(survived.after)
     if not any(word in case.name for word in RESPELLED):
         assert {engine: kind for engine, (kind, _) in after.items()} == {
             engine: kind for engine, (kind, _) in before.items()
         }
     # Each value as Parquet holds it, twice: once for each part.
-    assert raw_values(survived.after) == raw_values(one) * 2
+    assert repr(raw_values(survived.after)) == repr(raw_values(one) * 2)
+
+
+def of_groups_of_today(told: str) -> str:
+    """Without the names that Spark gave the groups of a list in old times, and that no reader shows."""
+    return re.sub(r"^\.(bag\.array|array)(?= )", ".list.element", told)
 
 
 def raw_values(path: Path) -> list[Any]:

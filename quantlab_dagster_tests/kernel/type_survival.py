@@ -26,6 +26,8 @@ from quantlab_dagster.kernel.layout import restored
 from quantlab_dagster.kernel.leaves import Leaf
 from quantlab_dagster.kernel.survey import Order
 from quantlab_dagster_tests.kernel.building import EVENTS, compact, part_from
+from quantlab_dagster_tests.kernel.spark.in_spark import TYPES as SPARK_TYPES
+from quantlab_dagster_tests.kernel.spark.in_spark import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["CASES", "LAKES", "Case", "Reading", "readings", "survive", "types_rows", "types_table"]
 
 LAKES = {"market": Order(), "events": EVENTS}
+
+SPARK_PARTS = Path(__file__).parent / "spark" / "parts"
 
 HEADINGS = ("lake", "column", "Parquet type in", "Parquet type out", "Polars", "DuckDB", "PyArrow")
 
@@ -107,6 +111,11 @@ def duck(name: str, *expressions: str, refused: str = "") -> Case:
             return path.read_bytes()
 
     return Case(f"{name}, by DuckDB", write, refused)
+
+
+def spark(name: str, refused: str = "") -> Case:
+    """Written by Spark, once."""
+    return Case(f"{name}, by Spark", lambda first: (SPARK_PARTS / file_name(name, first)).read_bytes(), refused)
 
 
 def annotated(name: str, values: list[Any], kind: pa.DataType, leaf: Leaf, *, refused: str = "") -> Case:
@@ -195,6 +204,29 @@ CASES: list[Case] = [
     arrow("list of UUIDs", [[_UUIDS[0], None], None], pa.list_(pa.binary(16))),
     arrow("list of times", [[0, 5], None, []], pa.list_(pa.time32("ms"))),
     arrow("struct", [{"a": 1, "b": "x"}, None], pa.struct([("a", pa.int16()), ("b", pa.string())])),
+    *(
+        arrow(
+            f"struct with a required {what}",
+            [{"a": value}, None, {"a": value}],
+            pa.struct([pa.field("a", kind, nullable=False)]),
+        )
+        for what, value, kind in (
+            ("number", 7, pa.int16()),
+            ("text", "b", pa.string()),
+            ("list", [1, None], pa.list_(pa.int8())),
+            ("struct", {"b": 1}, pa.struct([pa.field("b", pa.int8(), nullable=False)])),
+        )
+    ),
+    arrow(
+        "list of structs with a required number",
+        [[{"a": 1}, None], None, [None, {"a": 2}]],
+        pa.list_(pa.struct([pa.field("a", pa.int64(), nullable=False)])),
+    ),
+    arrow(
+        "map of structs with a required number",
+        [[("k", {"a": 1}), ("l", None)], None],
+        pa.map_(pa.string(), pa.struct([pa.field("a", pa.int64(), nullable=False)])),
+    ),
     arrow("struct of decimals", [{"a": _MONEY[0]}, None], pa.struct([("a", pa.decimal256(60, 2))])),
     arrow("map", [[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())),
     arrow("list of structs", [[{"a": 1}], None], pa.list_(pa.struct([("a", pa.float32())]))),
@@ -230,6 +262,7 @@ CASES: list[Case] = [
     duck("LIST", "[1, NULL]", "NULL"),
     duck("STRUCT", "{'a': 1, 'b': TIME '10:00:00'}", "NULL"),
     duck("MAP", "MAP {'a': 1}", "NULL"),
+    *(spark(name, "neither list nor map" if name == "variant" else "") for name in SPARK_TYPES),
     annotated("ENUM", ["a", None], pa.binary(), Leaf("BYTE_ARRAY", "Enum", converted(4))),
     annotated("BSON", [b"\5\0\0\0\0", None], pa.binary(), Leaf("BYTE_ARRAY", "BSON", converted(20))),
     annotated("TIMESTAMP_MILLIS of old", [1, None], pa.int64(), Leaf("INT64", "Timestamp of old", converted(9))),

@@ -390,6 +390,7 @@ def test_damage_on_the_way_is_no_bad_part(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert lakes.compact_keys() == {}
 
 
+@pytest.mark.guards("damage-in-transit-alone")
 @pytest.mark.parametrize("parts", [1, 12])
 def test_damage_on_the_way_is_mended_by_fetching_again(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parts: int

@@ -7,11 +7,13 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from quantlab_dagster.errors import ScratchUnusable
+from quantlab_dagster.work import scratch
 from quantlab_dagster.work.scratch import scratch_directory
 
 if TYPE_CHECKING:
@@ -59,11 +61,36 @@ def home_of(base: Path) -> Path:
         return directory.parent
 
 
+@pytest.mark.guards("scratch-predictable")
 def test_nobody_else_can_look_into_it(tmp_path: Path) -> None:
     home = home_of(tmp_path)
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     home.chmod(0o755)
     assert stat.S_IMODE(home_of(tmp_path).stat().st_mode) == 0o700
+
+
+@pytest.mark.guards("scratch-predictable")
+def test_no_name_comes_twice_or_can_be_taken_before(tmp_path: Path) -> None:
+    with scratch_directory(tmp_path) as first, scratch_directory(tmp_path) as second:
+        names = {first.name, second.name}
+    with scratch_directory(tmp_path) as third:
+        names.add(third.name)
+    assert len(names) == 3
+    for name in names:
+        assert uuid.UUID(name).version == 4, "122 bits that nobody can guess"
+
+
+@pytest.mark.guards("scratch-predictable")
+def test_what_lies_where_the_directory_should_be_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if somebody guesses: it is made, or it is an error."""
+    home, treasure, name = home_of(tmp_path), tmp_path / "treasure", uuid.uuid4()
+    treasure.mkdir()
+    monkeypatch.setattr(scratch, "remove_abandoned", lambda _: [])
+    monkeypatch.setattr(uuid, "uuid4", lambda: name)
+    (home / name.hex).symlink_to(treasure)
+    with pytest.raises(ScratchUnusable, match="cannot be used"):
+        home_of(tmp_path)
+    assert list(treasure.iterdir()) == []
 
 
 def test_what_nobody_holds_is_removed_without_its_lock_file_too(tmp_path: Path) -> None:
@@ -76,6 +103,7 @@ def test_what_nobody_holds_is_removed_without_its_lock_file_too(tmp_path: Path) 
     assert list(home.iterdir()) == [users]
 
 
+@pytest.mark.guards("scratch-predictable")
 def test_links_are_not_followed(tmp_path: Path) -> None:
     home, treasure = home_of(tmp_path), tmp_path / "treasure"
     treasure.mkdir()
@@ -91,6 +119,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         home_of(tmp_path)
 
 
+@pytest.mark.guards("scratch-predictable")
 def test_a_home_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import itertools
 import os
 import re
 import time
 import uuid
 import zlib
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from quantlab_dagster.lake.store.base import LOCK_DIRECTORY, STAGED_DIRECTORY, S
 from quantlab_dagster.lake.store.objects import ObjectInfo, Staged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from concurrent.futures import Future
 
     from obstore import PutResult
@@ -64,6 +65,29 @@ class LocalStore(Store):
 
     def _requests_of(self, parts: int) -> int:  # noqa: ARG002  # nothing is sent anywhere
         return 1
+
+    async def _send(self, key: str, content: bytes | Path, sha256: str | None) -> tuple[str, Sent]:
+        self._check_key(key)
+        with self._putting(key):
+            return await super()._send(key, content, sha256)
+
+    @contextmanager
+    def _putting(self, key: str) -> Iterator[None]:
+        """Say, to all of this machine, that this object is being put; if nobody else does, remove what the dead left.
+
+        The engine writes into `<name>#1`, or the next number that is free, and renames it. Who is killed leaves it.
+        """
+        with self._errors(key):
+            lock = _open_lock(self._lock_of(key).with_suffix(".put"))
+        try:
+            with self._errors(key):
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove_half_put(self._root / key)
+                fcntl.flock(lock, fcntl.LOCK_SH)  # at once: nobody holds it alone for longer than the lines above
+            yield
+        finally:
+            os.close(lock)
 
     async def _put_file(self, key: str, sending: Sending, *, in_parts: bool) -> PutResult:  # noqa: ARG002
         # Copied as it is read and summed; the engine gives up what it is not given the last piece of.
@@ -210,13 +234,7 @@ def _try_lock(path: Path) -> int | None:
 
     It ends with the process, too, however that ends. Raises OSErrors.
     """
-    # Reading suffices for that, so users who share a lake need not be able to write each other's files.
-    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        held = os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        path.parent.mkdir(exist_ok=True)
-        held = os.open(path, flags, 0o666)
+    held = _open_lock(path)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException as error:
@@ -225,6 +243,24 @@ def _try_lock(path: Path) -> int | None:
             return None
         raise
     return held
+
+
+def _open_lock(path: Path) -> int:
+    # Reading suffices for a lock, so users who share a lake need not be able to write each other's files.
+    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        return os.open(path, flags, 0o666)
+
+
+def _remove_half_put(target: Path) -> None:
+    for number in itertools.count(1):
+        path = target.with_name(f"{target.name}#{number}")
+        if path.is_symlink() or not path.is_file():
+            return
+        path.unlink(missing_ok=True)
 
 
 class _StagingArea:

@@ -275,6 +275,17 @@ class Answers:
         return run(self.store._received("m/x", once))[0]
 
 
+@pytest.mark.guards("damage-in-transit-alone")
+def test_what_came_damaged_is_fetched_again_where_nothing_else_has_shown_what_etags_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = Answers(tmp_path, OTHER, CONTENT, etag=md5(CONTENT))
+    assert answers.get() == CONTENT
+    assert answers.store.requests.by_kind() == {"GET": 2}
+    assert "m/x came damaged, and was fetched again" in caplog.text
+    assert answers.store._known.matched
+
+
 def test_what_comes_twice_the_same_is_believed_where_nothing_has_its_sum(tmp_path: Path) -> None:
     answers = Answers(tmp_path, CONTENT, CONTENT, OTHER, etag="0" * 32)
     assert answers.get() == CONTENT
