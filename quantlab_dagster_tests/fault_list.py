@@ -351,11 +351,9 @@ KNOWN_GAPS = frozenset(
         "damage-in-transit-alone",
         "drift-fails-hour",
         "late-file-rewrites",
-        "looking-costs",
         "output-larger",
         "restricted-run-backfill",
         "scratch-predictable",
-        "slots-in-the-way",
         "timeouts",
     }
 )

@@ -95,8 +95,10 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
     screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
     files, size = sum(sum(look.merges) for look in looks), sum(look.bytes_in for look in looks)
     screen.say(f"{len(looks)} hours need work: {files:,} files to merge, {format_bytes(size)}")
-    for path in lake.odd:
+    for path in sorted(lake.told.odd):
         screen.say(f"left out, no request can name it: {path}")
+    for key in sorted(lake.told.unexplained.values()):
+        screen.say(f"left out, WAREHOUSE_LAYOUT does not explain it: {key}")
     screen.document([look_document(look) for look in looks])
 
 
@@ -162,7 +164,12 @@ def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
 
     place = open_warehouse(settings)
     if scope.apps:
-        check_known("--app", scope.apps, run_interruptible(find_apps(place.lake)).items, f"is not in {place.lake.url}")
+        check_known(
+            "--app",
+            scope.apps,
+            run_interruptible(find_apps(place.lake, place.layout)).items,
+            f"is not in {place.lake.url}",
+        )
     return place
 
 
@@ -171,9 +178,8 @@ async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, lis
     from quantlab_dagster.warehouse.look import look_at_slots, look_over
 
     lake = await look_over(place, scope)
-    odd = set(lake.odd)
-    slots = await look_at_slots(place, scope, odd.add)
-    return lake, findings(slots, lake.looks, place.clock(), odd=sorted(odd))
+    slots = await look_at_slots(place, scope, lake.told)
+    return lake, findings(slots, lake.looks, place.clock(), told=lake.told)
 
 
 def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:

@@ -158,8 +158,8 @@ class _HourWork:
         return self.shared.place
 
     async def _work(self) -> tuple[HourStatus, str]:
-        if self.partition.hour > last_cold_hour(self._place.clock()):
-            return HourStatus.FAILED, "this hour is not over yet: it can be compacted when it is"
+        if self.partition.last_hour > last_cold_hour(self._place.clock()):
+            return HourStatus.FAILED, "it is not over yet: it can be compacted when it is"
         claim = await self._read()
         if claim.slot.state == "claimed" and not claim.slot.is_silent(self._place.clock()):
             return HourStatus.BUSY, f"{claim.slot.holder} has been at work on it since {claim.slot.since}"
@@ -180,9 +180,9 @@ class _HourWork:
 
     async def _read(self) -> Claim:
         """The slot as it is, not claimed yet."""
-        slot, etag = await read_slot(self._place.lake, self.partition)
+        slot, etag = await read_slot(self._place.slots, self.partition)
         self.corrupt = () if self.requested.retry_corrupt else slot.corrupt
-        return Claim(self._place.lake, self.partition, slot, etag, self._place.clock)
+        return Claim(self._place.slots, self.partition, slot, etag, self._place.clock)
 
     async def _replace_all(self, claim: Claim) -> str:
         """Replace bin after bin until there is nothing left to merge. Returns why there was nothing at all."""

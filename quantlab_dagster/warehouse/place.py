@@ -6,12 +6,13 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.lake.warehouse import ONE_HOUR, Scope
+from quantlab_dagster.lake.warehouse import DEFAULT_LAYOUT, ONE_HOUR, Scope
 from quantlab_dagster.work.clock import Clock, utc_now
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
+    from quantlab_dagster.lake.template import Layout
     from quantlab_dagster.warehouse.pack import Rules
 
 __all__ = ["Requested", "WarehousePlace", "last_cold_hour"]
@@ -41,12 +42,21 @@ class WarehousePlace:
         rules: when files are merged.
         limits: what a run may use of the machine.
         clock: the present time, aware.
+        layout: of the lake's paths.
+        slots_elsewhere: where the slots are, if not in the lake.
     """
 
     lake: Store
     rules: Rules
     limits: Limits = field(default_factory=Limits)
     clock: Clock = utc_now
+    layout: Layout = DEFAULT_LAYOUT
+    slots_elsewhere: Store | None = None
+
+    @property
+    def slots(self) -> Store:
+        """Where the slots are."""
+        return self.slots_elsewhere or self.lake
 
     def cold(self, scope: Scope) -> Scope:
         """The scope without the current hour and what comes after it."""

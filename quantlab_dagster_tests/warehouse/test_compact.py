@@ -18,7 +18,12 @@ from quantlab_dagster.synthetic.warehouse import EventFile, corrupt_event_file, 
 from quantlab_dagster.warehouse import compact as compact_module
 from quantlab_dagster.warehouse import pack as pack_module
 from quantlab_dagster.warehouse import slot as slot_module
-from quantlab_dagster.warehouse.checks import FEW_SMALL_FILES, NO_CORRUPT_FILES, NO_UNFINISHED_PLANS
+from quantlab_dagster.warehouse.checks import (
+    EVERY_FILE_EXPLAINED,
+    FEW_SMALL_FILES,
+    NO_CORRUPT_FILES,
+    NO_UNFINISHED_PLANS,
+)
 from quantlab_dagster.warehouse.compact import INPUTS_METADATA
 from quantlab_dagster.warehouse.look import look_over
 from quantlab_dagster.warehouse.outcome import HourStatus
@@ -57,7 +62,7 @@ def passed(done: Sweep) -> dict[str, bool]:
     return {finding.name: finding.passed for finding in done.findings}
 
 
-ALL_WELL = {NO_CORRUPT_FILES: True, NO_UNFINISHED_PLANS: True, FEW_SMALL_FILES: True}
+ALL_WELL = dict.fromkeys((NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, FEW_SMALL_FILES, EVERY_FILE_EXPLAINED), True)
 
 
 def parquet(**columns: object) -> bytes:
@@ -401,7 +406,7 @@ def test_too_many_bad_files_fail_the_hour_and_no_other(lake: EventLake) -> None:
 
 def test_a_directory_that_cannot_be_an_app_hour_is_left_alone(lake: EventLake) -> None:
     files = list(generate_event_files(spec()))
-    asyncio.run(lake.store.put("app_id=demo/year=2026/month=1/day=15/hour=10/events_a.parquet", files[0].data))
+    asyncio.run(lake.store.put("app_id=demo/year=2026/month=001/day=15/hour=10/events_a.parquet", files[0].data))
     asyncio.run(lake.store.put("app_id=demo/year=2026/month=01/day=15/events_b.parquet", files[1].data))
     assert lake.sweep().looked_at == 0
 
