@@ -389,21 +389,6 @@ def test_what_arrives_while_a_run_is_at_work_waits_for_the_next_one(lake: EventL
     assert lake.rows() == rows_of(original)
 
 
-def test_too_many_bad_files_fail_the_hour_and_no_other(lake: EventLake) -> None:
-    lake.put_spec(spec())
-    lake.put(PARTITION, [EventFile(f"events_bad{n:02d}.parquet", b"nothing") for n in range(22)])
-    other = lake.put_spec(spec(hour=HOUR - LATER))
-    done = lake.sweep()
-    by_hour = {outcome.partition.hour: outcome for outcome in done.outcomes}
-    assert by_hour[HOUR].status is HourStatus.FAILED
-    assert by_hour[HOUR - LATER].status is HourStatus.COMPACTED
-    assert passed(done)[FEW_SMALL_FILES], "not late yet"
-    assert not passed(lake.sweep(now=SOON + 2 * LATER))[FEW_SMALL_FILES]
-    assert len(lake.names()) == 26
-    assert lake.slot().state == "idle"
-    assert rows_of(other)
-
-
 def test_a_directory_that_cannot_be_an_app_hour_is_left_alone(lake: EventLake) -> None:
     files = list(generate_event_files(spec()))
     asyncio.run(lake.store.put("app_id=demo/year=2026/month=001/day=15/hour=10/events_a.parquet", files[0].data))
