@@ -349,7 +349,6 @@ FAULTS = {fault.id: fault for chapter in CHAPTERS for fault in chapter.faults}
 KNOWN_GAPS = frozenset(
     {
         "damage-in-transit-alone",
-        "late-file-rewrites",
         "output-larger",
         "restricted-run-backfill",
         "scratch-predictable",
