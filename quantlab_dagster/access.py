@@ -123,7 +123,7 @@ def warehouse_place_of(
     if url:
         s3 = s3_options(url, access or Access(), load_aws("warehouse")) if url.startswith("s3://") else None
         slots = open_store(url, s3, create=True, setting="WAREHOUSE_SLOTS_URL")
-    return WarehousePlace(lake, rules_of(settings), limits, clock, layout, slots)
+    return WarehousePlace(lake, rules_of(settings), limits, clock, layout, slots, settings.compaction_grace)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -179,6 +179,13 @@ class Settings(_FromEnvironment):
         validation_alias="COMPACTION_MIN_FILES",
         description="Hours with fewer small files are left alone.",
     )
+    compaction_grace_minutes: int = Field(
+        default=0,
+        ge=0,
+        le=1440,
+        validation_alias="COMPACTION_GRACE_MINUTES",
+        description="Minutes after its end in which an hour is still written to, and left alone.",
+    )
     compaction_enabled: bool = Field(
         default=True,
         validation_alias="COMPACTION_ENABLED",
@@ -263,6 +270,11 @@ class Settings(_FromEnvironment):
     def pairs(self) -> list[Pair]:
         """Every stream of every exchange."""
         return [Pair(exchange, stream) for exchange in self.exchanges for stream in self.streams]
+
+    @property
+    def compaction_grace(self) -> dt.timedelta:
+        """How long after its end an hour of the event lake is still written to."""
+        return dt.timedelta(minutes=self.compaction_grace_minutes)
 
     def check_event_lake(self) -> None:
         """Refuse work on the event lake while its settings are wrong.

@@ -352,7 +352,6 @@ KNOWN_GAPS = frozenset(
         "output-larger",
         "restricted-run-backfill",
         "scratch-predictable",
-        "timeouts",
     }
 )
 """Faults that no test guards yet. It only shrinks: who adds the first test takes the fault out of here."""

@@ -42,6 +42,7 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("COMPACTION_SCHEDULE", "compaction_schedule", "15m", Schedule.parse("15m")),
     ("COMPACTION_TARGET_SIZE", "compaction_target_size", "64MiB", 64 << 20),
     ("COMPACTION_MIN_FILES", "compaction_min_files", "5", 5),
+    ("COMPACTION_GRACE_MINUTES", "compaction_grace_minutes", "10", 10),
     ("COMPACTION_ENABLED", "compaction_enabled", "false", False),
     ("QUANTLAB_METRICS_FILE", "metrics_file", "/var/metrics/quantlab.prom", Path("/var/metrics/quantlab.prom")),
     ("QUANTLAB_PUSHGATEWAY_URL", "pushgateway_url", "http://u:p@gateway:9091", SecretStr("http://u:p@gateway:9091")),

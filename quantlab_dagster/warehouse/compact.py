@@ -24,7 +24,7 @@ from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
 from quantlab_dagster.lake.warehouse import is_compacted, list_hour, output_name
 from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus, Replacement
 from quantlab_dagster.warehouse.pack import Bin, pack, small_files
-from quantlab_dagster.warehouse.place import Requested, WarehousePlace, last_cold_hour
+from quantlab_dagster.warehouse.place import Requested, WarehousePlace
 from quantlab_dagster.warehouse.replace import complete
 from quantlab_dagster.warehouse.slot import Claim, Corrupt, Input, ReplacementPlan, read_slot
 from quantlab_dagster.work.kept import Kept
@@ -166,7 +166,7 @@ class _HourWork:
         return self.shared.place
 
     async def _work(self) -> tuple[HourStatus, str]:
-        if self.partition.last_hour > last_cold_hour(self._place.clock()):
+        if self.partition.last_hour > self._place.last_cold_hour():
             return HourStatus.FAILED, "it is not over yet: it can be compacted when it is"
         claim = await self._read()
         if claim.slot.state == "claimed" and not claim.slot.is_silent(self._place.clock()):

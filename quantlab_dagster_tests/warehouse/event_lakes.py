@@ -98,6 +98,7 @@ class EventLake:
         memory_budget: int = 64 << 20,
         layout: Layout = DEFAULT_LAYOUT,
         slots: Store | None = None,
+        grace: dt.timedelta = dt.timedelta(0),
     ) -> WarehousePlace:
         return WarehousePlace(
             store or self.store,
@@ -106,6 +107,7 @@ class EventLake:
             clock=lambda: now,
             layout=layout,
             slots_elsewhere=slots,
+            grace=grace,
         )
 
     def put(self, partition: AppHour, files: Iterable[EventFile]) -> list[bytes]:

@@ -136,10 +136,13 @@ def test_the_current_hour_is_never_touched(lake: EventLake) -> None:
 
 
 def test_the_last_cold_hour() -> None:
-    assert last_cold_hour(HOUR + LATER) == HOUR
-    assert last_cold_hour(HOUR + LATER - dt.timedelta(microseconds=1)) == HOUR - LATER
+    none, grace = dt.timedelta(0), dt.timedelta(minutes=10)
+    assert last_cold_hour(HOUR + LATER + grace, grace) == HOUR
+    assert last_cold_hour(HOUR + LATER + grace - dt.timedelta(microseconds=1), grace) == HOUR - LATER
+    assert last_cold_hour(HOUR + LATER, none) == HOUR
+    assert last_cold_hour(HOUR + LATER - dt.timedelta(microseconds=1), none) == HOUR - LATER
     tonga = dt.timezone(dt.timedelta(hours=13))
-    assert last_cold_hour((HOUR + LATER).astimezone(tonga)) == HOUR
+    assert last_cold_hour((HOUR + LATER).astimezone(tonga), none) == HOUR
 
 
 def test_every_cold_hour_and_every_app(lake: EventLake) -> None:
@@ -165,6 +168,12 @@ def test_only_what_is_asked_for(lake: EventLake) -> None:
     assert [outcome.partition for outcome in done.outcomes] == [AppHour("other", HOUR - LATER)]
     assert passed(done) == {**ALL_WELL, FEW_SMALL_FILES: False}, "what others need is not hidden"
     assert len(lake.objects()) == 5 * 4 + 1
+
+
+def test_an_hour_is_left_alone_in_its_grace(lake: EventLake) -> None:
+    lake.put_spec(spec())
+    assert lake.sweep(grace=dt.timedelta(minutes=6)).looked_at == 0
+    assert lake.sweep(grace=dt.timedelta(minutes=5)).looked_at == 1
 
 
 def test_large_files_stay_and_sizes_come_out_as_wanted(lake: EventLake) -> None:

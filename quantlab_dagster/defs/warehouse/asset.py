@@ -81,8 +81,8 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
         def work() -> Coroutine[Any, Any, Sweep]:
             return sweep(warehouse_place(settings, warehouse, limits, clock), scope, listener)
 
-        if hours[-1] > last_cold_hour(clock()):
-            text = f"{hour_text(hours[-1])} is not over yet. It can be compacted from the next full hour (UTC) on"
+        if hours[-1] > last_cold_hour(clock(), settings.compaction_grace):
+            text = f"{hour_text(hours[-1])} is not over yet, or its grace is not. It can be compacted when both are"
             raise dg.Failure(description=text, allow_retries=False)
         done = counted(work, meter, clock)
         for hour in hours:

@@ -233,7 +233,7 @@ class Store(Requesting):
     async def _received(self, key: str, once: Callable[[], Awaitable[tuple[T, ObjectInfo]]]) -> tuple[T, ObjectInfo]:
         """What a GET brings, which is sent once more if the content is not what its ETag says."""
         self.requests.add("GET")
-        content, info = await once()
+        content, info = await self._repeated(once)  # the engine does not resume what broke off after long
         if self._known.believes(info):
             return content, info
         self.requests.add("GET")
