@@ -14,6 +14,7 @@ from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.lake.template import Layout
 from quantlab_dagster.market.catchup import CatchUpRules
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.place import MarketPlace
@@ -43,6 +44,7 @@ __all__ = [
     "order_of",
     "rules_of",
     "s3_options",
+    "warehouse_place_of",
 ]
 
 _URL_SETTINGS: dict[Lake, str] = {
@@ -98,8 +100,30 @@ def open_warehouse(settings: Settings, clock: Clock = utc_now) -> WarehousePlace
         SettingsError: its URL or its credentials are not usable.
     """
     settings.check_event_lake()
-    lake = open_lake("warehouse", settings.warehouse_url)
-    return WarehousePlace(lake, rules_of(settings), limits_of(settings), clock)
+    return warehouse_place_of(settings, open_lake("warehouse", settings.warehouse_url), limits_of(settings), clock)
+
+
+def warehouse_place_of(
+    settings: Settings, lake: Store, limits: Limits, clock: Clock, access: Access | None = None
+) -> WarehousePlace:
+    """What the work on the event lake needs, with what the settings say of its paths and its slots.
+
+    Args:
+        settings: of the project.
+        lake: the event lake.
+        limits: what a run may use of the machine.
+        clock: the present time.
+        access: how the slots are reached, where they are not in the lake: as the lake is.
+
+    Raises:
+        SettingsError: the place of the slots cannot be used.
+    """
+    layout, url = Layout(settings.warehouse_layout, settings.warehouse_files), settings.slots_url
+    slots = None
+    if url:
+        s3 = s3_options(url, access or Access(), load_aws("warehouse")) if url.startswith("s3://") else None
+        slots = open_store(url, s3, create=True, setting="WAREHOUSE_SLOTS_URL")
+    return WarehousePlace(lake, rules_of(settings), limits, clock, layout, slots, settings.compaction_grace)
 
 
 def limits_of(settings: Settings) -> Limits:

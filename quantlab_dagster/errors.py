@@ -32,6 +32,7 @@ __all__ = [
     "ShrinkRefused",
     "StoreError",
     "StoreUnavailable",
+    "TableFormat",
     "UnaddressableKey",
     "masked",
 ]
@@ -110,6 +111,10 @@ class UnaddressableKey(StoreError, ValueError):
 
     It is the fault of this one name: what lies elsewhere is not concerned.
     """
+
+
+class TableFormat(StoreError):
+    """A prefix belongs to a table format, which keeps account of its files: nothing may be merged there in place."""
 
 
 class ObjectChanged(StoreError):

@@ -82,6 +82,7 @@ _LAKE_GAUGES = {
     "accepted_symbol_days": "Symbol-days that an operator accepted as they are.",
     "failed_symbol_days": "Symbol-days whose last try failed.",
     "pairs_behind": "Configured exchanges and streams with overdue days.",
+    "unexplained_places": "Directories with files that the layout does not explain, and tables of others.",
     "overdue_hours": "Hours of an app that ended two hours ago or earlier, and have small files that could be merged.",
     "unfinished_plans": "Replacements of files that are to be completed: until then readers may see rows twice.",
     "corrupt_files": "Files that cannot be merged, and stay as they are.",

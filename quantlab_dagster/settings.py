@@ -27,9 +27,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from quantlab_dagster.errors import SettingsError, masked
+from quantlab_dagster.errors import PathError, SettingsError, masked
 from quantlab_dagster.kernel.terms import SEQ
 from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.lake.template import DEFAULT_TEMPLATE, Layout
 from quantlab_dagster.work.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -146,6 +147,21 @@ class Settings(_FromEnvironment):
         validation_alias="WAREHOUSE_URL",
         description="The event lake, prefix included: s3://warehouse/events, file://… or a path.",
     )
+    warehouse_layout: str = Field(
+        default=DEFAULT_TEMPLATE,
+        validation_alias="WAREHOUSE_LAYOUT",
+        description="How its directories are named: {app} (or none), {Y}, {m}, {d} and {H} (or none) stand for values.",
+    )
+    warehouse_files: str = Field(
+        default="*.parquet",
+        validation_alias="WAREHOUSE_FILES",
+        description="Which files hold events, as a shell's pattern; never those that begin with _ or a dot.",
+    )
+    slots_url: str = Field(
+        default="",
+        validation_alias="WAREHOUSE_SLOTS_URL",
+        description="Where the slots are, if not in the event lake: s3://bucket/prefix, file://… or a path.",
+    )
     compaction_schedule: Annotated[Schedule, NoDecode, BeforeValidator(_parsed_schedule)] = Field(
         default=Schedule.parse("1h"),
         validation_alias="COMPACTION_SCHEDULE",
@@ -162,6 +178,13 @@ class Settings(_FromEnvironment):
         ge=2,
         validation_alias="COMPACTION_MIN_FILES",
         description="Hours with fewer small files are left alone.",
+    )
+    compaction_grace_minutes: int = Field(
+        default=0,
+        ge=0,
+        le=1440,
+        validation_alias="COMPACTION_GRACE_MINUTES",
+        description="Minutes after its end in which an hour is still written to, and left alone.",
     )
     compaction_enabled: bool = Field(
         default=True,
@@ -206,7 +229,23 @@ class Settings(_FromEnvironment):
                 raise ValueError(f"{name!r} contains a slash")
         return names
 
-    @field_validator("raw_url", "compact_url", "warehouse_url")
+    @field_validator("warehouse_layout")
+    @classmethod
+    def _usable_layout(cls, template: str) -> str:
+        try:
+            return Layout(template.strip().strip("/")).template
+        except PathError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("warehouse_files")
+    @classmethod
+    def _usable_pattern(cls, pattern: str) -> str:
+        try:
+            return Layout(files=pattern).files
+        except PathError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("raw_url", "compact_url", "warehouse_url", "slots_url")
     @classmethod
     def _no_secrets(cls, url: str) -> str:
         if masked(url) != url:  # it is shown by commands, in Dagster's pages, and in messages
@@ -231,6 +270,11 @@ class Settings(_FromEnvironment):
     def pairs(self) -> list[Pair]:
         """Every stream of every exchange."""
         return [Pair(exchange, stream) for exchange in self.exchanges for stream in self.streams]
+
+    @property
+    def compaction_grace(self) -> dt.timedelta:
+        """How long after its end an hour of the event lake is still written to."""
+        return dt.timedelta(minutes=self.compaction_grace_minutes)
 
     def check_event_lake(self) -> None:
         """Refuse work on the event lake while its settings are wrong.

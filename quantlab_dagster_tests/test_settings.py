@@ -36,9 +36,13 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
     ("QUANTLAB_CATCH_UP_WAITS", "catch_up_waits", "1, 2", (1, 2)),
     ("WAREHOUSE_URL", "warehouse_url", "s3://warehouse/events", "s3://warehouse/events"),
+    ("WAREHOUSE_LAYOUT", "warehouse_layout", "{app}/dt={Y}{m}{d}/", "{app}/dt={Y}{m}{d}"),
+    ("WAREHOUSE_FILES", "warehouse_files", "part-*", "part-*"),
+    ("WAREHOUSE_SLOTS_URL", "slots_url", "s3://slots/events", "s3://slots/events"),
     ("COMPACTION_SCHEDULE", "compaction_schedule", "15m", Schedule.parse("15m")),
     ("COMPACTION_TARGET_SIZE", "compaction_target_size", "64MiB", 64 << 20),
     ("COMPACTION_MIN_FILES", "compaction_min_files", "5", 5),
+    ("COMPACTION_GRACE_MINUTES", "compaction_grace_minutes", "10", 10),
     ("COMPACTION_ENABLED", "compaction_enabled", "false", False),
     ("QUANTLAB_METRICS_FILE", "metrics_file", "/var/metrics/quantlab.prom", Path("/var/metrics/quantlab.prom")),
     ("QUANTLAB_PUSHGATEWAY_URL", "pushgateway_url", "http://u:p@gateway:9091", SecretStr("http://u:p@gateway:9091")),
@@ -373,7 +377,13 @@ def test_settings_cannot_be_changed() -> None:
         load_settings().raw_url = "x"  # type: ignore[misc]
 
 
-WRONG_FOR_EVENTS = {"COMPACTION_SCHEDULE": "7m", "COMPACTION_MIN_FILES": "1", "COMPACTION_ENABLED": "perhaps"}
+WRONG_FOR_EVENTS = {
+    "COMPACTION_SCHEDULE": "7m",
+    "COMPACTION_MIN_FILES": "1",
+    "COMPACTION_ENABLED": "perhaps",
+    "WAREHOUSE_LAYOUT": "{app}/{month}",
+    "WAREHOUSE_FILES": "a/b",
+}
 
 
 @pytest.mark.guards("event-setting-stops-all")

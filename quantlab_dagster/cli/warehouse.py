@@ -34,10 +34,9 @@ warehouse_app = typer.Typer(
 @warehouse_app.command()
 def compact(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
     """Merge the small files of every cold hour that has some, and delete them: what the schedule does."""
-    from quantlab_dagster.warehouse.place import Requested, last_cold_hour
-    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.warehouse.place import Requested
 
-    _run(select_hours(app, hour, to, last_cold_hour(utc_now())), Requested(), as_json=as_json)
+    _run(_selected(app, hour, to), Requested(), as_json=as_json)
 
 
 @warehouse_app.command()
@@ -55,11 +54,10 @@ def recover(
     as_json: Json = False,
 ) -> None:
     """Complete what a crashed run left unfinished, and merge nothing. `compact` does so, too, before all else."""
-    from quantlab_dagster.warehouse.place import Requested, last_cold_hour
-    from quantlab_dagster.work.clock import utc_now
+    from quantlab_dagster.warehouse.place import Requested
 
     requested = Requested(recover_only=True, retry_corrupt=retry_corrupt, give_up=give_up)
-    _run(select_hours(app, hour, to, last_cold_hour(utc_now())), requested, as_json=as_json)
+    _run(_selected(app, hour, to), requested, as_json=as_json)
 
 
 @warehouse_app.command()
@@ -69,13 +67,11 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.warehouse.look import look_over
-    from quantlab_dagster.warehouse.place import last_cold_hour
-    from quantlab_dagster.work.clock import utc_now
     from quantlab_dagster.work.stopping import run_interruptible
     from quantlab_dagster.work.wording import format_bytes
 
     settings, screen = load_settings(), Screen(as_json=as_json)
-    scope = select_hours(app, hour, to, last_cold_hour(utc_now()))
+    scope = _selected(app, hour, to)
     place = _place(settings, scope)
     if not as_json:
         screen.note(f"event lake {place.lake.url}")
@@ -95,8 +91,10 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
     screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
     files, size = sum(sum(look.merges) for look in looks), sum(look.bytes_in for look in looks)
     screen.say(f"{len(looks)} hours need work: {files:,} files to merge, {format_bytes(size)}")
-    for path in lake.odd:
+    for path in sorted(lake.told.odd):
         screen.say(f"left out, no request can name it: {path}")
+    for key in sorted(lake.told.unexplained.values()):
+        screen.say(f"left out, WAREHOUSE_LAYOUT does not explain it: {key}")
     screen.document([look_document(look) for look in looks])
 
 
@@ -141,7 +139,7 @@ def say_event_lake(screen: "Screen", settings: "Settings", lake: "LakeLook", fou
     slots = Counter(look.slot.state for look in lake.looks if look.slot)
     late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
     screen.say(f"event lake           {settings.warehouse_url}")
-    screen.say(f"last cold hour       {hour_text(last_cold_hour(utc_now()))}")
+    screen.say(f"last cold hour       {hour_text(last_cold_hour(utc_now(), settings.compaction_grace))}")
     screen.say(f"cold hours           {totals.hours:,} of {len(totals.apps):,} apps")
     screen.say(
         f"files                {totals.files:,}, {totals.small:,} of them small, {format_bytes(totals.size_bytes)}"
@@ -154,6 +152,14 @@ def say_event_lake(screen: "Screen", settings: "Settings", lake: "LakeLook", fou
         screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
 
 
+def _selected(app: Apps, hour: Hour, to: HourTo) -> "Scope":
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.warehouse.place import last_cold_hour
+    from quantlab_dagster.work.clock import utc_now
+
+    return select_hours(app, hour, to, last_cold_hour(utc_now(), load_settings().compaction_grace))
+
+
 def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
     """Open the event lake, and refuse apps that it has not."""
     from quantlab_dagster.access import open_warehouse
@@ -162,7 +168,12 @@ def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
 
     place = open_warehouse(settings)
     if scope.apps:
-        check_known("--app", scope.apps, run_interruptible(find_apps(place.lake)).items, f"is not in {place.lake.url}")
+        check_known(
+            "--app",
+            scope.apps,
+            run_interruptible(find_apps(place.lake, place.layout)).items,
+            f"is not in {place.lake.url}",
+        )
     return place
 
 
@@ -171,9 +182,8 @@ async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, lis
     from quantlab_dagster.warehouse.look import look_at_slots, look_over
 
     lake = await look_over(place, scope)
-    odd = set(lake.odd)
-    slots = await look_at_slots(place, scope, odd.add)
-    return lake, findings(slots, lake.looks, place.clock(), odd=sorted(odd))
+    slots = await look_at_slots(place, scope, lake.told)
+    return lake, findings(slots, lake.looks, place.clock(), told=lake.told)
 
 
 def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:

@@ -9,10 +9,9 @@ import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from quantlab_dagster.access import Access, limits_of, open_lake, order_of, rules_of
+from quantlab_dagster.access import Access, limits_of, open_lake, order_of, warehouse_place_of
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.market.place import MarketPlace
-from quantlab_dagster.warehouse.place import WarehousePlace
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.settings import Lake, Settings
+    from quantlab_dagster.warehouse.place import WarehousePlace
     from quantlab_dagster.work.clock import Clock
 
 __all__ = ["LakeResource", "LimitsResource", "market_place", "warehouse_place"]
@@ -126,4 +126,4 @@ def warehouse_place(
         SettingsError: its URL or its credentials are not usable.
     """
     settings.check_event_lake()
-    return WarehousePlace(warehouse.store(), rules_of(settings), limits.limits(), clock)
+    return warehouse_place_of(settings, warehouse.store(), limits.limits(), clock, warehouse.access())

@@ -25,7 +25,7 @@ from quantlab_dagster.kernel.terms import SEQ, Part
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["SEQ", "Columns", "ConstantValue", "may_be_constant", "odd_ones", "unite", "widen"]
+__all__ = ["SEQ", "Columns", "ConstantValue", "may_be_constant", "unite", "widen"]
 
 ConstantValue = int | str | bool
 
@@ -315,29 +315,3 @@ def _told(dtype: pl.DataType, found: ColumnType) -> str:
         return str(found.spelled)
     plain = len(found.leaves) == 1 and found.leaves[0] in {*_NUMBERS, _NULL, Leaf("BYTE_ARRAY", "String")}
     return str(dtype) if plain else f"{dtype} ({found})"
-
-
-def odd_ones(parts: Iterable[Part], footers: Iterable[Footer], order_by: str) -> dict[str, str]:
-    """The parts that keep the others from being united: those whose schemas are rarer.
-
-    Args:
-        parts: in key order.
-        footers: theirs; parts of equal schemas share them.
-        order_by: must be an integer column of every part.
-
-    Returns:
-        Key of each such part, and why it does not unite with the others; empty if all do.
-    """
-    groups: dict[int, list[tuple[Part, Footer]]] = {}
-    for part, footer in zip(parts, footers, strict=True):
-        groups.setdefault(id(footer.layout), []).append((part, footer))
-    united: list[tuple[Part, Footer]] = []
-    odd: dict[str, str] = {}
-    for group in sorted(groups.values(), key=len, reverse=True):
-        candidate = [*united, group[0]]
-        try:
-            unite([part for part, _ in candidate], [footer for _, footer in candidate], order_by)
-            united = candidate
-        except SchemaConflict as error:
-            odd |= {part.key: error.cause for part, _ in group}
-    return odd

@@ -32,7 +32,7 @@ def try_part(part: Part, order: Order, budget_bytes: int) -> None:
     surveyor = Surveyor(order, budget_bytes=budget_bytes)
     surveyor.add([part])
     survey = surveyor.finish()
-    [footer] = survey.footers
+    [footer], [part] = survey.footers, survey.parts  # as it is read, which may be a copy
     start = np.zeros(1, dtype=np.int64)
     for part_slice in footer.slices(_ROWS_AT_ONCE):
         row_hashes(read_parts([part], survey.columns, start, survey.rows, part_slice=part_slice))

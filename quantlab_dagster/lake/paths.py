@@ -10,7 +10,7 @@ import re
 
 from quantlab_dagster.errors import PathError
 
-__all__ = ["segment", "value_of"]
+__all__ = ["check_value", "segment", "value_of"]
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -22,9 +22,18 @@ def segment(name: str, value: str) -> str:
     Raises:
         PathError: the value cannot stand in a path segment.
     """
+    return f"{name}={check_value(name, value)}"
+
+
+def check_value(name: str, value: str) -> str:
+    """A value that can stand in a path segment, as it is.
+
+    Raises:
+        PathError: it cannot.
+    """
     if not value or "/" in value or _CONTROL.search(value):
         raise PathError(f"{name}={value!r}", "cannot be a path segment", "Values must be non-empty, without slashes")
-    return f"{name}={value}"
+    return value
 
 
 def value_of(name: str, text: str) -> str | None:

@@ -1,36 +1,36 @@
-"""The event lake's map: the grammar of its keys, both ways, and finding its hours by delimiter."""
+"""The event lake's map: the grammar of its keys, both ways, and finding its partitions in streamed listings."""
 
 from __future__ import annotations
 
 import asyncio
-import calendar
 import datetime as dt
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from quantlab_dagster.errors import PathError, UnaddressableKey
-from quantlab_dagster.lake.discovery import Found, find_values
-from quantlab_dagster.lake.paths import segment, value_of
-from quantlab_dagster.lake.store.objects import first_error
+from quantlab_dagster.errors import PathError, StoreError, TableFormat, UnaddressableKey
+from quantlab_dagster.lake.discovery import Found
+from quantlab_dagster.lake.store.objects import Range, first_error
+from quantlab_dagster.lake.template import ONE_DAY, ONE_HOUR, SLOTS, Layout, hour_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection
 
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
 
 __all__ = [
+    "DEFAULT_LAYOUT",
     "ONE_HOUR",
     "SLOTS",
     "AppHour",
     "Scope",
+    "Told",
     "find_apps",
     "find_hours",
     "hour_text",
     "is_compacted",
-    "is_event_file",
     "list_hour",
     "output_name",
     "parse_hour",
@@ -38,34 +38,44 @@ __all__ = [
 
 T = TypeVar("T")
 
-SLOTS = "_compaction/"
-"""Prefix of the slots. Engines ignore names that begin with an underscore."""
-
-ONE_HOUR = dt.timedelta(hours=1)
+DEFAULT_LAYOUT = Layout()
 
 _COMPACTED = "compacted_"
 _HOUR = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T -]?(\d{2})(?::?00)?Z?")
 _NAMESPACE = uuid.UUID("0c5ab3a4-54f5-5d1b-9d8c-3f5f0c2f3a51")
 _LISTINGS_AT_ONCE = 32
-_DAYS_HELD = 32
+# U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
+_LOST = "\ufffd"
+_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
+_OF_ICEBERG = re.compile(r"metadata/(.*\.metadata\.json|version-hint\.text|.*\.avro)")
+_MOST_PEEKS = 5
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class AppHour:
-    """One app's hour: the partition whose files are merged.
+    """One app's hour (or day, or the hour of no app): the partition whose files are merged.
 
     Attributes:
-        app: as in the path.
+        app: as in the path; empty where paths have none.
         hour: its beginning, aware, UTC.
+        directory: as it was found, where it is not spelled as the layout spells it; else empty.
+        layout: of the lake.
     """
 
     app: str
     hour: dt.datetime
+    directory: str = ""
+    layout: Layout = field(default=DEFAULT_LAYOUT, compare=False, repr=False)
 
     @property
     def prefix(self) -> str:
         """Key prefix of the partition, ending in a slash."""
-        return f"{_day_prefix(self.app, self.hour)}hour={self.hour:%H}/"
+        return self.directory or self.layout.directory(self.app, self.hour)
+
+    @property
+    def last_hour(self) -> dt.datetime:
+        """The last hour of which it holds events."""
+        return self.hour if self.layout.by_hour else self.hour + ONE_DAY - ONE_HOUR
 
     def key(self, name: str) -> str:
         """Key of a file of the partition."""
@@ -74,39 +84,32 @@ class AppHour:
     @property
     def slot_key(self) -> str:
         """Key of the partition's slot."""
-        segment("app_id", self.app)
-        return f"{SLOTS}{self.app}/{hour_text(self.hour)}.json"
+        return self.layout.slot_of(self.prefix)
 
     @classmethod
-    def of_slot(cls, key: str) -> AppHour | None:
+    def of_slot(cls, key: str, layout: Layout = DEFAULT_LAYOUT) -> AppHour | None:
         """The partition of a slot's key; None if it is no such key."""
-        app, _, name = key.removeprefix(SLOTS).partition("/")
-        try:
-            found = cls(app, parse_hour(name.removesuffix(".json")))
-            expected = found.slot_key
-        except PathError:
-            return None
-        return found if expected == key else None
+        directory = layout.directory_of_slot(key)
+        return cls.of_directory(directory, layout) if directory else None
 
     @classmethod
-    def of_key(cls, key: str) -> AppHour | None:
+    def of_key(cls, key: str, layout: Layout = DEFAULT_LAYOUT) -> AppHour | None:
         """The partition of a file's key; None if it is in none."""
-        names = ("app_id", "year", "month", "day", "hour")
-        segments = key.split("/")
-        values = [value_of(name, text) for name, text in zip(names, segments, strict=False)]
-        if len(segments) != len(names) + 1 or None in values:
+        directory, slash, name = key.rpartition("/")
+        return cls.of_directory(directory + slash, layout) if name else None
+
+    @classmethod
+    def of_directory(cls, directory: str, layout: Layout = DEFAULT_LAYOUT) -> AppHour | None:
+        """The partition of a directory, which ends in a slash; None if it is that of none."""
+        read = layout.read(directory)
+        if read is None:
             return None
-        app, *numbers = (str(value) for value in values)
-        if app in (".", ".."):  # no store can address their slots
-            return None
-        try:
-            found = cls(app, parse_hour("-".join(numbers[:3]) + f"T{numbers[3]}"))
-        except PathError:
-            return None
-        return found if found.prefix == key.removesuffix(segments[-1]) else None
+        app, hour = read
+        return cls(app, hour, "" if directory == layout.directory(app, hour) else directory, layout)
 
     def __str__(self) -> str:
-        return f"{self.app}/{hour_text(self.hour)}"
+        text = hour_text(self.hour) if self.layout.by_hour else f"{self.hour.year:04d}{self.hour:-%m-%d}"
+        return f"{self.app}/{text}" if self.app else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +120,26 @@ class Scope:
         apps: only these; empty for all.
         first: the first hour; None for the beginning.
         last: the last hour; None for the end.
+        over_by: only what was over by the end of this hour; None for all.
     """
 
     apps: tuple[str, ...] = ()
     first: dt.datetime | None = None
     last: dt.datetime | None = None
+    over_by: dt.datetime | None = None
 
     def until(self, last: dt.datetime) -> Scope:
-        """The same, but not beyond an hour."""
-        return Scope(self.apps, self.first, min(last, self.last) if self.last else last)
+        """The same, but without what goes on after an hour."""
+        return replace(self, over_by=min(last, self.over_by) if self.over_by else last)
 
     def __contains__(self, item: AppHour) -> bool:
-        return (not self.apps or item.app in self.apps) and self.reaches(item.hour, item.hour)
+        if self.apps and item.app not in self.apps:
+            return False
+        return self.reaches(item.hour, item.last_hour) and not (self.over_by and item.last_hour > self.over_by)
 
     def reaches(self, low: dt.datetime, high: dt.datetime) -> bool:
         """Whether hours from `low` to `high` may be meant."""
         return not ((self.first and high < self.first) or (self.last and low > self.last))
-
-
-def hour_text(hour: dt.datetime) -> str:
-    """An hour as in slots and texts: 2026-01-15T10."""
-    return f"{hour.year:04d}{hour:-%m-%dT%H}"
 
 
 def parse_hour(text: str) -> dt.datetime:
@@ -155,20 +157,39 @@ def parse_hour(text: str) -> dt.datetime:
     raise PathError(text, "is not an hour (UTC) as 2026-01-15T10")
 
 
-def is_event_file(name: str) -> bool:
-    """Whether an object of a partition holds events: what an engine would read."""
-    return name.endswith(".parquet") and not name.startswith(("_", "."))
-
-
 def is_compacted(name: str) -> bool:
     """Whether a file is the result of an earlier merge."""
     return name.startswith(_COMPACTED)
 
 
-def output_name(files: Sequence[ObjectInfo]) -> str:
+def output_name(files: Collection[ObjectInfo]) -> str:
     """Name of the file that these are merged into: the same inputs always make the same name."""
     identity = "\n".join(f"{file.key}\t{file.etag}" for file in files)
     return f"{_COMPACTED}{uuid.uuid5(_NAMESPACE, identity)}.parquet"
+
+
+# ---- finding ---------------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """What is told of a lake beside its partitions. All of it is for people, and none of it is worked on."""
+
+    def __init__(self) -> None:
+        self.odd: set[str] = set()
+        self.unexplained: dict[str, str] = {}
+        self.tables: dict[str, str] = {}
+
+    def tell_odd(self, path: str) -> None:
+        """A path that no request can name: what is below is left out."""
+        self.odd.add(path)
+
+    def tell_unexplained(self, key: str) -> None:
+        """An event file in a place that the layout does not explain. One of each first directory is kept."""
+        self.unexplained.setdefault(key.partition("/")[0] if "/" in key else "", key)
+
+    def tell_table(self, prefix: str, kind: str) -> None:
+        """A prefix that belongs to a table format."""
+        self.tables.setdefault(prefix, kind)
 
 
 async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
@@ -177,141 +198,224 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     Raises:
         StoreError: the listing failed; it is never taken for an empty one.
     """
-    return [info for info in await store.list_objects(partition.prefix) if _partition_of(info) == partition]
+    prefix, layout = partition.prefix, partition.layout
+    return [
+        info
+        for info in await store.list_objects(prefix)
+        if info.key == f"{prefix}{info.name}" and layout.is_event_file(info.name)
+    ]
 
 
-async def find_apps(store: Store) -> Found[str]:
-    """The apps of the lake, sorted: one listing.
+async def find_apps(store: Store, layout: Layout = DEFAULT_LAYOUT, told: Told | None = None) -> Found[str]:
+    """The apps of the lake, sorted; one without a name where paths have none. One listing, mostly.
+
+    Args:
+        store: the event lake.
+        layout: of its paths.
+        told: told what is beside them: that takes a request for each directory that the layout does not explain.
 
     Raises:
+        TableFormat: the lake is a table of a format that keeps account of its files.
         StoreError: the listing failed.
     """
-    return await find_values(store, "app_id", "")
+    names = await store.list_names("")
+    for name in names.directories:
+        if name in _TABLES:
+            raise _is_table(store, name, _TABLES[name])
+    if "metadata" in names.directories and any(
+        _OF_ICEBERG.fullmatch(info.key) for info in await store.peek("metadata/")
+    ):
+        raise _is_table(store, "metadata", "Iceberg")
+    level = layout.app_level
+    apps = [name for name in names.directories if layout.may_lead_to_events(f"{name}/") and _LOST not in name]
+    odd = [*names.odd, *(repr(name) for name in names.directories if _is_odd(name, layout))]
+    if told is not None:
+        others = [name for name in names.directories if name not in apps and not name.startswith(("_", "."))]
+        await _tell_others(store, layout, [name for name in others if not _is_odd(name, layout)], names.files, told)
+    if not layout.has_apps:
+        return Found(("",), tuple(sorted(odd)))
+    return Found(tuple(name.removeprefix(level) for name in apps if name != f"{level}."), tuple(sorted(odd)))
+
+
+def _is_odd(name: str, layout: Layout) -> bool:
+    """Whether a directory begins as one of the layout does, and can be worked with by nobody."""
+    literal = layout.template.partition("{")[0]
+    return name.startswith(literal) and (_LOST in name or (bool(literal) and name == literal))
+
+
+def _is_table(store: Store, name: str, kind: str) -> TableFormat:
+    return TableFormat(
+        store.name(f"{name}/"),
+        f"this belongs to a table of {kind}, which keeps account of its files: merged in place it would be ruined",
+        "Use that format's own compaction; an event lake consists of plain files only",
+    )
+
+
+async def _tell_others(
+    store: Store, layout: Layout, directories: list[str], files: tuple[str, ...], told: Told
+) -> None:
+    for name in files:
+        if layout.is_event_file(name):
+            told.tell_unexplained(name)
+    for name in directories[:_MOST_PEEKS]:
+        try:
+            below = await store.peek(f"{name}/")
+        except UnaddressableKey:
+            told.tell_odd(f"{name}/ (something in it)")
+            continue
+        for info in below:
+            if _holds_events(info.key, layout):
+                told.tell_unexplained(info.key)
+
+
+def _holds_events(key: str, layout: Layout) -> bool:
+    """Whether an engine would read this object, whatever the layout says of where it lies."""
+    *directories, name = key.split("/")
+    return layout.is_event_file(name) and not any(text.startswith(("_", ".")) for text in directories)
 
 
 async def find_hours(
-    store: Store, scope: Scope, tell_odd: Callable[[str], object]
-) -> AsyncIterator[tuple[AppHour, list[ObjectInfo] | UnaddressableKey]]:
-    """Every partition of the scope that has event files, with its files in byte order of their keys; in any order.
+    store: Store,
+    scope: Scope,
+    take: Callable[[AppHour, list[ObjectInfo] | UnaddressableKey], object],
+    told: Told,
+    layout: Layout = DEFAULT_LAYOUT,
+) -> None:
+    """Every partition of the scope that has event files, with its files in byte order of their keys.
 
-    Directories are walked by delimiter down to the days, and only those that the scope reaches. A day is listed at
-    once: that never takes more requests than listing its hours one by one, and 25 times fewer once they are compacted.
-    No more than some days are held at a time.
+    One listing of each app, from the first key that the scope may have to the last, page by page: that takes a request
+    for a thousand files, and no more than a partition's are held at once.
 
     Args:
         store: the event lake.
         scope: which partitions.
-        tell_odd: told the path of each directory that cannot be addressed: what is below is left out. In the place of
-            the files of a partition that holds such a name is the error.
+        take: given each partition and its files; or why they cannot be listed, since one holds an impossible name.
+        told: what is odd, unexplained, or belongs to others.
+        layout: of its paths.
 
     Raises:
+        TableFormat: the lake is a table of a format that keeps account of its files.
         StoreError: a listing failed; it is never taken for an empty one.
     """
+    apps = await find_apps(store, layout, told)
+    for path in apps.odd:
+        told.tell_odd(path)
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
-    apps = await find_apps(store)
-    _tell(apps, tell_odd)
-    prefixes = [f"{segment('app_id', app)}/" for app in apps.items if not scope.apps or app in scope.apps]
-    for level in ("year", "month", "day"):
-        prefixes = await _below(store, prefixes, level, scope, gate, tell_odd)
 
-    async def listing(prefix: str) -> dict[AppHour, list[ObjectInfo] | UnaddressableKey]:
+    async def one(app: str) -> None:
         async with gate:
-            try:
-                return dict(_by_hour(await store.list_objects(prefix)))
-            except UnaddressableKey:  # somewhere in it
-                return await _each_hour(store, prefix, tell_odd)
+            walk = _Walk(store, layout, scope, take, told)
+            await walk.below(layout.prefix_of(app), layout.keys(app, scope.first, scope.last))
 
-    for first in range(0, len(prefixes), _DAYS_HELD):
-        for found in await _all(listing, prefixes[first : first + _DAYS_HELD]):
-            for partition, files in found.items():
-                if partition in scope:
-                    yield partition, files
+    await _all(one, [app for app in apps.items if not scope.apps or app in scope.apps])
 
 
-def _by_hour(objects: Iterable[ObjectInfo]) -> dict[AppHour, list[ObjectInfo]]:
-    found: dict[AppHour, list[ObjectInfo]] = {}
-    for info in objects:
-        partition = _partition_of(info)
-        if partition is not None:
-            found.setdefault(partition, []).append(info)
-    return found
+class _Walk:
+    """Through the keys of an app, partition by partition. Arguments are those of `find_hours`."""
 
+    def __init__(
+        self,
+        store: Store,
+        layout: Layout,
+        scope: Scope,
+        take: Callable[[AppHour, list[ObjectInfo] | UnaddressableKey], object],
+        told: Told,
+    ) -> None:
+        self.seen = ""
+        """The last key of what was looked at as a whole."""
+        self._store = store
+        self._layout = layout
+        self._scope = scope
+        self._take = take
+        self._told = told
+        self._directory = ""
+        self._explained = True
+        self._partition: AppHour | None = None
+        self._files: list[ObjectInfo] = []
+        self._last = ""
+        self._latest = ""
 
-async def _each_hour(
-    store: Store, prefix: str, tell_odd: Callable[[str], object]
-) -> dict[AppHour, list[ObjectInfo] | UnaddressableKey]:
-    """A day's files, hour by hour: the engine refuses the whole day for one odd name in it."""
-    hours = await find_values(store, "hour", prefix)
-    _tell(hours, tell_odd)
-    found: dict[AppHour, list[ObjectInfo] | UnaddressableKey] = {}
-    for hour in hours.items:
-        below = f"{prefix}{segment('hour', hour)}/"
+    async def below(self, prefix: str, keys: Range) -> None:
+        """Whatever lies below a prefix: at once, or one level after the other where an odd name prevents that."""
         try:
-            found.update(_by_hour(await store.list_objects(below)))
+            async for page in self._store.pages(prefix, keys):
+                for info in page:
+                    self._add(info)
+            self._finish()
         except UnaddressableKey as error:
-            partition = AppHour.of_key(f"{below}x.parquet")
-            if partition is not None:
-                found[partition] = error
-    return found
+            self._files, self._directory, self._latest = [], "", ""  # these are listed again
+            await self._level(prefix, replace(keys, after=max(keys.after, self.seen, key=str.encode)), error)
+
+    async def _level(self, prefix: str, keys: Range, error: UnaddressableKey) -> None:
+        leaf = AppHour.of_directory(prefix, self._layout)
+        if leaf is not None:
+            if leaf in self._scope:
+                self._take(leaf, error)
+            return
+        names = await self._store.list_names(prefix)
+        for odd in (*names.odd, *(repr(name) for name in names.directories if _LOST in name)):
+            self._told.tell_odd(f"{prefix}{odd}")
+        for name in names.directories:
+            path = f"{prefix}{name}/"
+            if _LOST not in name and self._layout.may_lead_to_events(path) and _reaches(path, keys):
+                await self.below(path, keys)
+
+    def _add(self, info: ObjectInfo) -> None:
+        directory = info.key.removesuffix(info.name)
+        deeper = self._explained and directory != self._directory and directory.startswith(self._directory or "/")
+        if directory != self._directory and not deeper:  # what is deeper may stand between the files of a partition
+            self._finish()
+            self._directory = directory
+            found = AppHour.of_directory(directory, self._layout)
+            self._explained = found is not None
+            self._partition = found if found is not None and found in self._scope else None
+            if found is not None:
+                self._check_order(directory)
+        self._last = info.key
+        if deeper or not self._explained:
+            _tell(info.key, self._layout, self._told)
+        elif self._partition is not None and self._layout.is_event_file(info.name):
+            self._files.append(info)
+
+    def _check_order(self, directory: str) -> None:
+        """See that no partition comes in pieces: half of one must never be taken for all of it."""
+        if directory.encode() <= self._latest.encode():
+            remedy = "Use a server that lists in byte order, as S3 does (its directory buckets do not)"
+            raise StoreError(self._store.name(directory), "was listed after what comes behind it", remedy)
+        self._latest = directory
+
+    def _finish(self) -> None:
+        if self._partition is not None and self._files:
+            self._take(self._partition, sorted(self._files, key=lambda info: info.key.encode()))
+        self.seen = self._last
+        self._files, self._directory, self._partition = [], "", None
 
 
-def _tell(found: Found[str], tell_odd: Callable[[str], object]) -> None:
-    for path in found.odd:
-        tell_odd(path)
+def _tell(key: str, layout: Layout, told: Told) -> None:
+    """Tell of an object that lies in no partition."""
+    parts = key.split("/")
+    table = next((at for at, part in enumerate(parts[:-1]) if part in _TABLES), None)
+    if table is not None:
+        told.tell_table("/".join([*parts[:table], ""]), _TABLES[parts[table]])
+    elif _LOST in key:
+        at = next(at for at, part in enumerate(parts) if _LOST in part)
+        told.tell_odd("/".join([*parts[:at], repr(parts[at])]))
+    elif _holds_events(key, layout):
+        told.tell_unexplained(key)
 
 
-async def _below(  # what a level needs
-    store: Store,
-    prefixes: list[str],
-    level: str,
-    scope: Scope,
-    gate: asyncio.Semaphore,
-    tell_odd: Callable[[str], object],
-) -> list[str]:
-    async def one(prefix: str) -> list[str]:
-        async with gate:
-            found = await find_values(store, level, prefix)
-        _tell(found, tell_odd)
-        below = [f"{prefix}{segment(level, value)}/" for value in found.items]
-        return [path for path in below if (span := _span(path)) and scope.reaches(*span)]
-
-    return [path for paths in await _all(one, prefixes) for path in paths]
+def _reaches(path: str, keys: Range) -> bool:
+    """Whether something below a path may be in a range."""
+    return f"{path}\U0010ffff".encode() > keys.after.encode() and not keys.ends_before(path)
 
 
-async def _all(function: Callable[[str], Awaitable[T]], prefixes: Collection[str]) -> list[T]:
-    async def one(prefix: str) -> T:
-        return await function(prefix)
+async def _all(function: Callable[[str], Awaitable[T]], items: Collection[str]) -> list[T]:
+    async def one(item: str) -> T:
+        return await function(item)
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(prefix)) for prefix in prefixes]
+            tasks = [group.create_task(one(item)) for item in items]
     except BaseExceptionGroup as errors:
         raise first_error(errors) from errors
     return [task.result() for task in tasks]
-
-
-def _span(prefix: str) -> tuple[dt.datetime, dt.datetime] | None:
-    """First and last hour that may lie below a directory `app_id=…/year=…[/month=…[/day=…]]/`; None if no hour can."""
-    _, *segments = prefix.rstrip("/").split("/")
-    values = [value_of(name, text) for name, text in zip(("year", "month", "day"), segments, strict=False)]
-    try:
-        year, month, day = (int(values[i] or "x") if i < len(values) else None for i in range(3))
-        assert year is not None  # every prefix has at least a year
-        first = dt.datetime(year, month or 1, day or 1, tzinfo=dt.UTC)
-        last_day = dt.date(year, month or 12, day) if day else _last_day(year, month or 12)
-        last = dt.datetime.combine(last_day, dt.time(23), dt.UTC)
-    except (ValueError, OverflowError):
-        return None
-    return first, last
-
-
-def _last_day(year: int, month: int) -> dt.date:
-    return dt.date(year, month, calendar.monthrange(year, month)[1])
-
-
-def _partition_of(info: ObjectInfo) -> AppHour | None:
-    return AppHour.of_key(info.key) if is_event_file(info.name) else None
-
-
-def _day_prefix(app: str, hour: dt.datetime) -> str:
-    return f"{segment('app_id', app)}/year={hour.year:04d}/month={hour:%m}/day={hour:%d}/"

@@ -17,16 +17,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, SchemaConflict, StoreError
+from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, StoreError
 from quantlab_dagster.kernel.faults import machine_fault
 from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.record import WRITER, WRITER_VERSION
 from quantlab_dagster.lake.warehouse import is_compacted, list_hour, output_name
 from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus, Replacement
 from quantlab_dagster.warehouse.pack import Bin, pack, small_files
-from quantlab_dagster.warehouse.place import Requested, WarehousePlace, last_cold_hour
+from quantlab_dagster.warehouse.place import Requested, WarehousePlace
 from quantlab_dagster.warehouse.replace import complete
 from quantlab_dagster.warehouse.slot import Claim, Corrupt, Input, ReplacementPlan, read_slot
+from quantlab_dagster.work.kept import Kept
 from quantlab_dagster.work.merging import Built, Merging, Recipe
 from quantlab_dagster.work.scratch import scratch_directory
 from quantlab_dagster.work.shares import objects_frozen
@@ -55,10 +56,10 @@ minutes of an hour reads less. The file is no larger (benchmarks/README.md)."""
 _HOURS_AT_ONCE = 8
 _SMALL_BYTES = 8 << 20
 _STOP_SECONDS = 8.0
-_MOST_CORRUPT = 20
 _MOST_CHANGES = 4
 _REPACKINGS = 2
 _OUTPUT = "output.parquet"
+_DRIFTED = "does not unite with the others: "
 
 
 async def compact_hours(
@@ -120,7 +121,9 @@ class _HourWork:
     listed: list[ObjectInfo] = field(default_factory=list)
     tried: Bin = ()
     known: set[str] = field(default_factory=set)
+    families: dict[str, int] = field(default_factory=dict)
     replacements: list[Replacement] = field(default_factory=list)
+    _kept: Kept = field(init=False)
 
     async def run(self) -> HourOutcome:
         started = time.monotonic()
@@ -142,6 +145,8 @@ class _HourWork:
                 logger.exception("unexpected error in %s", self.partition)
                 error = type(unexpected).__name__
                 status, reason = HourStatus.FAILED, f"unexpected {error}: {unexpected}"
+        finally:
+            self._kept.forget()
         return HourOutcome(
             self.partition,
             status,
@@ -153,13 +158,16 @@ class _HourWork:
             time.monotonic() - started,
         )
 
+    def __post_init__(self) -> None:
+        self._kept = Kept(self.shared.place.lake, self.shared.scratch / uuid.uuid4().hex)
+
     @property
     def _place(self) -> WarehousePlace:
         return self.shared.place
 
     async def _work(self) -> tuple[HourStatus, str]:
-        if self.partition.hour > last_cold_hour(self._place.clock()):
-            return HourStatus.FAILED, "this hour is not over yet: it can be compacted when it is"
+        if self.partition.last_hour > self._place.last_cold_hour():
+            return HourStatus.FAILED, "it is not over yet: it can be compacted when it is"
         claim = await self._read()
         if claim.slot.state == "claimed" and not claim.slot.is_silent(self._place.clock()):
             return HourStatus.BUSY, f"{claim.slot.holder} has been at work on it since {claim.slot.since}"
@@ -180,9 +188,9 @@ class _HourWork:
 
     async def _read(self) -> Claim:
         """The slot as it is, not claimed yet."""
-        slot, etag = await read_slot(self._place.lake, self.partition)
+        slot, etag = await read_slot(self._place.slots, self.partition)
         self.corrupt = () if self.requested.retry_corrupt else slot.corrupt
-        return Claim(self._place.lake, self.partition, slot, etag, self._place.clock)
+        return Claim(self._place.slots, self.partition, slot, etag, self._place.clock)
 
     async def _replace_all(self, claim: Claim) -> str:
         """Replace bin after bin until there is nothing left to merge. Returns why there was nothing at all."""
@@ -198,13 +206,11 @@ class _HourWork:
                 await claim.take(self.corrupt)
             try:
                 done = await self._replace(claim, bins[0])
-            except SchemaConflict as error:
-                self._exclude(error, await self._odd_ones())
-                continue
             except BadPart as error:
-                self._exclude(error, {error.part: error.cause})
+                await self._sort_out(error)
                 continue
             except ObjectChanged as error:
+                self._kept.forget()
                 done, reason = False, str(error)
             else:
                 reason = "its inputs changed again and again"
@@ -215,11 +221,16 @@ class _HourWork:
 
     def _bins(self) -> list[Bin]:
         """What is left to merge; whether there is anything does not depend on what earlier merges taught."""
-        files, rules = self._mergeable(), self._place.rules
-        if self.replacements:
-            # There were enough of them; what the first outputs left over is finished, too.
-            rules = replace(rules, min_files=2)
-        bins = pack(files, rules, self.shared.shrink) or pack(files, rules)
+        families: dict[int, list[ObjectInfo]] = {}
+        for file in self._mergeable():
+            families.setdefault(self.families.get(file.name, 0), []).append(file)
+        bins: list[Bin] = []
+        for family, files in families.items():
+            rules = self._place.rules
+            if self.replacements or family:
+                # There were enough of them; what the first outputs left over is finished, too.
+                rules = replace(rules, min_files=2)
+            bins += pack(files, rules, self.shared.shrink) or pack(files, rules)
         # First those without a new file: they would not be merged any more when no new one is left.
         return sorted(bins, key=lambda found: not all(is_compacted(file.name) for file in found))
 
@@ -234,23 +245,41 @@ class _HourWork:
         corrupt = f", {len(self.corrupt)} corrupt" if self.corrupt else ""
         return f"{len(self.listed)} files, {len(small)} of them small{corrupt}: nothing to merge"
 
-    def _exclude(self, error: BadPart, bad: dict[str, str]) -> None:
-        """Leave files out from now on, so that the others can be merged.
+    async def _sort_out(self, error: BadPart) -> None:
+        """Find all bad files of the bin that failed, and which of the others unite: each group becomes its own output.
+
+        Nothing is fetched again. Drifted files that were set aside before are looked at, too: they may have company.
 
         Args:
-            error: what stopped the merge; raised again if there are too many of them, or none of ours.
-            bad: names, and why they cannot be merged.
+            error: what stopped the merge; raised again if none of our files is to blame.
         """
+        aside = {item.name for item in self.corrupt if item.reason.startswith(_DRIFTED)}
+        tried = {file.name for file in self.tried}
+        files = [file for file in self.listed if file.name in tried | aside]
+        found = await self.shared.merging.inspect(self._kept.store, files, ORDER, self.shared.scratch)
+        bad = dict(found.bad)
+        for number, group in enumerate(found.groups):
+            if len(group) == 1 and number and not is_compacted(group[0]):
+                bad[group[0]] = _DRIFTED + found.why.get(group[0], error.cause)
+            elif len(found.groups) > 1:
+                family = 1 + max(self.families.values(), default=0)
+                self.families |= dict.fromkeys(group, family)
+        if not bad and len(found.groups) <= 1:  # only together do they fail
+            bad = {error.part: error.cause}
+        sound = {name for group in found.groups for name in group} - set(bad)
+        self.corrupt = tuple(item for item in self.corrupt if item.name not in sound)
+        self._exclude(error, bad)
+
+    def _exclude(self, error: BadPart, bad: dict[str, str]) -> None:
+        """Leave files out from now on, so that the others can be merged."""
         found = [file for file in self.listed if file.name in bad]
-        if not found or len(self.corrupt) + len(found) > _MOST_CORRUPT:
+        if bad and not found:
             raise error
         for file in found:
             logger.info("%s stays as it is: %s", self._place.lake.name(file.key), bad[file.name])
+        names = {file.name for file in found}
+        self.corrupt = tuple(item for item in self.corrupt if item.name not in names)
         self.corrupt += tuple(Corrupt(name=file.name, etag=file.etag, reason=bad[file.name]) for file in found)
-
-    async def _odd_ones(self) -> dict[str, str]:
-        """Which files do not unite with the others. The merge blames the one it meets last, which need not be it."""
-        return await self.shared.merging.odd_ones(self._place.lake, self.tried, ORDER.column, self.shared.scratch)
 
     async def _replace(self, claim: Claim, chosen: Bin) -> bool:
         """Merge a bin, and replace its files. False if they changed before anything did."""
@@ -277,6 +306,8 @@ class _HourWork:
         except Conflict:
             await self._place.lake.discard(staged)
             raise
+        self._kept.forget(file.key for file in chosen)
+        self.families[name] = self.families.get(chosen[0].name, 0)
         return await self._complete(claim, plan, recovered=False)
 
     async def _build(self, chosen: Bin, directory: Path) -> tuple[Bin, Built]:
@@ -308,7 +339,7 @@ class _HourWork:
             cores=1 if sum(file.size_bytes for file in chosen) <= _SMALL_BYTES else None,
             split=False,  # engines that read this lake do not know it
         )
-        return await self.shared.merging.build(self._place.lake, chosen, recipe, directory / _OUTPUT)
+        return await self.shared.merging.build(self._kept.store, chosen, recipe, directory / _OUTPUT)
 
     async def _complete(self, claim: Claim, plan: ReplacementPlan, *, recovered: bool) -> bool:
         # One at a time: then the requests of each are fewer seconds apart, in which readers see its rows twice.

@@ -23,6 +23,11 @@ _LARGEST = 2
 _SETTLED = 0.75
 """An output of this share of the target is not merged again: to fill it up is not worth writing it anew."""
 _LEAST_FILES = 2
+_GOOD_PART = 4
+"""An earlier output is merged again if it is at most so many times as large as what is merged with it: then late files
+that trickle in are written a number of times that grows with the logarithm of their number."""
+_MOST_LEFT = 8
+"""More earlier outputs than these are not left beside new files: they are merged, whatever it costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,8 @@ def pack(files: Sequence[ObjectInfo], rules: Rules, shrink: float = 1.0) -> list
     """Which files of a partition are to be merged, one bin for each output.
 
     About as few outputs as fit into twice the target, of even sizes, so that no sliver is left. Files that were merged
-    before are merged again only if there are new ones, so that a second run finds nothing to do.
+    before are merged again only if there are new ones, so that a second run finds nothing to do; and only if these are
+    a good part of them, so that tiny late files do not rewrite an hour.
 
     The largest file goes first, each into the bin that is emptiest by then (LPT: Graham, "Bounds on multiprocessing
     timing anomalies", 1969).
@@ -71,19 +77,61 @@ def pack(files: Sequence[ObjectInfo], rules: Rules, shrink: float = 1.0) -> list
     small = sorted((file for file in weights if weights[file] <= capacity), key=lambda f: (-weights[f], f.key.encode()))
     if len(small) < max(rules.min_files, _LEAST_FILES) or all(is_compacted(file.name) for file in small):
         return []
-    number = max(1, -(-sum(weights[file] for file in small) // capacity))
-    while True:
-        bins: list[list[ObjectInfo]] = [[] for _ in range(number)]
-        emptiest_first = [(0, index) for index in range(number)]
-        for file in small:
-            filled, index = heapq.heappop(emptiest_first)
-            bins[index].append(file)
-            heapq.heappush(emptiest_first, (filled + weights[file], index))
-        if max(emptiest_first)[0] <= capacity:
-            break
-        number += max(1, number // 16)  # one by one would take cubic time
+    small = _worth_merging(small)
+    bins = _fewest_bins(small, weights, capacity)
     chosen = [tuple(sorted(found, key=_byte_order)) for found in bins if len(found) >= _LEAST_FILES]
     return sorted(chosen, key=lambda found: _byte_order(found[0]))
+
+
+def _fewest_bins(small: list[ObjectInfo], weights: dict[ObjectInfo, int], capacity: int) -> list[list[ObjectInfo]]:
+    """As few even bins as hold the files: by bisection, since one by one would take cubic time."""
+    too_few, number, step = 0, max(1, -(-sum(weights[file] for file in small) // capacity)), 1
+    while (found := _spread(small, weights, number, capacity)) is None:
+        too_few, number, step = number, number + step, 2 * step
+    if too_few:
+        while number - too_few > 1:
+            middle = (too_few + number) // 2
+            fewer = _spread(small, weights, middle, capacity)
+            if fewer is None:
+                too_few = middle
+            else:
+                number, found = middle, fewer
+    return found
+
+
+def _spread(
+    small: list[ObjectInfo], weights: dict[ObjectInfo, int], number: int, capacity: int
+) -> list[list[ObjectInfo]] | None:
+    """So many bins, each file in the one that is emptiest by then; None if one of them overflows."""
+    bins: list[list[ObjectInfo]] = [[] for _ in range(number)]
+    emptiest_first = [(0, index) for index in range(number)]
+    for file in small:
+        filled, index = heapq.heappop(emptiest_first)
+        if filled + weights[file] > capacity:
+            return None
+        bins[index].append(file)
+        heapq.heappush(emptiest_first, (filled + weights[file], index))
+    return bins
+
+
+def _worth_merging(small: list[ObjectInfo]) -> list[ObjectInfo]:
+    """The new files, and those earlier outputs of which they are a good part, the smallest first; in the same order.
+
+    Their sizes decide, not what is expected of a merge: whoever looks, and whoever works, must choose the same.
+    """
+    taken = {file for file in small if not is_compacted(file.name)}
+    size_bytes = sum(file.size_bytes for file in taken)
+    outputs = sorted(
+        (file for file in small if file not in taken), key=lambda file: (file.size_bytes, _byte_order(file))
+    )
+    for number, file in enumerate(outputs):
+        if file.size_bytes > _GOOD_PART * size_bytes:
+            if len(outputs) - number > _MOST_LEFT:
+                return small
+            break
+        taken.add(file)
+        size_bytes += file.size_bytes
+    return [file for file in small if file in taken]
 
 
 def _weight(file: ObjectInfo, shrink: float) -> int:

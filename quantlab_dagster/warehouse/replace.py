@@ -104,7 +104,7 @@ async def _given_up(store: Store, partition: AppHour, plan: ReplacementPlan, cla
     if changed and not safe:
         await claim.write_plan(plan, claim.slot.corrupt)  # as it was: this was not our doing
         raise PlanStuck(
-            store.name(partition.slot_key),
+            claim.name,
             f"{plan.output} is gone, and so are inputs that it replaced, or they changed: {names}",
             "Restore that object, or see that no rows are missing and run `quantlab warehouse recover --give-up`",
         )

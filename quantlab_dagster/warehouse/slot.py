@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
+    from quantlab_dagster.lake.template import Layout
     from quantlab_dagster.lake.warehouse import Scope
     from quantlab_dagster.work.clock import Clock
 
@@ -159,39 +160,40 @@ def new_holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
 
 
-async def read_slot(store: Store, partition: AppHour) -> tuple[Slot, str | None]:
+async def read_slot(slots: Store, partition: AppHour) -> tuple[Slot, str | None]:
     """The slot of a partition and its ETag; an idle one and None if it was never used.
 
     Raises:
         MalformedObject: there is something that is no slot. It is never treated as absent.
     """
-    found = await store.get_if_exists(partition.slot_key)
+    found = await slots.get_if_exists(partition.slot_key)
     if found is None:
         return Slot(), None
     content, info = found
-    return Slot.read(content, store.name(partition.slot_key)), info.etag
+    return Slot.read(content, slots.name(partition.slot_key)), info.etag
 
 
-async def find_slots(store: Store, scope: Scope) -> Found[AppHour]:
+async def find_slots(slots: Store, layout: Layout, scope: Scope) -> Found[AppHour]:
     """Partitions of the scope whose slots say more than "idle": one listing per app and thousand slots.
 
     An app among whose slots is a name that no request can hold is left out, and told as odd.
     """
     found: list[AppHour] = []
-    apps = await store.list_names(SLOTS)
-    odd = [f"{SLOTS}{name}" for name in apps.odd]
-    for app in apps.directories:
+    names = await slots.list_names(SLOTS)
+    odd = [f"{SLOTS}{name}" for name in names.odd]
+    for app in layout.apps_of_slots(names.directories):
         if scope.apps and app not in scope.apps:
             continue
+        prefix = layout.slots_of(app)
         try:
-            slots = await store.list_objects(f"{SLOTS}{app}/")
+            async for page in slots.pages(prefix, layout.slot_keys(app, scope.first, scope.last)):
+                for info in page:
+                    partition = AppHour.of_slot(info.key, layout) if info.size_bytes != _IDLE_BYTES else None
+                    if partition is not None and partition in scope:
+                        found.append(partition)
         except UnaddressableKey:
-            odd.append(f"{SLOTS}{app}/ (something in it)")
+            odd.append(f"{prefix} (something in it)")
             continue
-        for info in slots:
-            partition = AppHour.of_slot(info.key)
-            if partition is not None and partition in scope and info.size_bytes != _IDLE_BYTES:
-                found.append(partition)
     return Found(tuple(found), tuple(odd))
 
 
@@ -199,7 +201,7 @@ class Claim:
     """A slot that is ours, as long as nobody takes it over.
 
     Args:
-        store: the event lake.
+        store: where the slots are.
         partition: whose slot.
         slot: as it is.
         etag: of the slot; None if there is none yet.
@@ -214,6 +216,11 @@ class Claim:
         self._clock = clock
         self._holder = new_holder()
         self._writing = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        """Full name of the slot, for messages."""
+        return self._store.name(self._partition.slot_key)
 
     @property
     def is_held(self) -> bool:
@@ -253,7 +260,7 @@ class Claim:
         """
         info = await self._store.head(self._partition.slot_key)
         if info is None or info.etag != self._etag:
-            raise Conflict(self._store.name(self._partition.slot_key), "was changed by another compactor", "Run again")
+            raise Conflict(self.name, "was changed by another compactor", "Run again")
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:

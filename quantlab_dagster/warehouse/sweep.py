@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import MalformedObject, StoreError
-from quantlab_dagster.lake.warehouse import AppHour, Scope, is_compacted
+from quantlab_dagster.lake.warehouse import AppHour, Scope, Told, is_compacted
 from quantlab_dagster.warehouse.checks import findings
 from quantlab_dagster.warehouse.compact import compact_hours
 from quantlab_dagster.warehouse.look import look_at_slots, look_over
@@ -68,11 +68,9 @@ async def sweep(place: WarehousePlace, scope: Scope, listener: HourListener, *, 
     outcomes = await compact_hours(place, work[:most], listener)
     await discard_strays(place, scope)  # now that what they were made for is recovered
     # What is wrong is judged over the whole lake: a run over one hour must not hide what another one found.
-    odd: set[str] = set()
-    slots = await look_at_slots(place, Scope(), odd.add)
     everything = lake if scope == Scope() else await look_over(place, Scope())
-    odd.update(everything.odd)
-    found = findings(slots, everything.looks, place.clock(), outcomes, sorted(odd))
+    slots = await look_at_slots(place, Scope(), everything.told)
+    found = findings(slots, everything.looks, place.clock(), outcomes, everything.told)
     seconds, left = time.monotonic() - started, len(work) - len(outcomes)
     return Sweep(
         tuple(sorted(outcomes, key=lambda outcome: outcome.partition)),
@@ -97,8 +95,8 @@ async def recover(
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
     requested = replace(requested or Requested(), recover_only=True)
-    odd: set[str] = set()
-    slots = await look_at_slots(place, place.cold(scope), odd.add)
+    told = Told()
+    slots = await look_at_slots(place, place.cold(scope), told)
     unfinished = [
         partition
         for partition, slot in slots.items()
@@ -106,8 +104,8 @@ async def recover(
     ]
     outcomes = await compact_hours(place, unfinished, listener, requested)
     await discard_strays(place, scope)
-    slots_now = await look_at_slots(place, Scope(), odd.add)
-    found = findings(slots_now, (), place.clock(), odd=sorted(odd))
+    slots_now = await look_at_slots(place, Scope(), told)
+    found = findings(slots_now, (), place.clock(), told=told)
     seconds = time.monotonic() - started
     return Sweep(tuple(outcomes), len(slots), 0, tuple(found), seconds, _since(place, before))
 
@@ -129,12 +127,12 @@ async def discard_strays(place: WarehousePlace, scope: Scope) -> int:
         return 0
     discarded = 0
     for upload in uploads:
-        partition = AppHour.of_key(upload.key)
+        partition = AppHour.of_key(upload.key, place.layout)
         if partition is None or partition not in scope or not is_compacted(upload.key.rpartition("/")[2]):
             continue  # not ours
         try:
             # Read after the listing: whoever made the upload had claimed the slot before.
-            slot, _ = await read_slot(place.lake, partition)
+            slot, _ = await read_slot(place.slots, partition)
         except MalformedObject:
             continue
         planned = slot.plan is not None and slot.plan.upload_id == upload.upload_id

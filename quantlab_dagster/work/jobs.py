@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from quantlab_dagster.errors import BadPart
-from quantlab_dagster.kernel.columns import odd_ones
 from quantlab_dagster.kernel.digest import column_dtypes, digest_file
+from quantlab_dagster.kernel.grouping import Grouping, group_parts
 from quantlab_dagster.kernel.merge import merge
 from quantlab_dagster.kernel.parts import FooterReader
 from quantlab_dagster.kernel.survey import Surveyor
@@ -19,8 +20,8 @@ from quantlab_dagster.work.messages import (
     Digested,
     Drop,
     FinishSurvey,
+    Inspect,
     Merge,
-    OddOnes,
     Request,
     Surveyed,
     Try,
@@ -29,6 +30,7 @@ from quantlab_dagster.work.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from quantlab_dagster.kernel.parts import Footer
     from quantlab_dagster.kernel.survey import Survey
     from quantlab_dagster.work.messages import Handed
 
@@ -72,8 +74,8 @@ class Jobs:
                 return self._merge(request, progress)
             case Digest():
                 return Digested(digest_file(request.path, request.order_by), column_dtypes(request.path))
-            case OddOnes():
-                return _odd_among(_parts(request.parts), request)
+            case Inspect():
+                return _inspect(_parts(request.parts), request, progress)
             case Try():
                 for part in _parts(request.parts):
                     progress(part.key)
@@ -145,12 +147,18 @@ def _in_memory(part: Part, budget_bytes: int) -> Part:
     return Part(part.key, part.source.read_bytes(), part.size_bytes)
 
 
-def _odd_among(parts: list[Part], request: OddOnes) -> dict[str, str]:
-    """Names of the parts that are damaged or do not unite with the others, and why."""
-    reader, bad, readable = FooterReader(request.order_by, request.budget_bytes), dict[str, str](), []
+def _inspect(parts: list[Part], request: Inspect, progress: Callable[[str], None]) -> Grouping:
+    """Decode each part alone, and see which of those that are sound unite."""
+    reader, bad = FooterReader(request.order.column, request.budget_bytes), dict[str, str]()
+    sound: list[tuple[Part, Footer]] = []
     for part in parts:
+        progress(part.key)
         try:
-            readable.append((part, reader.read(part)))
+            footer = reader.read(part)
+            try_part(_in_memory(part, request.budget_bytes), request.order, request.budget_bytes)
         except BadPart as error:
             bad[part.key] = error.cause
-    return bad | odd_ones([part for part, _ in readable], [footer for _, footer in readable], request.order_by)
+        else:
+            sound.append((part, footer))
+    found = group_parts([part for part, _ in sound], [footer for _, footer in sound], request.order.column)
+    return replace(found, bad=bad | found.bad)

@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from quantlab_dagster.errors import AuditFailed, BadPart, CorruptPart, DecoderFailed
@@ -21,7 +21,7 @@ from quantlab_dagster.work.decoder import ChildEnded
 from quantlab_dagster.work.fetch import Copies, fetch_files, fetch_survey, hand
 from quantlab_dagster.work.guard import Guard
 from quantlab_dagster.work.limits import usable_cores
-from quantlab_dagster.work.messages import Digest, Merge, OddOnes, Try
+from quantlab_dagster.work.messages import Digest, Inspect, Merge, Try
 from quantlab_dagster.work.shares import Shares
 from quantlab_dagster.work.stopping import Worker
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantlab_dagster.errors import QuantlabError
+    from quantlab_dagster.kernel.grouping import Grouping
     from quantlab_dagster.kernel.terms import Merged, Order, Part
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
@@ -219,17 +220,17 @@ class Merging:
         copies = Copies(store)
         with machine_faults(_place(store, listed)), _directory(scratch) as directory:
             parts = await fetch_files(store, listed, directory, gate=self._requests, copies=copies)
-            found = await self._try(parts, recipe)
+            found = await self._try(parts, recipe.order)
             suspects = [part for part in parts if found is not None and part.key == found.key]
-            again = await self._try(suspects, recipe) if suspects else None
+            again = await self._try(suspects, recipe.order) if suspects else None
             await _checked(copies)
         if again is not None and again.own_fault and again.key:
             return CorruptPart(again.key, f"the decoder {again.cause} when it read nothing but this part")
         return _failed(store.name(listed[0].key), again or found or ended)
 
-    async def _try(self, parts: Sequence[Part], recipe: Recipe) -> ChildEnded | None:
+    async def _try(self, parts: Sequence[Part], order: Order) -> ChildEnded | None:
         """Decode parts one after the other in a new process. Returns how it ended, and at which; None if it did not."""
-        request = Try(hand(parts), recipe.order, self._limits.merge_budget)
+        request = Try(hand(parts), order, self._limits.merge_budget)
         try:
             async with self._guard.alone() as child:
                 await child.call(request, size_bytes=max(part.size_bytes for part in parts))
@@ -250,24 +251,41 @@ class Merging:
         found: Digested = await self._ask(request, str(path), path.stat().st_size)
         return found
 
-    async def odd_ones(
-        self, store: Store, listed: Sequence[ObjectInfo], order_by: str, scratch: Path
-    ) -> dict[str, str]:
-        """Which of the listed parts are damaged or do not unite with the others: their keys, and why.
+    async def inspect(self, store: Store, listed: Sequence[ObjectInfo], order: Order, scratch: Path) -> Grouping:
+        """Which of the listed parts are bad, and which of the others unite: all of them in one pass.
+
+        A part that its decoder dies of is found, too: the others are then looked at again, without it.
 
         Raises:
-            CorruptPart, DecoderFailed: as `digest`.
+            DecoderFailed: decoding fails, and no part alone is to blame.
             StoreError: as `build`.
         """
-        copies = Copies(store)
+        copies, deadly = Copies(store), dict[str, str]()
         with machine_faults(_place(store, listed)), _directory(scratch) as directory:
             parts = await fetch_files(store, listed, directory, gate=self._requests, copies=copies)
-            request = OddOnes(hand(parts), order_by, self._limits.merge_budget)
-            found: dict[str, str] = await self._ask(request, store.name(listed[0].key), _size(parts))
+            while True:
+                found = await self._inspect([part for part in parts if part.key not in deadly], order)
+                if not isinstance(found, ChildEnded):
+                    break
+                suspects = [part for part in parts if part.key == found.key and part.key not in deadly]
+                again = await self._try(suspects, order) if suspects else None
+                if again is None or not again.own_fault:
+                    raise _failed(store.name(listed[0].key), again or found) from found
+                deadly[found.key] = f"the decoder {again.cause} when it read nothing but this part"
             await _checked(copies)
-        return found
+        return replace(found, bad=found.bad | deadly)
 
-    async def _ask(self, request: Digest | OddOnes, where: str, size_bytes: int) -> Any:
+    async def _inspect(self, parts: Sequence[Part], order: Order) -> Grouping | ChildEnded:
+        request = Inspect(hand(parts), order, self._limits.merge_budget)
+        try:
+            async with self._guard.alone() as child:
+                found: Grouping = await child.call(request, size_bytes=_size(parts))
+                return found
+        except ChildEnded as ended:
+            _check_started(ended)
+            return ended
+
+    async def _ask(self, request: Digest, where: str, size_bytes: int) -> Any:
         try:
             return await self._guard.shared().call(request, size_bytes=size_bytes)
         except ChildEnded as ended:
@@ -276,7 +294,7 @@ class Merging:
             async with self._guard.alone() as child:
                 return await child.call(request, size_bytes=size_bytes)
         except ChildEnded as ended:
-            if ended.own_fault and isinstance(request, Digest):
+            if ended.own_fault:
                 raise CorruptPart(where, f"the decoder {ended.cause} when it read this file") from ended
             raise _failed(where, ended) from ended
 

@@ -26,8 +26,8 @@ __all__ = [
     "Failed",
     "FinishSurvey",
     "Handed",
+    "Inspect",
     "Merge",
-    "OddOnes",
     "Progress",
     "Ready",
     "Request",
@@ -124,11 +124,11 @@ class Digested:
 
 
 @dataclass(frozen=True, slots=True)
-class OddOnes:
-    """Which parts are damaged or do not unite with the others: a dict of their keys and why comes back."""
+class Inspect:
+    """Which parts are bad, and which of the others unite: a `Grouping` comes back. Each key is announced before."""
 
     parts: tuple[Handed, ...]
-    order_by: str
+    order: Order
     budget_bytes: int
 
 
@@ -141,7 +141,7 @@ class Try:
     budget_bytes: int
 
 
-Request = AddParts | FinishSurvey | Merge | Drop | Digest | OddOnes | Try
+Request = AddParts | FinishSurvey | Merge | Drop | Digest | Inspect | Try
 
 
 @dataclass(frozen=True, slots=True)

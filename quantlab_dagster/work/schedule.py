@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["Schedule", "cron_schedules"]
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
 _CRON_FIELDS = 5
 _FIELD = re.compile(r"[0-9A-Za-z*,/#?L-]+")
 _HOUR_MINUTES, _DAY_MINUTES = 60, 24 * 60
@@ -39,8 +39,8 @@ def cron_schedules(text: str) -> tuple[str, ...]:
     """The cron strings (UTC) of a schedule; together they say when it ticks.
 
     Args:
-        text: a cron string of five fields, or a duration such as `15m`, `1h`, `90m` or `1d` that divides an hour or a
-            day; it is counted from midnight.
+        text: a cron string of five fields, or a duration such as `15m`, `1h`, `90m`, `1d` or Go's `1h0m0s` that divides
+            an hour or a day; it is counted from midnight.
 
     Raises:
         ValueError: it is neither.
@@ -48,7 +48,9 @@ def cron_schedules(text: str) -> tuple[str, ...]:
     text = " ".join(text.split())
     match = _DURATION.fullmatch(text)
     if match and text:
-        days, hours, minutes = (int(number or 0) for number in match.groups())
+        days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+        if seconds:
+            raise ValueError(f"{text!r} has seconds: hours become cold by the minute at best, so use 1m or more")
         return _every(days * _DAY_MINUTES + hours * _HOUR_MINUTES + minutes, text)
     fields = text.split(" ")
     if len(fields) == _CRON_FIELDS and all(_FIELD.fullmatch(field) for field in fields):

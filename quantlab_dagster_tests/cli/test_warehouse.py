@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -26,8 +27,6 @@ from quantlab_dagster_tests.conftest import RIG_BUCKET, Rig
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION, SOON, EventLake, rows_of, spec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from quantlab_dagster_tests.servers import S3Server
     from quantlab_dagster_tests.warehouse.event_lakes import Rows
 
@@ -167,6 +166,7 @@ def test_status_is_one_while_hours_are_late_and_zero_once_they_are_merged(quantl
         "no_corrupt_files": True,
         "no_unfinished_plans": True,
         "no_hours_of_small_files": True,
+        "every_file_explained": True,
     }
 
 
@@ -393,3 +393,28 @@ def test_a_run_is_in_dagsters_history_and_counted_although_the_schedule_is_disab
     assert float(counted[f"quantlab_compaction_runs_total{{{success}}}"]) == 1
     assert float(counted[f"quantlab_compaction_input_files_total{{{labels}}}"]) == 8
     assert float(counted[f"quantlab_compaction_output_files_total{{{labels}}}"]) == 2
+
+
+def test_a_lake_of_another_layout_is_a_finding_until_the_layout_is_set(
+    quantlab: Typed, lake: EventLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_hours(lake, 1)
+    root = Path(lake.url)
+    (root / "app_id=demo").rename(root / "demo")
+    lost = quantlab("warehouse", "status")
+    assert lost.returncode == 1
+    assert "FAIL every_file_explained: the layout does not explain demo/year=2026/" in lost.stdout
+    template = "{app}/year={Y}/month={m}/day={d}/hour={H}"
+    assert f"WAREHOUSE_LAYOUT may have to be {template}" in lost.stdout
+    assert "left out, WAREHOUSE_LAYOUT does not explain it: demo/" in quantlab("warehouse", "plan").stdout
+
+    monkeypatch.setenv("WAREHOUSE_LAYOUT", template)
+    monkeypatch.setenv("WAREHOUSE_SLOTS_URL", str(root.parent / "slots"))
+    assert quantlab("warehouse", "compact", "--app", "demo").returncode == 0
+    assert quantlab("warehouse", "status").returncode == 0
+    assert [path.parent.name for path in (root.parent / "slots").rglob("*.json")] == ["day=15"]
+    (root / "_delta_log").mkdir()
+    (root / "_delta_log" / "0.json").touch()
+    refused = quantlab("warehouse", "compact")
+    assert refused.returncode == 1
+    assert "belongs to a table of Delta" in refused.stderr + refused.stdout

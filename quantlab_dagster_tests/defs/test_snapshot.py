@@ -71,6 +71,7 @@ def test_jobs_checks_and_resources() -> None:
         "no_corrupt_files",
         "no_unfinished_plans",
         "no_hours_of_small_files",
+        "every_file_explained",
     }
     schedules = [schedule for schedule in definitions.schedules or () if isinstance(schedule, dg.ScheduleDefinition)]
     assert [(schedule.name, schedule.cron_schedule, schedule.job_name) for schedule in schedules] == [

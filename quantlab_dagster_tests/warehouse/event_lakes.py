@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantlab_dagster.lake.warehouse import SLOTS, AppHour, Scope
+from quantlab_dagster.lake.warehouse import DEFAULT_LAYOUT, SLOTS, AppHour, Scope
 from quantlab_dagster.synthetic.warehouse import EventFile, HourSpec, generate_event_files
 from quantlab_dagster.warehouse.pack import Rules
 from quantlab_dagster.warehouse.place import WarehousePlace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
+    from quantlab_dagster.lake.template import Layout
     from quantlab_dagster.warehouse.outcome import HourOutcome
     from quantlab_dagster_tests.conftest import Rig
 
@@ -95,12 +96,18 @@ class EventLake:
         target_size: int = 128 << 20,
         min_files: int = 2,
         memory_budget: int = 64 << 20,
+        layout: Layout = DEFAULT_LAYOUT,
+        slots: Store | None = None,
+        grace: dt.timedelta = dt.timedelta(0),
     ) -> WarehousePlace:
         return WarehousePlace(
             store or self.store,
             Rules(target_size, min_files),
             Limits(memory_budget, scratch_base=self.scratch),
             clock=lambda: now,
+            layout=layout,
+            slots_elsewhere=slots,
+            grace=grace,
         )
 
     def put(self, partition: AppHour, files: Iterable[EventFile]) -> list[bytes]:

@@ -49,13 +49,26 @@ def weight(files: Bin | list[ObjectInfo], shrink: float = 1.0) -> int:
         pytest.param({"a": 10, "b": 10, "compacted_c": 80}, ["a b"], id="settled files stay"),
         pytest.param({"a": 10, "compacted_b": 80}, [], id="one small and one settled file"),
         pytest.param({"a": 10, "compacted_b": 75}, [], id="three quarters of the target are settled"),
-        pytest.param({"a": 10, "compacted_b": 74}, ["a compacted_b"], id="a byte less is not settled"),
+        pytest.param({"a": 19, "compacted_b": 74}, ["a compacted_b"], id="a byte less is not settled"),
+        pytest.param({"a": 18, "compacted_b": 74}, [], id="but not worth writing anew for less than a quarter"),
+        pytest.param({"a": 9, "b": 9, "compacted_c": 74}, ["a b"], id="the new ones are merged among themselves"),
+        pytest.param({"a": 5, "compacted_b": 14, "compacted_c": 74}, ["a compacted_b compacted_c"], id="step by step"),
+        pytest.param(
+            {"a": 1, **{f"compacted_{n}": 50 for n in range(8)}},
+            [],
+            id="eight earlier outputs may stay beside new files",
+        ),
+        pytest.param(
+            {"a": 1, **{f"compacted_{n}": 20 for n in range(9)}},
+            ["a " + " ".join(f"compacted_{n}" for n in range(9))],
+            id="nine are too many",
+        ),
         pytest.param({"a": 10, "b": 75}, ["a b"], id="only what was merged before settles early"),
         pytest.param({"a": 10, "a_compacted_b": 75}, ["a a_compacted_b"], id="only a name's beginning counts"),
         pytest.param({"compacted_a": 10, "compacted_b": 10}, [], id="only compacted files, though small"),
         pytest.param({"compacted_a": 10, "compacted_b": 10, "c": 100}, [], id="a new large file changes nothing"),
         pytest.param(
-            {"compacted_a": 10, "compacted_b": 10, "c": 1}, ["c compacted_a compacted_b"], id="with a new one"
+            {"compacted_a": 10, "compacted_b": 10, "c": 3}, ["c compacted_a compacted_b"], id="with a new one"
         ),
         # How much goes into one output.
         pytest.param({"a": 99, "b": 99, "c": 2}, ["a b c"], id="twice the target is one output"),
@@ -102,6 +115,7 @@ def test_files_are_packed(sizes: dict[str, int], bins: list[str]) -> None:
         pytest.param({"a": 10, "b": 10, "c": 100}, 3, [], id="large files do not count"),
         pytest.param({"a": 10, "b": 10, "compacted_c": 75}, 3, [], id="settled files do not count"),
         pytest.param({"a": 10, "b": 10, "compacted_c": 74}, 3, ["a b compacted_c"], id="small compacted ones do"),
+        pytest.param({"a": 9, "b": 9, "compacted_c": 74}, 3, ["a b"], id="also where they stay"),
         pytest.param({"a": 10}, 1, [], id="a single file is never merged"),
         pytest.param(dict.fromkeys("abcdefgh", 99), 8, ["a e", "b f", "c g", "d h"], id="a bin may have fewer"),
     ],
@@ -195,13 +209,29 @@ def test_bins_are_disjoint_and_hold_two_or_more_small_files_of_bounded_weight(
 
 @settings(max_examples=300, deadline=None)
 @given(FILES, RULE_SETS, st.floats(0.05, 1.0))
-def test_there_is_work_exactly_if_there_are_enough_small_files_and_a_new_one(
+def test_whoever_looks_finds_work_in_the_same_partitions_whatever_the_expectation(
     files: list[ObjectInfo], rules: Rules, shrink: float
 ) -> None:
-    """So that whoever looks, with whatever expectation, finds work in the same partitions."""
-    small = [file for file in files if file.size_bytes < (75 if is_compacted(file.name) else 100)]
+    assert bool(pack(files, rules, shrink)) == bool(pack(files, rules))
+    small = small_files(files, rules)
     new = [file for file in small if not is_compacted(file.name)]
-    assert bool(pack(files, rules, shrink)) == (len(small) >= max(2, rules.min_files) and bool(new))
+    if not new or len(small) < max(2, rules.min_files):
+        assert pack(files, rules) == []
+    elif len(new) > 1:
+        assert {file for found in pack(files, rules) for file in found} & set(new)
+
+
+@settings(max_examples=300, deadline=None)
+@given(FILES, RULE_SETS)
+def test_no_new_file_is_left_alone_for_a_small_output_and_no_large_output_is_taken_for_little(
+    files: list[ObjectInfo], rules: Rules
+) -> None:
+    chosen = {file for found in pack(files, rules) for file in found}
+    small = set(small_files(files, rules))
+    left = [file for file in small - chosen if is_compacted(file.name)]
+    if chosen and sum(file.size_bytes for file in small) <= 2 * TARGET:
+        assert all(file.size_bytes > 4 * weight(list(chosen)) for file in left)
+        assert len(left) <= 8
 
 
 @settings(max_examples=200, deadline=None)
@@ -209,9 +239,9 @@ def test_there_is_work_exactly_if_there_are_enough_small_files_and_a_new_one(
 def test_what_fits_into_one_output_becomes_one(files: list[ObjectInfo], shrink: float) -> None:
     bins = pack(files, RULES, shrink)
     small = [file for file in small_files(files, RULES) if weight([file], shrink) <= 2 * TARGET]
-    if bins:
-        fits = weight(small, shrink) <= 2 * TARGET
-        assert fits == (len(bins) == 1 and set(bins[0]) == set(small))
+    if bins and weight(small, shrink) <= 2 * TARGET:
+        assert len(bins) == 1
+        assert {file for file in small if not is_compacted(file.name)} <= set(bins[0])
 
 
 @settings(max_examples=200, deadline=None)
@@ -230,7 +260,7 @@ def test_where_there_are_several_outputs_none_is_a_sliver(files: list[ObjectInfo
     """Neither is what stays behind: more than half the target each, provably, however coarse the files are."""
     bins = pack(files, RULES)
     small = small_files(files, RULES)
-    if bins and weight(small) > 2 * TARGET:
+    if bins and weight(small) > 2 * TARGET and all(not is_compacted(file.name) for file in small):
         left = set(small) - {file for found in bins for file in found}
         assert min([weight(found) for found in bins] + [weight([file]) for file in left]) > TARGET // 2
 
@@ -306,16 +336,71 @@ def test_compaction_comes_to_an_end_and_then_finds_nothing_to_do(
 
 @settings(max_examples=150, deadline=None)
 @given(BATCHES)
-def test_where_sizes_add_up_one_sliver_stays_at_most(batches: list[list[int]]) -> None:
-    """One file of half the target or less, and only where all that was small became that one."""
+def test_what_is_left_small_is_little_beside_what_it_stays_beside(batches: list[list[int]]) -> None:
+    """The small outputs grow by steps, so that there are few of them, and one new file at most."""
     partition = Partition()
     for sizes in batches:
         partition.write(sizes)
         partition.settle()
-        small = small_files(partition.files, RULES)
-        assert len(small) == 1 or all(file.size_bytes > TARGET // 2 for file in small)
+        small = sorted(small_files(partition.files, RULES), key=lambda file: file.size_bytes)
+        assert len(small) <= 10
         assert sum(file.size_bytes for file in partition.files if is_compacted(file.name)) <= sum(map(sum, batches))
         assert all(file.size_bytes <= 2 * TARGET for file in partition.files)
+
+
+def trickled(output: int, late: list[int]) -> tuple[float, int]:
+    """Bytes written for a byte that came late beside an output, one file a run; and the most files there were."""
+    partition = Partition(Rules(128 << 20))
+    partition._add("compacted_x", output)
+    written = most = 0
+    for size in late:
+        partition.write([size])
+        before = {file.name for file in partition.files}
+        partition.settle()
+        written += sum(file.size_bytes for file in partition.files if file.name not in before)
+        most = max(most, len(partition.files))
+    return written / sum(late), most
+
+
+@pytest.mark.guards("late-file-rewrites")
+@pytest.mark.parametrize("output", [0, 100_000, 10 << 20, 90 << 20, 127 << 20])
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param([10_000] * 168, id="the same size"),
+        pytest.param([1_000 + 100 * n for n in range(168)], id="growing"),
+        pytest.param([20_000 - 100 * n for n in range(168)], id="shrinking"),
+        pytest.param([1_000 if n % 7 else 60_000 for n in range(168)], id="in bursts"),
+    ],
+)
+def test_a_tiny_late_file_an_hour_for_a_week_is_written_eight_times_at_most(output: int, late: list[int]) -> None:
+    amplification, most = trickled(output, late)
+    assert amplification <= 8
+    assert most <= 8
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "outputs", "largest"),
+    [
+        ([127] * 1000, 500, 254),
+        ([120, 0.01], 1, 121),
+        ([64] * 1000, 250, 256),
+        ([n / 8 for n in range(1, 1017)], None, 256),
+        ([127 - n / 8 for n in range(1000)], None, 256),
+    ],
+)
+def test_odd_sizes_become_outputs_of_the_size_that_is_wanted(
+    megabytes: list[float], outputs: int | None, largest: int
+) -> None:
+    rules = Rules(128 << 20)
+    files = listed({f"{n:04}": round(size * (1 << 20)) for n, size in enumerate(megabytes)})
+    bins = pack(files, rules)
+    sizes = [weight(found) for found in bins]
+    assert outputs is None or len(bins) == outputs
+    assert max(sizes) <= largest << 20
+    if len(bins) > 1:
+        assert min(sizes) >= 128 << 20
+    assert sum(map(len, bins)) == len(files)
 
 
 def test_a_late_file_joins_the_small_output_and_only_that() -> None:
@@ -331,5 +416,8 @@ def test_a_late_file_joins_the_small_output_and_only_that() -> None:
     assert sorted(file.size_bytes for file in partition.files) == [40, 120, 150]
     partition.write([5])
     partition.settle()
-    assert sorted(file.size_bytes for file in partition.files) == [45, 120, 150]
+    assert sorted(file.size_bytes for file in partition.files) == [5, 40, 120, 150], "not worth it yet"
+    partition.write([5])
+    partition.settle()
+    assert sorted(file.size_bytes for file in partition.files) == [50, 120, 150]
     assert partition.merges == 4

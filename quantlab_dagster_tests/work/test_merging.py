@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from quantlab_dagster.kernel.grouping import Grouping
+
 ORDER = Order(column="ts_event", numbered=True)
 ROWS, PARTS = 400, 8
 
@@ -204,20 +206,26 @@ def test_a_part_damaged_in_the_store_is_blamed_though_it_was_spooled(parts: Fixt
 
 
 @pytest.mark.guards("one-odd-condemns", "uint64-order")
-def test_parts_are_odd_by_what_a_merge_would_say_of_them(parts: Fixture) -> None:
+def test_parts_are_grouped_by_what_a_merge_would_say_of_them(parts: Fixture) -> None:
     """An order column of 64 unsigned bits is none of the reasons."""
     kinds = {"a": pa.uint64(), "b": pa.float64(), "c": pa.int64()}
     parts.contents = {name: data_of({"ts_event": pa.array([1], kind)}) for name, kind in kinds.items()}
     parts.contents["d"] = b"no Parquet at all"
+    parts.contents["e"] = data_of({"ts_event": pa.array([1]), "v": pa.array([1])})
+    for name in "fg":
+        parts.contents[name] = data_of({"ts_event": pa.array([1]), "v": pa.array(["x"])})
     parts.sent = dict(parts.contents)
 
-    async def odd() -> dict[str, str]:
+    async def inspected() -> Grouping:
         async with Merging(Limits(64 << 20)) as merging:
-            return await merging.odd_ones(parts.store, parts.listed, "ts_event", parts.scratch)
+            return await merging.inspect(parts.store, parts.listed, Order("ts_event"), parts.scratch)
 
-    found = asyncio.run(odd())
-    assert sorted(found) == ["b", "d"]
-    assert "no integer that fits into 64 signed bits" in found["b"]
+    found = asyncio.run(inspected())
+    assert found.groups == (("a", "c", "f", "g"), ("e",))
+    assert sorted(found.bad) == ["b", "d"]
+    assert "no integer that fits into 64 signed bits" in found.bad["b"]
+    assert found.why.keys() == {"e"}
+    assert "not widened without loss" in found.why["e"]
 
 
 def data_of(columns: dict[str, pa.Array]) -> bytes:

@@ -14,6 +14,8 @@ from quantlab_dagster.work.schedule import cron_schedules
 @pytest.mark.parametrize(
     ("text", "crons"),
     [
+        ("1h0m0s", ("0 * * * *",)),
+        ("15m0s", ("*/15 * * * *",)),
         ("1h", ("0 * * * *",)),
         ("60m", ("0 * * * *",)),
         ("15m", ("*/15 * * * *",)),
@@ -52,3 +54,8 @@ def test_durations_tick_evenly(minutes: int) -> None:
     )
     expected = [midnight + dt.timedelta(minutes=minutes * n) for n in range(24 * 60 // minutes + 2)]
     assert list(itertools.islice(ticks, len(expected))) == expected
+
+
+def test_seconds_are_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="has seconds"):
+        cron_schedules("30s")

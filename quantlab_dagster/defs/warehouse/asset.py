@@ -18,7 +18,12 @@ from quantlab_dagster.defs.resources import LakeResource, LimitsResource, wareho
 from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
 from quantlab_dagster.lake.warehouse import Scope, hour_text, parse_hour
 from quantlab_dagster.settings import Settings
-from quantlab_dagster.warehouse.checks import FEW_SMALL_FILES, NO_CORRUPT_FILES, NO_UNFINISHED_PLANS
+from quantlab_dagster.warehouse.checks import (
+    EVERY_FILE_EXPLAINED,
+    FEW_SMALL_FILES,
+    NO_CORRUPT_FILES,
+    NO_UNFINISHED_PLANS,
+)
 from quantlab_dagster.warehouse.place import last_cold_hour
 from quantlab_dagster.warehouse.sweep import Sweep, sweep
 from quantlab_dagster.work.clock import Clock
@@ -30,6 +35,7 @@ _CHECKS = {
     NO_CORRUPT_FILES: "No file of the event lake is left out of merging because it cannot be read or united.",
     NO_UNFINISHED_PLANS: "No replacement of files is left unfinished: no reader sees rows twice.",
     FEW_SMALL_FILES: "No hour that ended two hours ago or earlier has small files that could be merged.",
+    EVERY_FILE_EXPLAINED: "Every event file lies where WAREHOUSE_LAYOUT expects one: none is overlooked.",
 }
 
 
@@ -75,8 +81,8 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
         def work() -> Coroutine[Any, Any, Sweep]:
             return sweep(warehouse_place(settings, warehouse, limits, clock), scope, listener)
 
-        if hours[-1] > last_cold_hour(clock()):
-            text = f"{hour_text(hours[-1])} is not over yet. It can be compacted from the next full hour (UTC) on"
+        if hours[-1] > last_cold_hour(clock(), settings.compaction_grace):
+            text = f"{hour_text(hours[-1])} is not over yet, or its grace is not. It can be compacted when both are"
             raise dg.Failure(description=text, allow_retries=False)
         done = counted(work, meter, clock)
         for hour in hours:

@@ -22,17 +22,17 @@ import obstore
 
 from quantlab_dagster.errors import ObjectNotFound, StoreError, StoreUnavailable, UnaddressableKey
 from quantlab_dagster.lake.store import limits
-from quantlab_dagster.lake.store.faults import came_damaged
-from quantlab_dagster.lake.store.objects import Directory, Names, ObjectInfo, Staged, first_error
+from quantlab_dagster.lake.store.faults import broke_off, came_damaged
+from quantlab_dagster.lake.store.objects import Directory, Names, ObjectInfo, Range, Staged, first_error
 from quantlab_dagster.lake.store.requesting import Requesting, pause
 from quantlab_dagster.lake.store.transfers import EtagDigest, Known, Sending, Sent, may_be_md5
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
-    from obstore import ListResult, ObjectMeta, PutResult
+    from obstore import ListResult, ListStream, ObjectMeta, PutResult
     from obstore.store import ObjectStore
 
 __all__ = ["LOCK_DIRECTORY", "PROBE_DIRECTORY", "STAGED_DIRECTORY", "Store"]
@@ -90,6 +90,57 @@ class Store(Requesting):
         self.requests.add("LIST", _pages(len(found)))
         return _sorted_below(prefix, found)
 
+    async def pages(self, prefix: str, keys: Range) -> AsyncIterator[list[ObjectInfo]]:
+        """The objects below a prefix that ends in a slash, or of all for none, whose keys are in a range.
+
+        In pages, so that memory stays flat. No request is made for what comes after the range, nor before it. The order
+        is the server's: S3's is that of the bytes; SeaweedFS walks through directories, so that `a/x` precedes `a b/x`.
+
+        Raises:
+            StoreError: the listing failed: what came before is right, and is not all.
+        """
+        last, repetitions = keys.after, 0
+        while True:
+            stream = obstore.list(self._engine, prefix or None, offset=last or None, chunk_size=limits.LIST_PAGE)
+            try:
+                async for page in self._listed(prefix, stream):
+                    found = [info for info in page if info.key in keys]
+                    if found:
+                        last, repetitions = found[-1].key, 0
+                        yield found
+                    if page and keys.ends_before(page[-1].key):
+                        return
+            except StoreUnavailable as error:
+                if not broke_off(error) or repetitions >= self._retries:
+                    raise
+                await pause(repetitions)
+                repetitions += 1
+                continue
+            return
+
+    async def _listed(self, prefix: str, stream: ListStream[Sequence[ObjectMeta]]) -> AsyncIterator[list[ObjectInfo]]:
+        """What a listing brings: at least one page."""
+        self._check_root()
+        number = 0
+        while True:
+            with self._errors(prefix):
+                chunk: Sequence[ObjectMeta] | None = await anext(stream, None)
+            if chunk is None and number:
+                return
+            number += 1
+            self.requests.add("LIST")
+            yield [info for info in map(_info, chunk or ()) if _is_below(prefix, info.key)]
+
+    async def peek(self, prefix: str) -> list[ObjectInfo]:
+        """Some objects below a prefix that ends in a slash: those that one request brings.
+
+        Raises:
+            StoreError: the listing failed.
+        """
+        async for page in self.pages(prefix, Range()):
+            return page
+        return []
+
     async def list_directory(self, prefix: str) -> Directory:
         """One level below a prefix that ends in a slash, or is empty for the root.
 
@@ -115,7 +166,8 @@ class Store(Requesting):
             StoreError: the listing failed; or the prefix itself cannot be addressed.
         """
         try:
-            return Names((await self.list_directory(prefix)).directories)
+            listed = await self.list_directory(prefix)
+            return Names(listed.directories, files=tuple(info.name for info in listed.objects))
         except UnaddressableKey:
             # The engine refuses the whole listing for one name, so it is made again without the engine.
             if prefix:
@@ -190,7 +242,7 @@ class Store(Requesting):
     async def _received(self, key: str, once: Callable[[], Awaitable[tuple[T, ObjectInfo]]]) -> tuple[T, ObjectInfo]:
         """What a GET brings, which is sent once more if the content is not what its ETag says."""
         self.requests.add("GET")
-        content, info = await once()
+        content, info = await self._repeated(once)  # the engine does not resume what broke off after long
         if self._known.believes(info):
             return content, info
         self.requests.add("GET")

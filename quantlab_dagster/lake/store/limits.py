@@ -18,3 +18,7 @@ THREADS = 32
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 10.0
 RETRY_SECONDS = 120.0
+CONNECT_SECONDS = 5.0
+# A body that goes on may take as long as it takes; one of which no byte comes for so long is asked for again.
+READ_SECONDS = 30.0
+TOTAL_SECONDS = 3600.0

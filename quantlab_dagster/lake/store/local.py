@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from concurrent.futures import Future
 
-    from obstore import PutResult
+    from obstore import ListStream, ObjectMeta, PutResult
 
     from quantlab_dagster.lake.store.transfers import Sending, Sent
 
@@ -62,6 +62,13 @@ class LocalStore(Store):
             raise StoreError(
                 self.url, "this directory has gone", "Bring it back, or check what should be mounted there"
             )
+
+    async def _listed(
+        self,
+        prefix: str,
+        stream: ListStream[Sequence[ObjectMeta]],  # noqa: ARG002  # which comes in no order
+    ) -> AsyncIterator[list[ObjectInfo]]:
+        yield await self.list_objects(prefix)
 
     def _requests_of(self, parts: int) -> int:  # noqa: ARG002  # nothing is sent anywhere
         return 1

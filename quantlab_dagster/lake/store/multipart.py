@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingS3"]
 
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 60
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 412
 # Of an upload SeaweedFS and AWS say NoSuchUpload, Ceph sometimes NoSuchKey.
@@ -173,8 +171,8 @@ class BlockingS3:
 
         session = self._options.session
         config = Config(
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
+            connect_timeout=limits.CONNECT_SECONDS,
+            read_timeout=limits.READ_SECONDS,
             max_pool_connections=limits.THREADS,
             # `S3Store` tries again: it can be cancelled meanwhile, and looks at what became of the first attempt.
             retries={"mode": "standard", "total_max_attempts": 1},

@@ -14,6 +14,7 @@ __all__ = [
     "Directory",
     "Names",
     "ObjectInfo",
+    "Range",
     "RequestKind",
     "Requests",
     "S3Options",
@@ -48,6 +49,26 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """Keys in byte order: those that come after one, itself left out, and before another.
+
+    Attributes:
+        after: where it begins; empty for the beginning.
+        until: where it ends; None for the end.
+    """
+
+    after: str = ""
+    until: str | None = None
+
+    def __contains__(self, key: str) -> bool:
+        return key.encode() > self.after.encode() and not self.ends_before(key)
+
+    def ends_before(self, key: str) -> bool:
+        """Whether a key, and all that follow it, are beyond."""
+        return self.until is not None and key.encode() >= self.until.encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Directory:
     """One level of a listing.
 
@@ -67,10 +88,12 @@ class Names:
     Attributes:
         directories: names of the common prefixes just below, without slashes, sorted.
         odd: those that no request can name, for people: what stands in no text is escaped; sorted.
+        files: names of the objects just below, sorted; none where there is an odd one.
     """
 
     directories: tuple[str, ...]
     odd: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

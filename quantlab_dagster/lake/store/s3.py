@@ -349,8 +349,9 @@ def _set(setting: str) -> str:
 
 def _engine(bucket: str, prefix: str, options: S3Options) -> engines.S3Store:
     client: ClientConfig = {
-        "timeout": timedelta(minutes=5),
-        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(seconds=limits.TOTAL_SECONDS),
+        "connect_timeout": timedelta(seconds=limits.CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=limits.READ_SECONDS),
         "allow_invalid_certificates": not options.verify_tls,
         "allow_http": options.endpoint.startswith("http://"),
     }

@@ -37,6 +37,7 @@ ALL_WELL = {
     "no_corrupt_files": True,
     "no_unfinished_plans": True,
     "no_hours_of_small_files": True,
+    "every_file_explained": True,
 }
 
 
