@@ -341,3 +341,25 @@ def test_wrong_range_of_the_survey_is_found(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(survey.Survey, "key_range", property(wrong))
     with pytest.raises(AuditFailed, match="range"):
         merging.merge(surveyed, tmp_path / "out", scratch=tmp_path)
+
+
+@pytest.mark.guards("check-for-proof")
+def test_the_checksum_of_a_row_group_is_taken_before_it_is_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that bytes which still have it are those that were read back."""
+    done: list[str] = []
+
+    def noting(name: str) -> Callable[..., Any]:
+        really = getattr(writer, name)
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            done.append(name)
+            return really(*arguments, **options)
+
+        return noted
+
+    for name in ("take_apart", "digest_group"):
+        monkeypatch.setattr(writer, name, noting(name))
+    compact_day(tmp_path)
+    assert done == ["take_apart", "digest_group"]

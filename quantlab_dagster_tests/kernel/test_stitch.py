@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel import stitch
 from quantlab_dagster.kernel.parts import footer_bytes
 from quantlab_dagster.kernel.stitch import Piece, Stitcher, check_stitched, take_apart
+from quantlab_dagster.kernel.thrift import STRUCT, RawField, integer, integer_bytes, struct_at, struct_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(groups=drawn_groups(), options=OPTIONS)
 def test_what_is_stitched_is_what_pyarrow_writes(
     groups: list[pa.Table], options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -136,6 +137,16 @@ def test_readers_find_their_way_by_row_groups_and_pages(file: Path) -> None:
     assert labels == [(f"{seven}", len(range(seven, 4 * ROWS, 7))) for seven in range(7)]
 
 
+def one_value_more(chunk: list[RawField]) -> list[RawField]:
+    """A column chunk that says so."""
+    [metadata] = [payload for identity, _, payload in chunk if identity == 3]
+    fields = [
+        (identity, kind, integer_bytes(integer(payload) + 1) if identity == 5 else payload)
+        for identity, kind, payload in struct_at(metadata)[0]
+    ]
+    return [*(one for one in chunk if one[0] != 3), (3, STRUCT, struct_bytes(fields))]
+
+
 def broken(path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any) -> None:
     """Stitch with one mistake, and check what came of it without."""
     right = getattr(stitch, name)
@@ -155,6 +166,7 @@ def broken(path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any) -
         ("_shifted_index", lambda _right, index, _shift: index),
         ("_group", lambda right, start, piece, chunks: right(start, replace(piece, fields=piece.fields[1:]), chunks)),
         ("_group", lambda right, start, piece, chunks: right(start, piece, chunks[::-1])),
+        ("_group", lambda right, start, piece, chunks: right(start, piece, [one_value_more(one) for one in chunks])),
     ],
 )
 def test_a_mistake_in_the_stitching_is_found(
@@ -166,6 +178,15 @@ def test_a_mistake_in_the_stitching_is_found(
 
 def test_without_a_mistake_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path / "file", monkeypatch, "_group", lambda right, *arguments: right(*arguments))
+
+
+@pytest.mark.guards("check-for-proof")
+def test_a_column_index_that_is_another_is_found(tmp_path: Path) -> None:
+    groups = [pa.table({"n": range(first, first + 50)}) for first in (0, 50)]
+    pieces, starts = stitched(tmp_path / "file", groups, groups[0].schema, write_page_index=True)
+    pieces[1] = replace(pieces[1], column_indexes=pieces[0].column_indexes)
+    with pytest.raises(AuditFailed, match="footer does not say"):
+        check_stitched(tmp_path / "file", pieces, starts)
 
 
 @pytest.mark.guards("check-for-proof")
