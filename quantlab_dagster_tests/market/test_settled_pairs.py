@@ -267,6 +267,18 @@ def test_a_listing_does_not_make_good_what_a_step_failed_to_prove() -> None:
     assert built.partitions[KEY].status == "success", "a step that succeeds does"
 
 
+def test_a_search_for_late_parts_renews_only_what_speaks_of_trouble() -> None:
+    """Else every round would write every symbol-day again, and bring back what has moved to its month's file."""
+    seen = PartitionRecord(status="success", rows=7, updated_at="2026-01-12T13:00:00Z")
+    unknown = settled(8, 8, BBO)
+    assert note_looks(unknown, {KEY: (seen, None)}, troubled_only=True).partitions == {}
+    assert note_looks(unknown, {KEY: (seen, None)}).partitions == {KEY: seen}
+    built = record_outcomes(unknown, BBO, day(8), [outcome(Status.SUCCESS)], NOW)
+    assert note_looks(built, {KEY: (seen, None)}, troubled_only=True).partitions == built.partitions
+    bad = record_outcomes(unknown, BBO, day(8), [outcome(Status.QUARANTINE, raw_fingerprint="x")], NOW)
+    assert note_looks(bad, {KEY: (seen, None)}, troubled_only=True).partitions[KEY].status == "success"
+
+
 def test_a_long_look_does_not_undo_what_happened_meanwhile() -> None:
     state = record_outcomes(settled(8, 8, BBO), BBO, day(8), [outcome(Status.QUARANTINE, raw_fingerprint="x")], LATER)
     before_it = PartitionRecord(status="success", rows=5, updated_at="2026-01-12T12:00:00Z")
