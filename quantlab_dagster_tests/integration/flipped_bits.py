@@ -253,8 +253,9 @@ def events(rig: Rig) -> Lake:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-_ABOUT = """One bit in the middle of a body, in a whole run over a real server (SeaweedFS) behind a proxy, for one request after
-another; then a run without. Left out are runs that failed because a loaded machine gave the decoder no time."""
+_ABOUT = """One bit in the middle of a body, in a whole run over a real server (SeaweedFS) behind a proxy: for one
+request after another, each followed by a run without. Runs that failed because a loaded machine gave the decoder no
+time are left out."""
 
 
 def table(flips: Path = FLIPS) -> str:
