@@ -33,6 +33,7 @@ TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "reliability.md"
 OUTCOMES = TESTS / "kernel" / "corpus_outcomes.json"
 _TYPES = "quantlab_dagster_tests.kernel.type_survival"
+_FLIPS = "quantlab_dagster_tests.integration.flipped_bits"
 _SAID = ("slow", "server", "browser")
 _NOT_YET = "xfail"
 
@@ -143,7 +144,7 @@ def page(guards: list[Guard] | None = None, outcomes: Path = OUTCOMES) -> str:
         f"{len(FAULTS)} faults; {holding} tests guard against {len(FAULTS) - len(missing)} of them. {left}\n",
     ]
     text += [_chapter(chapter, by_fault) for chapter in CHAPTERS]
-    text += [_corpus(outcomes), _types()]
+    text += [_corpus(outcomes), _flips(), _types()]
     return "\n".join(part for part in text if part)
 
 
@@ -194,6 +195,12 @@ def _corpus(outcomes: Path) -> str:
             "",
         ]
     )
+
+
+def _flips() -> str:
+    """What became of bits that flipped in requests, in the last long run of that."""
+    table: str = importlib.import_module(_FLIPS).table()
+    return f"## What becomes of a bit that flips on its way\n\n{table}\n" if table else ""
 
 
 def _types() -> str:

@@ -169,10 +169,11 @@ _SAID = re.compile(r"came damaged[^\n]*|other bytes are there[^\n]*|arrived dama
 
 
 def in_short(said: str) -> str:
-    """The words about it; those of a failure where there are none."""
-    found = _SAID.search(said)
-    words = found.group() if found else said
-    return named(re.sub(r"\s+", " ", words))[:200].strip()
+    """The words about it, and why a run did not end well, which may have another reason."""
+    heard, _, wrong = said.rpartition("\n")
+    found = _SAID.search(heard)
+    words = [found.group() if found else "", wrong]
+    return named(re.sub(r"\s+", " ", "; ".join(word for word in words if word)))[:240].strip()
 
 
 # ---- the lakes -------------------------------------------------------------------------------------------------------
@@ -252,12 +253,22 @@ def events(rig: Rig) -> Lake:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
+_ABOUT = """One bit in the middle of a body, in a whole run over a real server (SeaweedFS) behind a proxy: for one
+request after another, each followed by a run without. Runs that failed because a loaded machine gave the decoder no
+time are left out."""
+
+
 def table(flips: Path = FLIPS) -> str:
     """In Markdown; nothing if there was no run."""
     if not flips.exists():
         return ""
     found = [Flip(**one) for one in json.loads(flips.read_text())]
-    lines = ["| lake | request | exit code | said | readers see | the next run |", "|---|---|---|---|---|---|"]
+    lines = [
+        _ABOUT,
+        "",
+        "| lake | request | exit code | said | readers see | the next run |",
+        "|---|---|---|---|---|---|",
+    ]
     for flip in found:
         seen = ("the whole, right" if flip.there else "nothing yet") if flip.right else "**something else**"
         after = f"{flip.next_code}, {'right' if flip.next_right else '**not right**'}"

@@ -64,6 +64,7 @@ OUTCOMES = Path(__file__).with_name("corpus_outcomes.json")
 PARTS = tuple(f"part-1767830400-{number:06d}.parquet" for number in (1, 2, 3))
 _CASES_PER_PROCESS = 250
 _TOGETHER = 60
+LIMITS = Limits(64 << 20)
 
 
 class End(StrEnum):
@@ -91,11 +92,11 @@ class Bounds:
 
     Attributes:
         seconds: wall-clock time, a cold start of the process apart.
-        memory: bytes that the process and its children may grow by.
+        memory: bytes that the process and its children may grow by: what a decoder may take, and a little.
     """
 
     seconds: float = 60.0
-    memory: int = 768 << 20
+    memory: int = LIMITS.decoder_memory + (128 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def place_in(directory: Path) -> MarketPlace:
     return MarketPlace(
         open_store(str(directory / "raw")),
         open_store(str(directory / "compact")),
-        Limits(64 << 20, scratch_base=directory / "scratch"),
+        replace(LIMITS, scratch_base=directory / "scratch"),
         clock=lambda: NOON_AFTER,
     )
 

@@ -79,6 +79,19 @@ def test_more_columns_than_can_be_read_in_time_are_refused() -> None:
         bounds.check_shape(part_from("x", b""), bounds.MOST_COLUMNS, 101)
 
 
+@pytest.mark.slow
+def test_a_part_of_a_hundred_thousand_columns_is_refused_by_itself_in_little_time() -> None:
+    names = ["ts_event", *(f"c{at}" for at in range(100_000))]
+    wide = part_of("part-b", pa.Table.from_arrays([pa.array([1])] * len(names), names=names), write_statistics=False)
+    narrow = part_of("part-a", pa.table({"ts_event": [1]}))
+    survey_of([narrow])  # what is loaded at the first use is not counted
+    started = time.process_time()
+    with pytest.raises(CorruptPart, match="declares 100,001 columns") as caught:
+        survey_of([narrow, wide])
+    assert caught.value.part == "part-b"
+    assert time.process_time() - started < 5
+
+
 @pytest.mark.parametrize(
     ("dtype", "size"),
     [
