@@ -110,7 +110,8 @@ def test_a_second_run_does_nothing(lake: EventLake) -> None:
     again = lake.sweep(now=SOON + LATER)
     assert again.outcomes == ()
     assert again.looked_at == 1
-    assert set(again.requests) - {kind for kind, number in again.requests.items() if not number} == {"LIST"}
+    assert set(again.requests) - {kind for kind, number in again.requests.items() if not number} == {"LIST", "GET"}
+    assert again.requests["GET"] == 1, "the record of looks"
     assert asyncio.run(lake.store.list_objects("")) == before
 
 
