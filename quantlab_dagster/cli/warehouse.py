@@ -4,6 +4,7 @@ Dagster is imported only by what runs something.
 """
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,11 +33,19 @@ warehouse_app = typer.Typer(
 
 
 @warehouse_app.command()
-def compact(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json = False) -> None:
+def compact(
+    app: Apps = None,
+    hour: Hour = None,
+    to: HourTo = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Look at all of the history, not only at recent hours and its next slice.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Merge the small files of every cold hour that has some, and delete them: what the schedule does."""
     from quantlab_dagster.warehouse.place import Requested
 
-    _run(_selected(app, hour, to), Requested(), as_json=as_json)
+    _run(_selected(app, hour, to), Requested(), full=full, as_json=as_json)
 
 
 @warehouse_app.command()
@@ -144,6 +153,8 @@ def say_event_lake(screen: "Screen", settings: "Settings", lake: "LakeLook", fou
     screen.say(
         f"files                {totals.files:,}, {totals.small:,} of them small, {format_bytes(totals.size_bytes)}"
     )
+    if lake.seen_whole_at is not None:
+        screen.say(f"history last seen    {lake.seen_whole_at:%Y-%m-%d %H:%M} UTC, as a whole, by a run")
     screen.say(f"hours with backlog   {len(backlog):,}{late}")
     screen.say(f"being worked on      {slots['claimed']:,} (a silent claim is taken over after {SILENT_AFTER})")
     screen.say(f"unfinished plans     {slots['planned']:,}")
@@ -180,13 +191,16 @@ def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
 async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, list[Finding]]":
     from quantlab_dagster.warehouse.checks import findings
     from quantlab_dagster.warehouse.look import look_at_slots, look_over
+    from quantlab_dagster.warehouse.looking import read_look
 
     lake = await look_over(place, scope)
+    record, _ = await read_look(place)
+    lake = replace(lake, seen_whole_at=record.seen_whole_at if record else None)
     slots = await look_at_slots(place, scope, lake.told)
     return lake, findings(slots, lake.looks, place.clock(), told=lake.told)
 
 
-def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:
+def _run(scope: "Scope", requested: "Requested", *, full: bool = False, as_json: bool) -> None:
     from quantlab_dagster.cli.documents import sweep_document
     from quantlab_dagster.cli.runs.warehouse import compact_warehouse
     from quantlab_dagster.cli.screen import HourProgress, Screen
@@ -199,7 +213,7 @@ def _run(scope: "Scope", requested: "Requested", *, as_json: bool) -> None:
     if not as_json:
         screen.note(f"event lake {settings.warehouse_url}")
     with HourProgress(screen) as listener:
-        report = compact_warehouse(settings, scope, requested, listener=listener, tell=screen.note)
+        report = compact_warehouse(settings, scope, requested, listener=listener, tell=screen.note, full=full)
     failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]
     corrupt = sum(len(item.corrupt) for item in report.outcomes)
     if not report.failures or report.outcomes:

@@ -27,6 +27,7 @@ __all__ = [
     "AppHour",
     "Scope",
     "Told",
+    "Walked",
     "find_apps",
     "find_hours",
     "hour_text",
@@ -34,6 +35,7 @@ __all__ = [
     "list_hour",
     "output_name",
     "parse_hour",
+    "walk_app",
 ]
 
 T = TypeVar("T")
@@ -310,6 +312,50 @@ async def find_hours(
     await _all(one, [app for app in apps.items if not scope.apps or app in scope.apps])
 
 
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """How far a part of an app's history was looked at.
+
+    Attributes:
+        pages: requests that it took.
+        seen: the last key of what was looked at as a whole.
+        ended: whether that was the rest of it.
+    """
+
+    pages: int
+    seen: str
+    ended: bool
+
+
+async def walk_app(
+    store: Store,
+    app: str,
+    scope: Scope,
+    take: Callable[[AppHour, list[ObjectInfo] | UnaddressableKey], object],
+    told: Told,
+    layout: Layout,
+    after: str,
+    most_pages: int,
+) -> Walked:
+    """Look at the next partitions of an app's history, in the order of their keys; as `find_hours`.
+
+    Args:
+        store: the event lake.
+        app: whose.
+        scope: which partitions.
+        take: given each partition and its files.
+        told: what is odd, unexplained, or belongs to others.
+        layout: of the paths.
+        after: the last key that was seen before; empty for the beginning.
+        most_pages: requests to spend, or a few more: one partition is looked at at least.
+    """
+    walk = _Walk(store, layout, scope, take, told)
+    walk.most_pages = most_pages
+    keys = layout.keys(app, None, None)
+    await walk.below(layout.prefix_of(app), Range(after or keys.after, keys.until))
+    return Walked(walk.pages, walk.seen, walk.ended)
+
+
 class _Walk:
     """Through the keys of an app, partition by partition. Arguments are those of `find_hours`."""
 
@@ -323,6 +369,10 @@ class _Walk:
     ) -> None:
         self.seen = ""
         """The last key of what was looked at as a whole."""
+        self.pages = 0
+        self.most_pages: int | None = None
+        """Stop after so many pages, once something was looked at as a whole."""
+        self.ended = True
         self._store = store
         self._layout = layout
         self._scope = scope
@@ -341,6 +391,10 @@ class _Walk:
             async for page in self._store.pages(prefix, keys):
                 for info in page:
                     self._add(info)
+                self.pages += 1
+                if self.most_pages is not None and self.pages >= self.most_pages and self.seen:
+                    self.ended = False
+                    return
             self._finish()
         except UnaddressableKey as error:
             self._files, self._directory, self._latest = [], "", ""  # these are listed again

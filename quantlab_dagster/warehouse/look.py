@@ -11,14 +11,15 @@ from quantlab_dagster.warehouse.pack import pack, small_files
 from quantlab_dagster.warehouse.slot import find_slots, read_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import datetime as dt
+    from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.lake.warehouse import AppHour, Scope
     from quantlab_dagster.warehouse.place import WarehousePlace
     from quantlab_dagster.warehouse.slot import Corrupt, Slot
 
-__all__ = ["HourLook", "LakeLook", "Totals", "look_at_slots", "look_over"]
+__all__ = ["HourLook", "LakeLook", "Totals", "look_at", "look_at_slots", "look_over", "read_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,13 @@ class LakeLook:
         looks: at the partitions that need work or have corrupt files, sorted. The others are not kept: a lake may
             have half a million of them.
         told: what is odd, unexplained, or belongs to others, for people: it is left out, with all that is below.
+        seen_whole_at: when runs had last looked at all of the history, if that is known.
     """
 
     totals: Totals
     looks: tuple[HourLook, ...]
     told: Told
+    seen_whole_at: dt.datetime | None = None
 
     @property
     def work(self) -> list[HourLook]:
@@ -128,10 +131,10 @@ async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
     def take(partition: AppHour, files: list[ObjectInfo] | UnaddressableKey) -> None:
         if partition in slots:
             seen.add(partition)
-        if isinstance(files, UnaddressableKey):  # its work fails, and says the same
-            looks.append(replace(_look(place, partition, [], slots), unreadable=str(files), unlisted=True))
+        look = look_at(place, partition, files, slots)
+        if isinstance(files, UnaddressableKey):
+            looks.append(look)
             return
-        look = _look(place, partition, files, slots)
         totals.hours += 1
         totals.apps.add(partition.app)
         totals.files += len(files)
@@ -141,7 +144,7 @@ async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
             looks.append(look)
 
     await find_hours(place.lake, scope, take, told, place.layout)
-    looks += [_look(place, partition, [], slots) for partition in slots if partition not in seen]
+    looks += [look_at(place, partition, [], slots) for partition in slots if partition not in seen]
     # Nothing is touched of what another format keeps account of.
     ours = [look for look in looks if not look.partition.prefix.startswith(tuple(told.tables))]
     return LakeLook(totals, tuple(sorted(ours, key=lambda look: look.partition)), told)
@@ -149,24 +152,35 @@ async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
 
 async def look_at_slots(place: WarehousePlace, scope: Scope, told: Told) -> dict[AppHour, Slot | MalformedObject]:
     """The slots of the scope that say more than "idle", or why they cannot be read; what is odd is told."""
-    found: dict[AppHour, Slot | MalformedObject] = {}
     slots = await find_slots(place.slots, place.layout, scope)
     for path in slots.odd:
         told.tell_odd(path)
-    for partition in slots.items:
+    return await read_slots(place, slots.items)
+
+
+async def read_slots(place: WarehousePlace, partitions: Iterable[AppHour]) -> dict[AppHour, Slot | MalformedObject]:
+    """The slots of these partitions that say more than "idle", or why they cannot be read."""
+    found: dict[AppHour, Slot | MalformedObject] = {}
+    for partition in partitions:
         try:
-            found[partition], _ = await read_slot(place.slots, partition)
+            slot, _ = await read_slot(place.slots, partition)
         except MalformedObject as error:
             found[partition] = error
+            continue
+        if slot.state != "idle" or slot.corrupt:
+            found[partition] = slot
     return found
 
 
-def _look(
+def look_at(
     place: WarehousePlace,
     partition: AppHour,
-    files: Sequence[ObjectInfo],
+    files: Sequence[ObjectInfo] | UnaddressableKey,
     slots: dict[AppHour, Slot | MalformedObject],
 ) -> HourLook:
+    """What there is of a partition, from its files (or why they cannot be listed) and the slots that say something."""
+    if isinstance(files, UnaddressableKey):  # its work fails, and says the same
+        return replace(look_at(place, partition, [], slots), unreadable=str(files), unlisted=True)
     slot = slots.get(partition)
     readable = None if isinstance(slot, MalformedObject) else slot
     known = readable.corrupt if readable else ()

@@ -11,11 +11,24 @@ from quantlab_dagster.errors import MalformedObject, StoreError
 from quantlab_dagster.lake.warehouse import AppHour, Scope, Told, is_compacted
 from quantlab_dagster.warehouse.checks import findings
 from quantlab_dagster.warehouse.compact import compact_hours
-from quantlab_dagster.warehouse.look import look_at_slots, look_over
+from quantlab_dagster.warehouse.look import look_at_slots, look_over, read_slots
+from quantlab_dagster.warehouse.looking import (
+    LookRecord,
+    Seen,
+    after_all,
+    is_recent,
+    keep,
+    look_at_changes,
+    read_look,
+)
+from quantlab_dagster.warehouse.outcome import undone
 from quantlab_dagster.warehouse.place import Requested
 from quantlab_dagster.warehouse.slot import read_slot
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from quantlab_dagster.warehouse.look import HourLook
     from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus
     from quantlab_dagster.warehouse.place import WarehousePlace
     from quantlab_dagster.work.finding import Finding
@@ -50,36 +63,66 @@ class Sweep:
         return [outcome for outcome in self.outcomes if outcome.status is status]
 
 
-async def sweep(place: WarehousePlace, scope: Scope, listener: HourListener, *, most: int | None = None) -> Sweep:
+async def sweep(
+    place: WarehousePlace, scope: Scope, listener: HourListener, *, most: int | None = None, full: bool = False
+) -> Sweep:
     """Compact every cold partition of the scope that needs it; first complete what a crash left.
+
+    Without a scope that is narrower it costs what changed: recent hours are looked at, and the next slice of the
+    history; all of it where there is no record of an earlier look, or if asked to.
 
     Args:
         place: what the work needs.
         scope: which partitions.
         listener: told of progress.
         most: work on no more partitions than that; the rest waits for the next run.
+        full: look at all of the history.
 
     Raises:
         StoreError: the lake cannot be listed. What goes wrong in one partition is in its outcome.
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
-    lake = await look_over(place, scope)
-    work = [look.partition for look in lake.work]
-    outcomes = await compact_hours(place, work[:most], listener)
+    known = await read_look(place)
+    record = known[0]
+    wide = scope == Scope()
+    if wide and (full or record is None or record.seen_whole_at is None):
+        lake = await look_over(place, scope)
+        seen = Seen(lake, after_all(record, lake, place.clock()))
+    elif wide:
+        seen = await look_at_changes(place, record or LookRecord())
+        lake = seen.lake
+    else:
+        lake = await look_over(place, scope)
+        seen = await look_at_changes(place, record or LookRecord(), history=False)
+    work = [look.partition for look in lake.work][:most]
+    left = len(lake.work) - len(work)
+    historic = {partition.prefix for partition in work if not is_recent(place, partition)}
+    if historic:  # so that the next run finds them if this one dies
+        await keep(place, record or LookRecord(), add=historic)
+    outcomes = await compact_hours(place, work, listener)
     await discard_strays(place, scope)  # now that what they were made for is recovered
     # What is wrong is judged over the whole lake: a run over one hour must not hide what another one found.
-    everything = lake if scope == Scope() else await look_over(place, Scope())
-    slots = await look_at_slots(place, Scope(), everything.told)
-    found = findings(slots, everything.looks, place.clock(), outcomes, everything.told)
-    seconds, left = time.monotonic() - started, len(work) - len(outcomes)
+    looks = {look.partition: look for look in (*seen.lake.looks, *lake.looks)}
+    told = seen.lake.told
+    told.odd |= lake.told.odd
+    slots = await read_slots(place, {*(one.partition for one in outcomes), *_with_slots(looks.values())})
+    found = findings(slots, looks.values(), place.clock(), outcomes, told)
+    troubled = {one.prefix for one in slots} | {item.partition.prefix for item in undone(outcomes)}
+    done = historic | {look.partition.prefix for look in looks.values()}
+    now = seen.record if wide and not left else record or LookRecord()
+    await keep(place, now, add=troubled, remove=done - troubled, known=None if historic else known)
     return Sweep(
         tuple(sorted(outcomes, key=lambda outcome: outcome.partition)),
         lake.totals.hours,
         left,
         tuple(found),
-        seconds,
+        time.monotonic() - started,
         _since(place, before),
     )
+
+
+def _with_slots(looks: Iterable[HourLook]) -> list[AppHour]:
+    return [look.partition for look in looks if look.slot is not None or (look.unreadable and not look.unlisted)]
 
 
 async def recover(

@@ -110,7 +110,8 @@ def test_a_second_run_does_nothing(lake: EventLake) -> None:
     again = lake.sweep(now=SOON + LATER)
     assert again.outcomes == ()
     assert again.looked_at == 1
-    assert set(again.requests) - {kind for kind, number in again.requests.items() if not number} == {"LIST"}
+    assert set(again.requests) - {kind for kind, number in again.requests.items() if not number} == {"LIST", "GET"}
+    assert again.requests["GET"] == 1, "the record of looks"
     assert asyncio.run(lake.store.list_objects("")) == before
 
 
@@ -216,7 +217,7 @@ def test_late_files_are_merged_into_a_small_output_but_not_into_a_settled_one(la
     original = lake.put_spec(spec(files=4, rows=2_000))
     lake.sweep()
     [first] = lake.objects()
-    original += lake.put_spec(spec(files=1, rows=10, seed=1))
+    original += lake.put_spec(spec(files=1, rows=1_000, seed=1))
     # 80 % of the target: not worth writing anew for one late file; and a single file is not merged with nothing.
     assert lake.sweep(target_size=int(first.size_bytes / 0.8)).outcomes == ()
     assert lake.sweep().outcomes[0].replacements[0].inputs == 2
@@ -270,7 +271,7 @@ def test_a_corrupt_file_stays_and_is_reported_and_the_others_are_merged(lake: Ev
 
     again = lake.sweep()
     assert again.outcomes == (), "a file known to be corrupt is not read again and again"
-    assert again.requests.get("GET") == 2, "only its slot is, for the work and for the findings"
+    assert again.requests["GET"] == 1 + 3, "only the record of looks, and its slot: in both looks, and for the findings"
     assert not passed(again)[NO_CORRUPT_FILES]
 
     good = EventFile(bad.name, original[0])

@@ -20,6 +20,7 @@ from quantlab_dagster.lake.template import DEFAULT_TEMPLATE, Layout
 from quantlab_dagster.lake.warehouse import SLOTS, AppHour, Scope
 from quantlab_dagster.warehouse.checks import EVERY_FILE_EXPLAINED
 from quantlab_dagster.warehouse.look import look_over
+from quantlab_dagster.warehouse.looking import LOOK_KEY
 from quantlab_dagster.warehouse.outcome import HourStatus
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, SOON, EventLake
@@ -133,7 +134,8 @@ def test_a_reader_of_the_whole_directory_reads_before_and_after_where_slots_are_
     [outcome] = lake.sweep(slots=slots, now=EARLY + DAY_LATER).outcomes
     assert outcome.status is HourStatus.COMPACTED
     assert_frame_equal(by_polars(lake.url), before)
-    assert [info.key for info in asyncio.run(slots.list_objects(""))] == [outcome.partition.slot_key]
+    kept = [info.key for info in asyncio.run(slots.list_objects(""))]
+    assert kept == [outcome.partition.slot_key, LOOK_KEY]
     assert asyncio.run(lake.store.list_objects(SLOTS)) == []
 
 

@@ -54,6 +54,7 @@ def compact_warehouse(
     *,
     listener: HourListener,
     tell: Callable[[str], None],
+    full: bool = False,
 ) -> SweepReport:
     """Compact the cold hours of the scope that need it.
 
@@ -63,6 +64,7 @@ def compact_warehouse(
         requested: what is asked for, beyond the usual.
         listener: told of progress from this thread.
         tell: shows people which runs were found dead, and were ended.
+        full: look at all of the history.
 
     Raises:
         SettingsError: the event lake's settings are wrong.
@@ -73,6 +75,7 @@ def compact_warehouse(
         "apps": list(scope.apps),
         "first_hour": hour_text(scope.first) if scope.first else None,
         "last_hour": hour_text(scope.last) if scope.last else None,
+        "full": full,
         "recover_only": requested.recover_only,
         "give_up": requested.give_up,
         "retry_corrupt": requested.retry_corrupt,

@@ -46,6 +46,9 @@ class SweepConfig(dg.Config):
         ge=1,
         description="Work on no more (app, hour)s than that, the latest first; the next run goes on with the rest.",
     )
+    full: bool = Field(
+        default=False, description="Look at all of the history, not only at recent hours and the next slice of it."
+    )
     recover_only: bool = Field(default=False, description="Complete what a crash left, and merge nothing.")
     retry_corrupt: bool = Field(
         default=False,
@@ -86,7 +89,7 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
                 return recover(
                     place, scope, listener, Requested(retry_corrupt=config.retry_corrupt, give_up=config.give_up)
                 )
-            return sweep(place, scope, listener, most=config.most_hours)
+            return sweep(place, scope, listener, most=config.most_hours, full=config.full)
 
         done = counted(work, meter, clock)
         if not config.recover_only:
