@@ -412,7 +412,7 @@ def test_a_lake_of_another_layout_is_a_finding_until_the_layout_is_set(
     monkeypatch.setenv("WAREHOUSE_SLOTS_URL", str(root.parent / "slots"))
     assert quantlab("warehouse", "compact", "--app", "demo").returncode == 0
     assert quantlab("warehouse", "status").returncode == 0
-    assert [path.parent.name for path in (root.parent / "slots").rglob("*.json")] == ["day=15"]
+    assert [path.parent.name for path in (root.parent / "slots").rglob("hour=*.json")] == ["day=15"]
     (root / "_delta_log").mkdir()
     (root / "_delta_log" / "0.json").touch()
     refused = quantlab("warehouse", "compact")
