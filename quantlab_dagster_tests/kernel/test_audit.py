@@ -14,7 +14,7 @@ import pytest
 from quantlab_dagster.errors import AuditFailed
 from quantlab_dagster.kernel import budget, frames, spread, survey, sweep, writer
 from quantlab_dagster.kernel import merge as merging
-from quantlab_dagster.kernel.digest import digest_group
+from quantlab_dagster.kernel.digest import digest_file, digest_group
 from quantlab_dagster.kernel.stitch import Piece, Stitcher, check_stitched
 from quantlab_dagster.kernel.sweep import SweptWindows
 from quantlab_dagster.kernel.thrift import integer_bytes
@@ -363,3 +363,14 @@ def test_the_checksum_of_a_row_group_is_taken_before_it_is_read_back(
         monkeypatch.setattr(writer, name, noting(name))
     compact_day(tmp_path)
     assert done == ["take_apart", "digest_group"]
+
+
+@pytest.mark.guards("check-for-proof")
+@pytest.mark.parametrize("column", [["x", None, "x"], ["x", "y", "x"], [None] * 3, ["y"] * 3])
+def test_a_constant_column_that_does_not_hold_its_value_everywhere_is_found(
+    tmp_path: Path, column: list[str | None]
+) -> None:
+    path = tmp_path / "file.parquet"
+    pq.write_table(pa.table({"ts_event": [1, 2, 3], "venue": pa.array(column, pa.string())}), path)
+    with pytest.raises(AuditFailed, match="column 'venue' does not hold 'x' in every row"):
+        digest_file(path, "ts_event", numbered=False, constants={"venue": "x"})

@@ -181,6 +181,35 @@ def test_without_a_mistake_nothing_is_found(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.guards("check-for-proof")
+@pytest.mark.parametrize("identity", [2, 3, 6], ids=["uncompressed bytes", "rows", "compressed bytes"])
+def test_a_row_group_of_which_something_else_is_said_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: int
+) -> None:
+    def wrong(right: Any, start: int, piece: Piece, chunks: list[list[RawField]]) -> bytes:
+        fields = tuple(
+            (one, kind, integer_bytes(integer(payload) + 1) if one == identity else payload)
+            for one, kind, payload in piece.fields
+        )
+        made: bytes = right(start, replace(piece, fields=fields), chunks)
+        return made
+
+    with pytest.raises(AuditFailed, match="its footer does not say"):
+        broken(tmp_path / "file", monkeypatch, "_group", wrong)
+
+
+@pytest.mark.guards("check-for-proof")
+def test_a_file_that_says_that_it_has_another_number_of_rows_is_found(tmp_path: Path) -> None:
+    path, schema = tmp_path / "file", pa.schema({"n": pa.int64()})
+    with path.open("wb") as file:
+        stitcher = Stitcher(file)
+        pieces = [stitcher.append(piece_of(written([pa.table({"n": [1, 2]})], schema)))]
+        stitcher._rows += 1
+        stitcher.finish(footer_bytes(written([], schema)))
+    with pytest.raises(AuditFailed, match="its footer does not say"):
+        check_stitched(path, pieces, stitcher.starts)
+
+
+@pytest.mark.guards("check-for-proof")
 def test_a_column_index_that_is_another_is_found(tmp_path: Path) -> None:
     groups = [pa.table({"n": range(first, first + 50)}) for first in (0, 50)]
     pieces, starts = stitched(tmp_path / "file", groups, groups[0].schema, write_page_index=True)
