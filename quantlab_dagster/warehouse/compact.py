@@ -256,7 +256,7 @@ class _HourWork:
         aside = {item.name for item in self.corrupt if item.reason.startswith(_DRIFTED)}
         tried = {file.name for file in self.tried}
         files = [file for file in self.listed if file.name in tried | aside]
-        found = await self.shared.merging.inspect(self._kept.store, files, ORDER, self.shared.scratch)
+        found = await self.shared.merging.inspect(self._kept, files, ORDER, self.shared.scratch)
         bad = dict(found.bad)
         for number, group in enumerate(found.groups):
             if len(group) == 1 and number and not is_compacted(group[0]):
@@ -339,7 +339,7 @@ class _HourWork:
             cores=1 if sum(file.size_bytes for file in chosen) <= _SMALL_BYTES else None,
             split=False,  # engines that read this lake do not know it
         )
-        return await self.shared.merging.build(self._kept.store, chosen, recipe, directory / _OUTPUT)
+        return await self.shared.merging.build(self._kept, chosen, recipe, directory / _OUTPUT)
 
     async def _complete(self, claim: Claim, plan: ReplacementPlan, *, recovered: bool) -> bool:
         # One at a time: then the requests of each are fewer seconds apart, in which readers see its rows twice.

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, ObjectNotFound, StoreUnavailable
 from quantlab_dagster.kernel.terms import Part
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from quantlab_dagster.kernel.terms import Order
-    from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.work.decoder import Child
     from quantlab_dagster.work.messages import Surveyed
 
-__all__ = ["ChecksumVerifier", "Copies", "fetch_files", "fetch_parts", "fetch_survey", "hand"]
+__all__ = ["ChecksumVerifier", "Copies", "Source", "fetch_files", "fetch_parts", "fetch_survey", "hand"]
 
 _PARTS_PER_BATCH = 128
 
@@ -49,7 +48,7 @@ class ChecksumVerifier:
         else:
             self.mismatched.append(got.key)
 
-    def finish(self, store: Store) -> None:
+    def finish(self, store: Source) -> None:
         """Raise if a content was damaged.
 
         Raises:
@@ -63,6 +62,32 @@ class ChecksumVerifier:
             )
 
 
+class Source(Protocol):
+    """Where parts are fetched from: a store, as far as that is needed here."""
+
+    @property
+    def url(self) -> str:
+        """As given by the user."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """How many small objects are best fetched in one go."""
+        ...
+
+    def name(self, key: str) -> str:
+        """The full name of an object, for messages."""
+        ...
+
+    async def get_together(self, keys: Sequence[str]) -> list[tuple[bytes, ObjectInfo]]:
+        """Several objects; as `Store.get_together`."""
+        ...
+
+    async def download(self, key: str, path: Path) -> ObjectInfo:
+        """As `Store.download`."""
+        ...
+
+
 class Copies:
     """The parts of one build that lie in scratch, and what they were when they arrived there.
 
@@ -70,7 +95,7 @@ class Copies:
         store: where they came from.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Source) -> None:
         self._store = store
         self._arrived: dict[str, tuple[Path, ObjectInfo]] = {}
 
@@ -91,7 +116,7 @@ class Copies:
 
 
 async def fetch_survey(
-    store: Store,
+    store: Source,
     listed: Sequence[ObjectInfo],
     order: Order,
     child: Child,
@@ -151,7 +176,7 @@ async def fetch_survey(
 
 
 async def fetch_files(
-    store: Store, listed: Sequence[ObjectInfo], directory: Path, *, gate: asyncio.Semaphore, copies: Copies
+    store: Source, listed: Sequence[ObjectInfo], directory: Path, *, gate: asyncio.Semaphore, copies: Copies
 ) -> list[Part]:
     """Fetch parts into a directory, to look at them one by one; raises as `fetch_parts`, damage in transit included."""
     verifier = ChecksumVerifier()
@@ -173,7 +198,7 @@ def hand(parts: Sequence[Part]) -> tuple[Handed, ...]:
 
 
 async def fetch_parts(
-    store: Store,
+    store: Source,
     listed: Sequence[ObjectInfo],
     consume: Callable[[list[Part]], Awaitable[None]],
     *,
@@ -225,7 +250,7 @@ async def fetch_parts(
 _Fetched = list[tuple[Part, "ObjectInfo"]]
 
 
-async def _fetch(store: Store, infos: Sequence[ObjectInfo], gate: asyncio.Semaphore) -> _Fetched:
+async def _fetch(store: Source, infos: Sequence[ObjectInfo], gate: asyncio.Semaphore) -> _Fetched:
     async with gate:
         try:
             found = await store.get_together([info.key for info in infos])
@@ -237,7 +262,7 @@ async def _fetch(store: Store, infos: Sequence[ObjectInfo], gate: asyncio.Semaph
     ]
 
 
-async def _download(store: Store, info: ObjectInfo, gate: asyncio.Semaphore, path: Path) -> _Fetched:
+async def _download(store: Source, info: ObjectInfo, gate: asyncio.Semaphore, path: Path) -> _Fetched:
     async with gate:
         try:
             got = await store.download(info.key, path)
@@ -251,7 +276,7 @@ def _deleted(error: ObjectNotFound) -> ObjectChanged:
     return ObjectChanged(error.where, "was deleted after it was listed", "Run again")
 
 
-def _as_listed(store: Store, info: ObjectInfo, got: ObjectInfo, size_bytes: int) -> ObjectInfo:
+def _as_listed(store: Source, info: ObjectInfo, got: ObjectInfo, size_bytes: int) -> ObjectInfo:
     """What was received, if it is what was listed."""
     if (got.etag, size_bytes) != (info.etag, info.size_bytes):
         raise ObjectChanged(store.name(info.key), "was replaced after it was listed", "Run again")

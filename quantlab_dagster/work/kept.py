@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from quantlab_dagster.lake.store.transfers import EtagDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from quantlab_dagster.lake.store.base import Store
@@ -26,9 +26,13 @@ class _Copy:
     info: ObjectInfo
     content: bytes | Path
 
+    def read(self) -> tuple[bytes, ObjectInfo]:
+        """The content, and what the store said of it."""
+        return (self.content if isinstance(self.content, bytes) else self.content.read_bytes()), self.info
+
 
 class Kept:
-    """Reads like a store, and keeps what it read: a few MiB in memory, the rest in files.
+    """A `fetch.Source` that reads like a store, and keeps what it read: a few MiB in memory, the rest in files.
 
     Args:
         store: the real one.
@@ -42,11 +46,6 @@ class Kept:
         self._in_memory = 0
 
     @property
-    def store(self) -> Store:
-        """This, to whoever fetches parts: it needs `get`, `download`, `name` and `url` only."""
-        return cast("Store", self)
-
-    @property
     def url(self) -> str:
         """The store's."""
         return self._store.url
@@ -55,12 +54,23 @@ class Kept:
         """The full name of an object, for messages."""
         return self._store.name(key)
 
-    async def get(self, key: str) -> tuple[bytes, ObjectInfo]:
+    @property
+    def at_once(self) -> int:
+        """The store's."""
+        return self._store.at_once
+
+    async def get_together(self, keys: Sequence[str]) -> list[tuple[bytes, ObjectInfo]]:
         """As the store does, once."""
-        copy = self._copies.get(key)
-        if copy is not None:
-            return (copy.content if isinstance(copy.content, bytes) else copy.content.read_bytes()), copy.info
-        content, info = await self._store.get(key)
+        missing = [key for key in keys if key not in self._copies]
+        if missing:
+            for key, (content, info) in zip(missing, await self._store.get_together(missing), strict=True):
+                self._keep(key, content, info)
+        found = [self._copies[key] for key in keys]
+        return [
+            (one.content if isinstance(one.content, bytes) else one.content.read_bytes(), one.info) for one in found
+        ]
+
+    def _keep(self, key: str, content: bytes, info: ObjectInfo) -> None:
         if self._in_memory + len(content) <= _MOST_IN_MEMORY:
             self._in_memory += len(content)
             self._copies[key] = _Copy(info, content)
@@ -68,7 +78,6 @@ class Kept:
             path = self._new_path()
             path.write_bytes(content)
             self._copies[key] = _Copy(info, path)
-        return content, info
 
     async def download(self, key: str, path: Path) -> ObjectInfo:
         """As the store does, once."""

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from quantlab_dagster.errors import QuantlabError
     from quantlab_dagster.kernel.grouping import Grouping
     from quantlab_dagster.kernel.terms import Merged, Order, Part
-    from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.work.decoder import Child
+    from quantlab_dagster.work.fetch import Source
     from quantlab_dagster.work.limits import Limits
     from quantlab_dagster.work.messages import Digested, Surveyed
 
@@ -112,7 +112,7 @@ class Merging:
 
     async def build(
         self,
-        store: Store,
+        store: Source,
         listed: Sequence[ObjectInfo],
         recipe: Recipe,
         output: Path,
@@ -155,7 +155,7 @@ class Merging:
     async def _build(
         self,
         child: Child,
-        store: Store,
+        store: Source,
         listed: Sequence[ObjectInfo],
         recipe: Recipe,
         output: Path,
@@ -209,7 +209,7 @@ class Merging:
         )
 
     async def _culprit(
-        self, ended: ChildEnded, store: Store, listed: Sequence[ObjectInfo], recipe: Recipe, scratch: Path
+        self, ended: ChildEnded, store: Source, listed: Sequence[ObjectInfo], recipe: Recipe, scratch: Path
     ) -> QuantlabError:
         """What to say of parts that a decoder dies of, together and by themselves: which of them it is, if it is one.
 
@@ -251,7 +251,7 @@ class Merging:
         found: Digested = await self._ask(request, str(path), path.stat().st_size)
         return found
 
-    async def inspect(self, store: Store, listed: Sequence[ObjectInfo], order: Order, scratch: Path) -> Grouping:
+    async def inspect(self, store: Source, listed: Sequence[ObjectInfo], order: Order, scratch: Path) -> Grouping:
         """Which of the listed parts are bad, and which of the others unite: all of them in one pass.
 
         A part that its decoder dies of is found, too: the others are then looked at again, without it.
@@ -310,7 +310,7 @@ def _directory(scratch: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _place(store: Store, listed: Sequence[ObjectInfo]) -> str:
+def _place(store: Source, listed: Sequence[ObjectInfo]) -> str:
     """Full name of the directory of the parts, for messages."""
     return store.name(listed[0].key.rpartition("/")[0]) if listed else store.url
 
