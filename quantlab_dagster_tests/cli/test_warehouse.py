@@ -319,7 +319,9 @@ def test_the_current_hour_is_left_alone_by_a_run_over_everything(quantlab: Typed
         if utc_now() < hour + ONE_HOUR:
             break
     assert (done.returncode, done.stdout) == (0, "no hour needed work\n")
-    assert contents(lake) == before
+    after = contents(lake)
+    del after["_compaction/_look.json"]  # which says how far the run looked
+    assert after == before
 
 
 @pytest.mark.server

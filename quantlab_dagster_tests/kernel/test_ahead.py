@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,24 @@ def test_no_more_than_one_is_made_ahead() -> None:
 
     for number in ahead(items()):
         assert max(begun) <= number + 1
+
+
+def test_an_item_is_not_held_for_longer_than_whoever_got_it_holds_it() -> None:
+    """Windows are large."""
+
+    class Item:
+        pass
+
+    def items() -> Generator[Item]:
+        for _ in range(2):
+            yield Item()
+
+    coming = ahead(items())
+    item = next(coming)
+    held = weakref.ref(item)
+    del item
+    assert held() is None
+    coming.close()
 
 
 def test_an_error_comes_where_the_item_should() -> None:
