@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-import shutil
 import secrets
+import shutil
 import time
 import traceback
 from asyncio import run
