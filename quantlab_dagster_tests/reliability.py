@@ -33,6 +33,7 @@ TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "reliability.md"
 OUTCOMES = TESTS / "kernel" / "corpus_outcomes.json"
 _TYPES = "quantlab_dagster_tests.kernel.type_survival"
+_SPARK = "quantlab_dagster_tests.kernel.spark.readings"
 _FLIPS = "quantlab_dagster_tests.integration.flipped_bits"
 _SAID = ("slow", "server", "browser")
 _NOT_YET = "xfail"
@@ -208,7 +209,9 @@ def _types() -> str:
     if importlib.util.find_spec(_TYPES) is None:
         return ""
     table: str = importlib.import_module(_TYPES).types_table()
-    return f"## What becomes of types\n\n{table.rstrip()}\n"
+    spark = importlib.import_module(_SPARK)
+    told = spark.told(json.loads(spark.READINGS.read_text()))
+    return f"## What becomes of types\n\n{table.rstrip()}\n\n{told}\n"
 
 
 if __name__ == "__main__":  # pragma: no cover

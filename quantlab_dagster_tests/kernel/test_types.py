@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from quantlab_dagster.kernel.leaves import Leaf
 from quantlab_dagster.kernel.merge import merge
 from quantlab_dagster.kernel.survey import Order, Surveyor
 from quantlab_dagster_tests.kernel.building import compact, on_disk, part_from, part_of, read_back, survey_of
+from quantlab_dagster_tests.kernel.spark.readings import READINGS, compared, told
 from quantlab_dagster_tests.kernel.type_survival import (
     CASES,
     LAKES,
@@ -82,6 +84,24 @@ def raw_values(path: Path) -> list[Any]:
         return column.to_pylist()  # type: ignore[no-any-return]
     except ValueError:  # times beyond a day within something
         return [str(column.slice(at, 1)) for at in range(len(column))]
+
+
+def test_spark_read_all_alike_before_and_after() -> None:
+    """In the last run of it, which needs a Java; and what it would say if that were not so."""
+    found = json.loads(READINGS.read_text())
+    assert found["other"] == {}
+    assert found["alike"] > 150
+    alike, unread, other = (
+        (["int", "'1'"],) * 2,
+        (["cannot", "one"], ["cannot", "two"]),
+        (["int", "'1'"], ["int", "'2'"]),
+    )
+    names = {"1": "a, market", "2": "b, market", "3": "c, market", "4": "d, market"}
+    pairs = zip(names, (alike, unread, other, (["int", "'1'"], ["cannot", "why"])), strict=True)
+    said = {f"{key}-{when}": one for key, pair in pairs for when, one in zip(("before", "after"), pair, strict=True)}
+    found = compared(names, {"version": "4", "read": said})
+    assert (found["alike"], found["unread"], list(found["other"])) == (1, ["b, market"], ["c, market", "d, market"])
+    assert "2 otherwise: c, market; d, market" in told(found)
 
 
 def test_the_table_has_a_row_for_each_case() -> None:

@@ -19,7 +19,7 @@ from quantlab_dagster.errors import SchemaConflict
 from quantlab_dagster_tests.kernel.spark import in_spark
 from quantlab_dagster_tests.kernel.type_survival import CASES, LAKES, survive
 
-__all__ = ["READINGS", "compared"]
+__all__ = ["READINGS", "compared", "told"]
 
 READINGS = Path(__file__).with_name("spark_readings.json")
 
@@ -54,6 +54,14 @@ def compared(names: dict[str, str], said: dict[str, Any]) -> dict[str, Any]:
         "unread": unread,
         "other": other,
     }
+
+
+def told(found: dict[str, Any]) -> str:
+    """The same in words, for docs/reliability.md."""
+    types = sorted({name.rpartition(", ")[0] for name in found["unread"]})
+    said = f"Spark {found['version']} reads {found['alike']} of these (a type in a lake each) alike before and after"
+    other = f", {len(found['other'])} otherwise: {'; '.join(found['other'])}" if found["other"] else ", none otherwise"
+    return f"{said}{other}. What it does not read it reads neither before nor after: {'; '.join(types)}."
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import secrets
+import shutil
 import time
 import traceback
 from asyncio import run
@@ -115,6 +116,7 @@ def test_what_a_file_system_refuses_is_not_tried_again(tmp_path: Path) -> None:
             run(store.put(key, b"x"))
         assert not isinstance(caught.value, StoreUnavailable | ObjectNotFound)
         assert_helpful(caught.value, store, key)
+    shutil.rmtree(tmp_path / ".quantlab-locks")
     (tmp_path / ".quantlab-locks").write_bytes(b"in the way")
     with pytest.raises(StoreError, match="local file cannot be used"):
         run(store.compare_and_swap("x", b"x", None))
