@@ -48,16 +48,17 @@ def limit_our_writer(kind: str, raw: Path, output: Path) -> None:
     import polars as pl
     import pyarrow.parquet as pq
 
+    from quantlab_dagster.kernel.encodings import choose_encodings, encoding_options, sample_rows
+
     for parts, path in days(raw, output):
         table = _polars_scan(kind, parts).collect(engine="streaming").to_arrow(compat_level=pl.CompatLevel.oldest())
-        deltas = ["ts_event", "ts_recv", "stream_version"]
+        chosen = choose_encodings(table.slice(0, sample_rows(ROW_GROUP_ROWS)), int96=frozenset(), split=True)
         pq.write_table(
             table,
             path,
             compression="zstd",
             row_group_size=ROW_GROUP_ROWS,
-            column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED"),
-            use_dictionary=[name for name in table.column_names if name not in deltas],
+            **encoding_options(chosen),
             write_page_index=True,
             write_page_checksum=True,
             store_schema=False,
