@@ -14,7 +14,13 @@ from quantlab_dagster.cli.app import main
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.warehouse import corrupt_event_file
-from quantlab_dagster.warehouse.checks import FEW_SMALL_FILES, NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, gauges
+from quantlab_dagster.warehouse.checks import (
+    EVERY_FILE_EXPLAINED,
+    FEW_SMALL_FILES,
+    NO_CORRUPT_FILES,
+    NO_UNFINISHED_PLANS,
+    gauges,
+)
 from quantlab_dagster.work.finding import Finding
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION, SOON, EventLake, spec
@@ -67,12 +73,14 @@ def status(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_gauges_are_the_findings_in_numbers() -> None:
-    well = [Finding(name, passed=True, text="") for name in (NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, FEW_SMALL_FILES)]
-    assert gauges(well) == {"fine": 1, "corrupt_files": 0, "unfinished_plans": 0, "overdue_hours": 0}
+    names = (NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, FEW_SMALL_FILES, EVERY_FILE_EXPLAINED)
+    well = [Finding(name, passed=True, text="") for name in names]
+    numbers = dict.fromkeys(("corrupt_files", "unfinished_plans", "overdue_hours", "unexplained_places"), 0)
+    assert gauges(well) == {"fine": 1, **numbers}
     other = Finding("of another kind", passed=False, text="")
     assert gauges([*well, other])["fine"] == 0, "whatever it is that nobody counts"
     wrong = [Finding(finding.name, False, "", number) for number, finding in enumerate(well, 2)]
-    assert gauges(wrong) == {"fine": 0, "corrupt_files": 2, "unfinished_plans": 3, "overdue_hours": 4}
+    assert gauges(wrong) == {"fine": 0, **{name: number for number, name in enumerate(numbers, 2)}}
 
 
 def test_a_run_says_them(lake: EventLake) -> None:
@@ -83,11 +91,20 @@ def test_a_run_says_them(lake: EventLake) -> None:
         "corrupt_files": 0,
         "unfinished_plans": 0,
         "overdue_hours": 0,
+        "unexplained_places": 0,
         "judged_timestamp_seconds": SOON.timestamp(),
     }
     lake.put(PARTITION, [corrupt_event_file(spec())])
     assert run_job()
     assert (said(lake)["fine"], said(lake)["corrupt_files"]) == (0, 1)
+
+
+def test_files_that_the_layout_does_not_explain_are_counted(lake: EventLake) -> None:
+    stray = Path(lake.url) / "app_id=demo" / "date=2026-01-15" / "x.parquet"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"")
+    assert run_job()
+    assert (said(lake)["fine"], said(lake)["unexplained_places"]) == (0, 1)
 
 
 def test_a_run_that_left_hours_says_so_and_a_recovery_says_nothing(lake: EventLake) -> None:
