@@ -172,9 +172,13 @@ def test_slots_are_as_they_were(events_desk: Desk) -> None:
     written = [
         document
         for document in documents_below(events_desk.events / "_compaction", "*.json")
-        if "schema_version" in document
+        if "schema_version" in document and "template" not in document
     ]
     check("object-slot", shape_of(*dumped, *written))
+
+
+def test_the_record_of_looks_is_as_it_was(events_desk: Desk) -> None:
+    check("object-look", shape_of(*documents_below(events_desk.events / "_compaction", "_look.json")))
 
 
 def test_there_is_nothing_else_in_the_lakes(market_desk: Desk, events_desk: Desk) -> None:
