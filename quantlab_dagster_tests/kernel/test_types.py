@@ -396,6 +396,7 @@ def test_odd_names_are_names(lake: str, budget_bytes: int, tmp_path: Path) -> No
         [part_of(f"part-{at}", table) for at, table in enumerate(constant)],
         tmp_path,
         order=order,
+        stride=8,
         budget_bytes=budget_bytes,
     )
     assert compacted.merged.distributed == (budget_bytes < 1 << 20)

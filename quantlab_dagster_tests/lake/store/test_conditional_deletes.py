@@ -256,7 +256,7 @@ def test_whoever_may_read_a_lock_may_take_it(tmp_path: Path) -> None:
     store = local_store(tmp_path)
     etag = run(store.put("x", b"1"))
     lock = store._lock_of("x")
-    lock.parent.mkdir()
+    lock.parent.mkdir(exist_ok=True)
     lock.touch(0o444)
     assert run(store.delete_unchanged("x", etag)) is True
 
@@ -265,7 +265,7 @@ def test_a_lock_is_never_taken_through_a_link(tmp_path: Path) -> None:
     store = local_store(tmp_path / "lake", create=True)
     etag = run(store.put("x", b"1"))
     lock = store._lock_of("x")
-    lock.parent.mkdir()
+    lock.parent.mkdir(exist_ok=True)
     lock.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError):
         run(store.delete_unchanged("x", etag))
