@@ -254,8 +254,9 @@ def events(rig: Rig) -> Lake:
 
 
 _ABOUT = """One bit in the middle of a body, in a whole run over a real server (SeaweedFS) behind a proxy: for one
-request after another, each followed by a run without. A listing carries no sum: where TLS does not protect it, a name that a flipped bit changes may hide a
-part from a run, which then says that all is well. The next one that looks finds the part late, and builds it in."""
+request after another, each followed by a run without. A listing carries no sum: where TLS does not protect it, a name
+that a flipped bit changes may hide a part from a run, which then says that all is well. The next one that looks finds
+the part late, and builds it in."""
 
 
 def table(flips: Path = FLIPS) -> str:
