@@ -120,7 +120,11 @@ class Deployment:
             time.sleep(moment)
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
+            # Not until nobody writes there any more: killed at a bad moment, Dagster leaves a `tail` of its logs behind.
+            for pipe in (process.stdout, process.stderr):
+                assert pipe is not None
+                pipe.close()
         return self.unfinished()
 
     def status(self) -> tuple[int, dict[str, Any]]:
