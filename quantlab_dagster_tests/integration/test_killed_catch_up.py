@@ -121,7 +121,7 @@ class Deployment:
         finally:
             process.kill()
             process.wait()
-            # Not until nobody writes there any more: killed at a bad moment, Dagster leaves a `tail` of its logs behind.
+            # Not until nobody writes there: killed at a bad moment, Dagster leaves a `tail` of its logs behind.
             for pipe in (process.stdout, process.stderr):
                 assert pipe is not None
                 pipe.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from asyncio import run
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,6 @@ from quantlab_dagster.lake.store.local import local_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from quantlab_dagster.lake.store.local import LocalStore
 
@@ -89,10 +90,14 @@ def no_root() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_what_may_not_be_read_is_said_so(store: LocalStore, tmp_path: Path) -> None:
-    (tmp_path / "x").touch(0o000)
-    with no_root(), pytest.raises(AccessDenied):
-        run(store.get_together(["x"]))
+def test_what_may_not_be_read_is_said_so() -> None:
+    with TemporaryDirectory() as name:  # unlike those of pytest, it can be opened to others
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "x").touch(0o000)
+        store = local_store(directory)
+        with no_root(), pytest.raises(AccessDenied):
+            run(store.get_together(["x"]))
 
 
 def test_a_directory_is_no_object(store: LocalStore, tmp_path: Path) -> None:
