@@ -96,7 +96,7 @@ def test_what_may_not_be_read_is_said_so() -> None:
         directory.chmod(0o755)
         (directory / "x").touch(0o000)
         store = local_store(directory)
-        with no_root(), pytest.raises(StoreError, match="Permission denied.*Check the space and the permissions"):
+        with no_root(), pytest.raises(StoreError, match=r"Permission denied.*Check the space and the permissions"):
             run(store.get_together(["x"]))
 
 
