@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantlab_dagster.lake.market import Pair, SymbolDay
+from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Plan, Requested
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.outcome import Outcome, PairOutcome
     from quantlab_dagster_tests.conftest import Rig
@@ -65,6 +65,7 @@ def damage_downloads(
         return await received(self, key, damaged)
 
     monkeypatch.setattr(kind, "_received", damaging)
+    monkeypatch.setattr(kind, "get_together", Store.get_together)  # through the above, one by one
 
 
 @dataclass(slots=True)
