@@ -89,13 +89,14 @@ def run_and_kill(lake: EventLake, number: int, env: dict[str, str], changes: lis
 
 
 METHODS = {"claim": "compare_and_swap", "plan": "compare_and_swap", "release": "compare_and_swap"}
+METHODS |= {"look": "compare_and_swap"}  # the record of what was looked at
 METHODS |= {"stage": "stage", "publish": "publish", "delete": "delete_unchanged"}
 
 
 @pytest.mark.guards("rows-doubled", "scratch-left")
 @pytest.mark.slow
 def test_killed_after_every_change(rig: Rig) -> None:
-    changes = ["claim", "stage", "plan", "publish", *["delete"] * FILES, "release"]
+    changes = ["claim", "stage", "plan", "publish", *["delete"] * FILES, "release", "look"]
     methods = [METHODS[change] for change in changes]
     for number in itertools.count(1):
         lake = EventLake.of(rig)
@@ -117,6 +118,7 @@ def test_a_process_that_changes_nothing_counts_for_nothing(tmp_path: Path) -> No
     """Else a harness whose patches no longer act would prove everything."""
     (tmp_path / "lakes").mkdir()
     lake = EventLake.of(Rig("local", None, tmp_path / "lakes"))
+    lake.sweep(now=SOON)  # which keeps a record of what it looked at
     done = subprocess.run(killed_command(lake, 1), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (5, "made 0 changes\n"), done.stderr
 
