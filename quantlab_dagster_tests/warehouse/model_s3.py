@@ -15,7 +15,7 @@ from quantlab_dagster.errors import Conflict, ObjectNotFound
 from quantlab_dagster.lake.store.objects import Names, ObjectInfo, Range, Requests, Staged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from quantlab_dagster.lake.store.base import Store
@@ -138,6 +138,9 @@ class ModelStore:
         content, info = self.bucket.objects[key][0], self.bucket.info(key)
         await self._behaviour.after("GET")
         return content, info
+
+    async def get_together(self, keys: Sequence[str]) -> list[tuple[bytes, ObjectInfo]]:
+        return [await self.get(key) for key in keys]
 
     async def get_if_exists(self, key: str) -> tuple[bytes, ObjectInfo] | None:
         try:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
+    from quantlab_dagster.work.fetch import Source
     from quantlab_dagster.work.merging import Merging
 
 __all__ = ["Simulated", "simulate"]
@@ -106,10 +106,10 @@ class _Trouble:
 class _Joining:
     """Stands for the merging of a run."""
 
-    async def build(self, store: Store, listed: Sequence[ObjectInfo], _: Any, output: Path) -> Any:
+    async def build(self, store: Source, listed: Sequence[ObjectInfo], _: Any, output: Path) -> Any:
         contents = []
         for info in listed:
-            content, got = await store.get(info.key)
+            [(content, got)] = await store.get_together([info.key])
             if got.etag != info.etag:
                 raise StoreUnavailable(info.key, "was replaced")
             contents.append(content)
