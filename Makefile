@@ -3,14 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export DAGSTER_HOME ?= $(CURDIR)/.dagster
+PORT ?= 3000
 
-.PHONY: setup home demo dev check test lint validate bench clean help
+.PHONY: setup demo dev check test lint validate bench clean help
 
 help:  ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.installed  ## Make .venv/ with everything, and the Dagster home
+setup: $(VENV)/.installed  ## Make .venv/ with everything
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
@@ -18,28 +18,24 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-home: setup
-	@mkdir -p "$(DAGSTER_HOME)"
-	@test -e "$(DAGSTER_HOME)/dagster.yaml" || ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
-
 demo: setup  ## Make raw data in demo-lake/, compact it through Dagster, verify it, show the result
 	$(BIN)/quantlab demo
 
-dev: home  ## Dagster's UI and daemon on http://127.0.0.1:3000
-	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+dev: setup  ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=3001: another port)
+	$(BIN)/quantlab dev --port $(PORT)
 
 check: lint  ## While you work: lint, types, and the tests that need no server, no browser and no long time
 	$(BIN)/python -m pytest -q -m "not server and not browser and not slow"
 
-test: setup  ## All tests, as CI runs them
-	$(BIN)/python -m pytest
+test: setup  ## All tests, as CI runs them: in two processes, each file in one of them
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## ruff and mypy (strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-validate: home  ## Load the definitions as Dagster does
+validate: setup  ## Load the definitions as Dagster does
 	$(BIN)/dagster definitions validate --workspace workspace.yaml
 
 bench: setup  ## The yardstick, ours beside other engines, in some minutes (benchmarks/README.md has the rest)

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import SettingsError
+from quantlab_dagster.errors import SettingsError, masked
 from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.lake.store.session import open_session
 from quantlab_dagster.lake.template import Layout
 from quantlab_dagster.market.catchup import CatchUpRules
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.place import MarketPlace
+from quantlab_dagster.market.quality.rules import Rules as QualityRules
 from quantlab_dagster.settings import AwsSettings, Lake, Settings, load_aws
 from quantlab_dagster.warehouse.pack import Rules
 from quantlab_dagster.warehouse.place import WarehousePlace
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     import boto3.session
 
+    from quantlab_dagster.alerts.notify import Notifier
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.market.catchup import Tries
@@ -38,12 +41,14 @@ __all__ = [
     "Access",
     "catch_up_rules",
     "limits_of",
+    "notifier_of",
     "open_lake",
     "open_market",
     "open_warehouse",
     "order_of",
     "rules_of",
     "s3_options",
+    "server_of",
     "warehouse_place_of",
 ]
 
@@ -90,7 +95,15 @@ def open_market(settings: Settings, clock: Clock = utc_now) -> MarketPlace:
         SettingsError: a URL or its credentials are not usable.
     """
     raw, compact = open_lake("raw", settings.raw_url), open_lake("compact", settings.compact_url)
-    return MarketPlace(raw, compact, limits_of(settings), clock, order_of(settings.rename_raw_seq))
+    return MarketPlace(
+        raw,
+        compact,
+        limits_of(settings),
+        clock,
+        order_of(settings.rename_raw_seq),
+        QualityRules.parse(settings.quality_rules),
+        settings.late_look_back_days,
+    )
 
 
 def open_warehouse(settings: Settings, clock: Clock = utc_now) -> WarehousePlace:
@@ -124,6 +137,17 @@ def warehouse_place_of(
         s3 = s3_options(url, access or Access(), load_aws("warehouse")) if url.startswith("s3://") else None
         slots = open_store(url, s3, create=True, setting="WAREHOUSE_SLOTS_URL")
     return WarehousePlace(lake, rules_of(settings), limits, clock, layout, slots, settings.compaction_grace)
+
+
+def server_of(url: str, lake: Lake) -> str:
+    """The endpoint by which the environment says a lake is reached, without secrets; "" for AWS and for paths."""
+    if not url.startswith("s3://"):
+        return ""
+    try:
+        aws = load_aws(lake)
+    except SettingsError:
+        return ""  # whoever opens the lake is told; until then the other lakes go on
+    return masked(aws.s3_endpoint_url or aws.endpoint_url or "")
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -183,7 +207,7 @@ def open_lake(lake: Lake, url: str, access: Access | None = None) -> Store:
         s3_options(url, access or Access(), load_aws(lake)) if is_s3 else None,
         create=lake == "compact",
         setting=_URL_SETTINGS[lake],
-        if_missing="run `make demo` for first lakes",
+        if_missing="run `quantlab demo`, `make demo`, for lakes",
     )
 
 
@@ -200,17 +224,17 @@ def s3_options(url: str, access: Access, environment: AwsSettings) -> S3Options:
         region=region or (session.region_name if session else None) or _DEFAULT_REGION,
         endpoint_url=access.endpoint_url or environment.s3_endpoint_url or environment.endpoint_url,
         verify_tls=access.verify_tls,
+        ca_bundle=environment.ca_bundle or "",
+        encryption=environment.server_side_encryption or "",
+        kms_key=environment.sse_kms_key_id or "",
         retries=access.retries,
         region_setting="AWS_REGION",
         endpoint_setting="AWS_ENDPOINT_URL",
+        ca_setting="AWS_CA_BUNDLE",
     )
 
 
 def _session(url: str, access: Access, environment: AwsSettings) -> boto3.session.Session:
-    # Imported here: local lakes do without, and it takes a while.
-    import boto3  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-
     keys = (access.access_key_id, access.secret_access_key, access.session_token)
     if bool(keys[0]) != bool(keys[1]) or (keys[2] and not keys[0]):
         cause = "this resource has only a part of its credentials"
@@ -218,17 +242,20 @@ def _session(url: str, access: Access, environment: AwsSettings) -> boto3.sessio
     if not keys[0] and not access.profile:
         secrets = (environment.access_key_id, environment.secret_access_key, environment.session_token)
         keys = tuple(secret.get_secret_value() if secret else None for secret in secrets)  # type: ignore[assignment]
-    try:
-        session = boto3.Session(
-            aws_access_key_id=keys[0],
-            aws_secret_access_key=keys[1],
-            aws_session_token=keys[2],
-            profile_name=None if keys[0] else access.profile or environment.profile,
-            region_name=access.region or environment.region or environment.default_region,
-        )
-        found = session.get_credentials()
-    except BotoCoreError as error:
-        raise SettingsError(url, f"no usable AWS credentials ({error})", _CREDENTIALS_REMEDY) from error
-    if found is None:
-        raise SettingsError(url, "no AWS credentials found", _CREDENTIALS_REMEDY)
-    return session
+    return open_session(
+        url,
+        keys,
+        profile=access.profile or environment.profile,
+        region=access.region or environment.region or environment.default_region,
+        remedy=_CREDENTIALS_REMEDY,
+    )
+
+
+def notifier_of(settings: Settings) -> Notifier | None:
+    """What tells people of what is wrong; None where nobody is to be told."""
+    # Imported here: most commands tell nobody.
+    from quantlab_dagster.alerts.notify import Command, Webhook  # noqa: PLC0415
+
+    if settings.alert_url is not None:
+        return Webhook(settings.alert_url.get_secret_value(), settings.alert_template)
+    return Command(settings.alert_command) if settings.alert_command else None

@@ -9,6 +9,7 @@ import re
 
 __all__ = [
     "AccessDenied",
+    "Archived",
     "AuditFailed",
     "BadPart",
     "Cancelled",
@@ -20,6 +21,7 @@ __all__ = [
     "MachineFault",
     "MalformedObject",
     "NothingToAccept",
+    "NotifyFailed",
     "NullOrder",
     "ObjectChanged",
     "ObjectNotFound",
@@ -28,12 +30,14 @@ __all__ = [
     "QuantlabError",
     "SchemaConflict",
     "ScratchUnusable",
+    "ServerUnsafe",
     "SettingsError",
     "ShrinkRefused",
     "StoreError",
     "StoreUnavailable",
     "TableFormat",
     "UnaddressableKey",
+    "Withheld",
     "masked",
 ]
 
@@ -106,6 +110,25 @@ class AccessDenied(StoreError, PermissionError):
     """The credentials do not allow this request."""
 
 
+class Archived(AccessDenied):
+    """The object is in cold storage (Glacier and the like), and must be restored before it can be read."""
+
+
+class Withheld(AccessDenied):
+    """What is to be merged may not be read: it is denied, or in cold storage. Its partition is left out.
+
+    Args:
+        denied: what the store said of the object.
+    """
+
+    def __init__(self, denied: AccessDenied) -> None:
+        self.denied = denied
+        super().__init__(denied.where, denied.cause, denied.remedy)
+
+    def __reduce__(self) -> tuple[type[Withheld], tuple[AccessDenied]]:
+        return type(self), (self.denied,)
+
+
 class UnaddressableKey(StoreError, ValueError):
     """A key holds what no request can name (an empty segment, `..`, a control character); found by a listing, too.
 
@@ -127,6 +150,10 @@ class Conflict(StoreError):
 
 class ConditionalWriteUnsupported(StoreError):
     """The server refuses a correct conditional write; concurrent writers could not be told apart."""
+
+
+class ServerUnsafe(StoreError):
+    """The server ignores conditions without which files cannot be replaced safely; nothing is done there."""
 
 
 class ScratchUnusable(StoreError):
@@ -159,6 +186,12 @@ class MachineFault(QuantlabError, OSError):
 
 class MalformedObject(QuantlabError, ValueError):
     """A JSON object of the lake exists but cannot be understood. It is never treated as absent."""
+
+
+class NotifyFailed(QuantlabError, ConnectionError):
+    """A message to people did not arrive, as far as is known. It is told again at the next look."""
+
+    __str__ = QuantlabError.__str__
 
 
 class PlanStuck(QuantlabError, RuntimeError):

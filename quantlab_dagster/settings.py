@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import re
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -27,20 +28,44 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from quantlab_dagster.alerts.notify import DEFAULT_TEMPLATE as DEFAULT_ALERT
+from quantlab_dagster.alerts.notify import check_template
 from quantlab_dagster.errors import PathError, SettingsError, masked
 from quantlab_dagster.kernel.terms import SEQ
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.template import DEFAULT_TEMPLATE, Layout
+from quantlab_dagster.market.quality.rules import Rules
+from quantlab_dagster.market.silence import USUAL_DAYS, WINDOW_DAYS
+from quantlab_dagster.work.hook import parse_command
+from quantlab_dagster.work.prices import Prices
 from quantlab_dagster.work.schedule import Schedule
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = ["ENV_FILE", "AwsSettings", "Lake", "Settings", "load_aws", "load_settings", "unknown_variables"]
+__all__ = [
+    "DEMO_HOME",
+    "DEMO_LAKE",
+    "ENV_FILE",
+    "AwsSettings",
+    "Lake",
+    "Settings",
+    "env_file",
+    "load_aws",
+    "load_settings",
+    "unknown_variables",
+]
 
 logger = logging.getLogger(__name__)
 
 ENV_FILE = "quantlab.env"
+"""In the working directory; the variable below, which only the environment can set, names another one."""
+
+_ENV_FILE_VARIABLE = "QUANTLAB_ENV_FILE"
+
+DEMO_LAKE = Path("demo-lake")
+DEMO_HOME = DEMO_LAKE / "dagster-home"
+"""The demo's runs are in a history of its own, so that no other one is ever mixed with them."""
 
 Lake = Literal["raw", "compact", "warehouse"]
 
@@ -51,9 +76,24 @@ _OURS = ("QUANTLAB_", "COMPACTION_")
 
 _EVENT_LAKE = ("WAREHOUSE_", "COMPACTION_")
 
+PRUNING = "prune_history"
+_OF_MARKET, _OF_WAREHOUSE = ("daily_compaction", "catch_up", "live"), ("warehouse_compaction",)
+AUTOMATION: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "market": _OF_MARKET,
+    "warehouse": _OF_WAREHOUSE,
+    "all": (*_OF_MARKET, *_OF_WAREHOUSE, PRUNING),
+}
+"""Words of QUANTLAB_AUTOMATION, and the schedules and sensors that each switches on. Each of these is a word itself."""
+
 _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profile")
 _REGIONS = ("region", "default_region")
 _ENDPOINTS = ("s3_endpoint_url", "endpoint_url")
+_TRUST = ("ca_bundle",)
+_ENCRYPTION = ("server_side_encryption", "sse_kms_key_id")
+
+# As Dagster takes them.
+_OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:.+")
 
 _Names = Annotated[tuple[str, ...], NoDecode]
 _Minutes = Annotated[tuple[Annotated[int, Field(ge=0, le=1440)], ...], Field(min_length=1), NoDecode]
@@ -120,6 +160,23 @@ class Settings(_FromEnvironment):
         description="What a raw column `seq` is called in the compact lake; unset: parts that have one are refused.",
     )
 
+    chunk_size: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        validation_alias="QUANTLAB_CHUNK_SIZE",
+        description="Bytes of raw parts above which a pair's day is cut into steps of about so many; unset: one step.",
+    )
+    executor: Literal["in_process", "multiprocess", "celery", "k8s"] = Field(
+        default="in_process",
+        validation_alias="QUANTLAB_EXECUTOR",
+        description="What executes the steps of a run: in_process, multiprocess, celery or k8s.",
+    )
+    executor_config: Path | None = Field(
+        default=None,
+        validation_alias="QUANTLAB_EXECUTOR_CONFIG",
+        description="YAML file with its configuration, as Dagster takes it: execution: config: ….",
+    )
+
     catch_up_runs: int = Field(
         default=3, ge=1, le=100, validation_alias="QUANTLAB_CATCH_UP_RUNS", description="Most runs requested per tick."
     )
@@ -140,6 +197,36 @@ class Settings(_FromEnvironment):
         le=30,
         validation_alias="QUANTLAB_LATE_LOOK_BACK_DAYS",
         description="How many days back late parts are looked for.",
+    )
+    quality_rules: str = Field(
+        default="",
+        validation_alias="QUANTLAB_QUALITY_RULES",
+        description="Thresholds of the quality gate that differ from the usual ones: name=value, comma-separated.",
+    )
+    usual_days: int = Field(
+        default=USUAL_DAYS,
+        ge=1,
+        le=WINDOW_DAYS,
+        validation_alias="QUANTLAB_USUAL_DAYS",
+        description="With data on so many of seven days a symbol is missed on the next settled day.",
+    )
+
+    live_limits: Annotated[dict[str, Annotated[int, Field(ge=1, le=2880)]], NoDecode] = Field(
+        default_factory=dict,
+        validation_alias="QUANTLAB_LIVE_LIMITS",
+        description="Minutes that streams may be silent between midnights, as bbo=5,funding=510.",
+    )
+
+    automation: _Names = Field(
+        default=(),
+        validation_alias="QUANTLAB_AUTOMATION",
+        description="What runs by itself: all, market, warehouse, or schedules and sensors by name; comma-separated.",
+    )
+    keep_runs_days: int = Field(
+        default=60,
+        ge=7,
+        validation_alias="QUANTLAB_KEEP_RUNS_DAYS",
+        description="How long Dagster's history keeps what no page, check or count of attempts needs.",
     )
 
     warehouse_url: str = Field(
@@ -192,30 +279,89 @@ class Settings(_FromEnvironment):
         description="false: the schedule of the event lake skips its ticks; runs by hand go on.",
     )
 
+    compaction_hook_command: SecretStr | None = Field(
+        default=None,
+        validation_alias="COMPACTION_HOOK_COMMAND",
+        description="Run after a run that replaced files of the event lake; no shell takes it apart. Off by default.",
+    )
+    compaction_hook_sql: str = Field(
+        default="",
+        validation_alias="COMPACTION_HOOK_SQL",
+        description="The last argument of that command, for one such as `trino --execute`.",
+    )
+    compaction_hook_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        validation_alias="COMPACTION_HOOK_SECONDS",
+        description="When that command is ended.",
+    )
+
+    prices: str = Field(
+        default="",
+        validation_alias="QUANTLAB_PRICES",
+        description="Dollars that differ from AWS's list, for `quantlab cost`: writes_per_thousand=0.0054,….",
+    )
+
     metrics_file: Path | None = Field(
         default=None,
         validation_alias="QUANTLAB_METRICS_FILE",
         description="File for node_exporter's textfile collector (….prom), in which runs are counted.",
+    )
+    compaction_metrics_aliases: bool = Field(
+        default=False,
+        validation_alias="COMPACTION_METRICS_ALIASES",
+        description="Whether the event lake's counters have the first system's names, too.",
     )
     pushgateway_url: SecretStr | None = Field(
         default=None,
         validation_alias="QUANTLAB_PUSHGATEWAY_URL",
         description="Prometheus Pushgateway, to which the same counters are pushed.",
     )
+    alert_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="QUANTLAB_ALERT_URL",
+        description="Webhook that is told of failed checks and runs; a secret.",
+    )
+    alert_template: str = Field(
+        default=DEFAULT_ALERT,
+        validation_alias="QUANTLAB_ALERT_TEMPLATE",
+        description="The JSON that it gets; $text and $summary stand for what is told.",
+    )
+    alert_command: str = Field(
+        default="",
+        validation_alias="QUANTLAB_ALERT_COMMAND",
+        description="Or a command, which gets what is told as JSON on its standard input.",
+    )
+    owners: _Names = Field(
+        default=(),
+        validation_alias="QUANTLAB_OWNERS",
+        description="Who owns the assets, for Dagster's pages: addresses, or team:name; comma-separated.",
+    )
     dagster_home: Path = Field(
         default=Path(".dagster"),
         validation_alias="DAGSTER_HOME",
-        description="Where Dagster keeps its history.",
+        description="Where Dagster keeps its history; while no lake is configured, the demo's is the default.",
     )
 
     _event_lake_problem: str = PrivateAttr(default="")
 
-    @field_validator("exchanges", "streams", "catch_up_waits", mode="before")
+    @field_validator("exchanges", "streams", "owners", "catch_up_waits", "automation", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("live_limits", mode="before")
+    @classmethod
+    def _by_stream(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        items = [item.strip() for item in value.split(",") if item.strip()]
+        if any(item.count("=") != 1 for item in items):
+            raise ValueError("is not of the form bbo=5,funding=510 (minutes by stream)")
+        return {name.strip(): minutes.strip() for name, minutes in (item.split("=") for item in items)}
 
     @field_validator("exchanges", "streams")
     @classmethod
@@ -228,6 +374,25 @@ class Settings(_FromEnvironment):
             if "/" in name:
                 raise ValueError(f"{name!r} contains a slash")
         return names
+
+    @field_validator("automation")
+    @classmethod
+    def _known_automation(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = {*AUTOMATION, *(name for group in AUTOMATION.values() for name in group)}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(sorted(known))}")
+        return names
+
+    @field_validator("owners")
+    @classmethod
+    def _people_or_teams(cls, owners: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in owners:
+            if not _OWNER.fullmatch(owner):
+                raise ValueError(
+                    f"{owner!r} is neither an address, as in data@example.com, nor a team, as in team:data"
+                )
+        return owners
 
     @field_validator("warehouse_layout")
     @classmethod
@@ -245,12 +410,61 @@ class Settings(_FromEnvironment):
         except PathError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("compaction_hook_command")
+    @classmethod
+    def _usable_command(cls, command: SecretStr | None) -> SecretStr | None:
+        if command is not None:
+            parse_command(command.get_secret_value())
+        return command
+
     @field_validator("raw_url", "compact_url", "warehouse_url", "slots_url")
     @classmethod
     def _no_secrets(cls, url: str) -> str:
         if masked(url) != url:  # it is shown by commands, in Dagster's pages, and in messages
             raise ValueError("must hold no credentials; set AWS_ACCESS_KEY_ID and the like")
         return url
+
+    @field_validator("quality_rules")
+    @classmethod
+    def _usable_rules(cls, text: str) -> str:
+        try:
+            return Rules.parse(text).text
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("prices")
+    @classmethod
+    def _usable_prices(cls, text: str) -> str:
+        try:
+            Prices.parse(text)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    @field_validator("alert_url")
+    @classmethod
+    def _webhook(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("https://", "http://")):
+            raise ValueError("must begin with https:// or http://")
+        return url
+
+    @field_validator("alert_template")
+    @classmethod
+    def _makes_json(cls, template: str) -> str:
+        return check_template(template)
+
+    @field_validator("alert_command")
+    @classmethod
+    def _can_be_split(cls, command: str) -> str:
+        if command:
+            parse_command(command)
+        return command
+
+    @model_validator(mode="after")
+    def _one_way_to_tell(self) -> Self:
+        if self.alert_url is not None and self.alert_command:
+            raise ValueError("QUANTLAB_ALERT_URL and QUANTLAB_ALERT_COMMAND are both set: a message goes one way")
+        return self
 
     @field_validator("memory_budget")
     @classmethod
@@ -271,6 +485,31 @@ class Settings(_FromEnvironment):
         """Every stream of every exchange."""
         return [Pair(exchange, stream) for exchange in self.exchanges for stream in self.streams]
 
+    def runs_by_itself(self, name: str) -> bool:
+        """Whether a schedule or sensor is on from the start. What somebody switched in the UI stays as it was switched.
+
+        The history is pruned wherever anything runs by itself: nobody else makes it grow unseen.
+        """
+        on = {name for given in self.automation for name in AUTOMATION.get(given, (given,))}
+        return name in on or (name == PRUNING and bool(on))
+
+    @property
+    def shows_the_demo(self) -> bool:
+        """Whether no lake is configured: then it is the demo's lakes that are looked at."""
+        return not {"raw_url", "compact_url", "warehouse_url"} & self.model_fields_set
+
+    @property
+    def has_event_lake(self) -> bool:
+        """Whether there is an event lake to look at beside the market data: one that is set, or the demo's."""
+        return "warehouse_url" in self.model_fields_set or self.shows_the_demo
+
+    @property
+    def home(self) -> Path:
+        """Where Dagster keeps its history: what is set; else the demo's own while its lakes are looked at."""
+        if "dagster_home" not in self.model_fields_set and self.shows_the_demo:
+            return DEMO_HOME
+        return self.dagster_home
+
     @property
     def compaction_grace(self) -> dt.timedelta:
         """How long after its end an hour of the event lake is still written to."""
@@ -284,6 +523,9 @@ class Settings(_FromEnvironment):
         """
         if self._event_lake_problem:
             raise SettingsError("", self._event_lake_problem)
+        if self.compaction_hook_sql and self.compaction_hook_command is None:
+            cause = "is set without the command that it is an argument of"
+            raise SettingsError("COMPACTION_HOOK_SQL", cause, "Set COMPACTION_HOOK_COMMAND, too")
 
     def url(self, lake: Lake) -> str:
         """URL of a lake."""
@@ -304,6 +546,11 @@ class AwsSettings(_FromEnvironment):
     endpoint_url: str | None = Field(default=None, validation_alias="AWS_ENDPOINT_URL")
     s3_endpoint_url: str | None = Field(default=None, validation_alias="AWS_ENDPOINT_URL_S3")
     profile: str | None = Field(default=None, validation_alias="AWS_PROFILE")
+    ca_bundle: str | None = Field(default=None, validation_alias="AWS_CA_BUNDLE")
+    server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        default=None, validation_alias="AWS_SERVER_SIDE_ENCRYPTION"
+    )
+    sse_kms_key_id: str | None = Field(default=None, validation_alias="AWS_SSE_KMS_KEY_ID")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -312,7 +559,27 @@ class AwsSettings(_FromEnvironment):
             raise ValueError(f"{key} and {secret} must be set together")
         if self.session_token is not None and self.access_key_id is None:
             raise ValueError(f"{token} is set without {key}")
+        kms, encryption = (type(self).model_fields[name].validation_alias for name in reversed(_ENCRYPTION))
+        if self.sse_kms_key_id is not None and (self.server_side_encryption or "AES256") == "AES256":
+            raise ValueError(f"{kms} is set, and {encryption} is not aws:kms")
         return self
+
+
+def env_file() -> str:
+    """The file that fills in what the environment does not set; it need not exist, unless somebody named it.
+
+    Raises:
+        SettingsError: it was named and does not exist, or it cannot be read.
+    """
+    named = os.environ.get(_ENV_FILE_VARIABLE)
+    path = Path(named or ENV_FILE)
+    if named == os.devnull:
+        return named
+    if named and not path.exists():
+        raise SettingsError(named, "does not exist", f"Check --env-file, or {_ENV_FILE_VARIABLE}")
+    if path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
+        raise SettingsError(str(path), "is no file that can be read", "Check its permissions, and whose it is")
+    return str(path)
 
 
 def load_settings() -> Settings:
@@ -334,14 +601,14 @@ def load_settings() -> Settings:
 def _settings() -> Settings:
     """The settings. What is wrong with the event lake's alone stops only what is done with that lake."""
     try:
-        return Settings()
+        return Settings(_env_file=env_file())
     except ValidationError as error:
         wrong = {str(item["loc"][0]) if item["loc"] else "" for item in error.errors()}
         if not all(name.startswith(_EVENT_LAKE) for name in wrong):
             raise
         problem = str(_readable(error))
         defaults = {str(info.validation_alias): info.default for info in Settings.model_fields.values()}
-        usable = Settings(**{name: defaults[name] for name in wrong})
+        usable = Settings(_env_file=env_file(), **{name: defaults[name] for name in wrong})
         _warn_of_event_lake(problem)
         usable._event_lake_problem = problem  # noqa: SLF001  # nothing else makes settings
         return usable
@@ -356,7 +623,7 @@ def unknown_variables() -> list[str]:
     """Variables, of the environment and of the file, that begin like settings of this project and are none."""
     known = {str(info.validation_alias) for info in Settings.model_fields.values()}
     known |= {f"{prefix}{info.validation_alias}" for prefix in _LAKE_PREFIX.values() for info in _aws_fields()}
-    given = {*os.environ, *dotenv_values(ENV_FILE, encoding="utf-8")}
+    given = {*os.environ.keys() - {_ENV_FILE_VARIABLE}, *dotenv_values(env_file(), encoding="utf-8")}
     return sorted(name for name in given if name.startswith(_OURS) and name not in known)
 
 
@@ -377,7 +644,7 @@ def load_aws(lake: Lake) -> AwsSettings:
 
     Credentials are taken together from the first place that has any, so that those of two accounts never mix: the
     lake's own, before the common ones; of either the environment's, before those in the file. So are the two variables
-    for the region, and the two for the endpoint.
+    for the region, the two for the endpoint, and the two for encryption.
 
     Raises:
         SettingsError: half a pair of credentials.
@@ -386,12 +653,12 @@ def load_aws(lake: Lake) -> AwsSettings:
         sources = [
             source
             for settings in (_prefixed_aws(lake), AwsSettings)
-            for source in (settings(_env_file=None), settings())  # the second with the file
+            for source in (settings(_env_file=None), settings(_env_file=env_file()))  # the second with the file
         ]
     except (ValidationError, UnicodeDecodeError) as error:
         raise _readable(error) from None
     values: dict[str, Any] = {}
-    for group in (_CREDENTIALS, _REGIONS, _ENDPOINTS):
+    for group in (_CREDENTIALS, _REGIONS, _ENDPOINTS, _TRUST, _ENCRYPTION):
         found = ({name: getattr(source, name) for name in group} for source in sources)
         values |= next((one for one in found if any(one.values())), dict.fromkeys(group))
     return AwsSettings.model_construct(**values)
@@ -410,10 +677,10 @@ def _prefixed_aws(lake: Lake) -> type[AwsSettings]:
 
 def _readable(error: ValidationError | UnicodeDecodeError) -> SettingsError:
     if isinstance(error, UnicodeDecodeError):
-        return SettingsError(ENV_FILE, "is not UTF-8 text", "Write it anew; see quantlab.env.example")
+        return SettingsError(env_file(), "is not UTF-8 text", "Write it anew; see quantlab.env.example")
     findings = []
     for item in error.errors(include_url=False, include_input=False):
         finding = item["msg"].removeprefix("Value error, ")
         findings.append(f"{item['loc'][0]}: {finding}" if item["loc"] else finding)
-    remedy = f"Set it in the environment or in {ENV_FILE}; see quantlab.env.example"
+    remedy = f"Set it in the environment or in {env_file()}; see quantlab.env.example"
     return SettingsError("", "; ".join(findings), remedy)

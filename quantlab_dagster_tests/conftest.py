@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ import pytest
 
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.market.eligibility import DAY_SETTLES_AT
+from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.servers import S3Server, ceph, ceph_missing, seaweedfs
 
 if TYPE_CHECKING:
@@ -26,8 +30,32 @@ _SKIPS_ALLOWED_IN_CI = ("needs Ceph",)
 
 RIG_BUCKET = "rig"
 
+# How long the tests marked `present` take, at most.
+_PRESENT_TAKES = dt.timedelta(minutes=15)
+
 # A shell's `&` lets its jobs ignore SIGINT, and every child would inherit that: tests that interrupt could not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Wait for the next day to become eligible, if that would happen within the tests for which it is the present."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return  # somebody works on a few tests
+    waiting = waiting_time(utc_now())
+    if waiting:
+        print(f"another day becomes eligible in {waiting}, which is waited for")  # noqa: T201
+        time.sleep(waiting.total_seconds())
+
+
+def waiting_time(now: dt.datetime) -> dt.timedelta:
+    """How long it is until another day has become eligible, if that happens soon; else nothing."""
+    settled = now.replace(hour=DAY_SETTLES_AT.hour, minute=DAY_SETTLES_AT.minute, second=5, microsecond=0)
+    return settled - now if dt.timedelta(0) < settled - now < _PRESENT_TAKES else dt.timedelta(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is bound to the present comes first."""
+    items.sort(key=lambda item: item.get_closest_marker("present") is None)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -105,7 +105,7 @@ def backfill_ended(context: WorkspaceProcessContext, backfill_id: str) -> BulkAc
     raise AssertionError("the backfill does not end")
 
 
-def tick_sensor(context: WorkspaceProcessContext, name: str, at: dt.datetime) -> None:
+def tick_sensor(context: WorkspaceProcessContext, name: str, at: dt.datetime, *, fails: bool = False) -> None:
     """What the daemon does with a sensor that is on and due, once; what it asks for is in the queue then."""
     [location] = context.create_request_context().code_locations
     [repository] = location.get_repositories().values()
@@ -114,9 +114,9 @@ def tick_sensor(context: WorkspaceProcessContext, name: str, at: dt.datetime) ->
         context.instance.start_sensor(sensor)
     with freeze_time(at):
         errors = list(execute_sensor_iteration(context, logging.getLogger("sensors"), None, None))
-    assert not any(errors), errors
+    assert fails or not any(errors), errors
     [tick] = context.instance.get_ticks(sensor.get_remote_origin_id(), sensor.selector_id, limit=1)
-    assert tick.error is None, tick.error
+    assert (tick.error is not None) is fails, tick.error
 
 
 def dequeue(context: WorkspaceProcessContext) -> None:

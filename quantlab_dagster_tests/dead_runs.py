@@ -26,14 +26,14 @@ def killed() -> Process:
     return process
 
 
-def tags_of(process: Process) -> dict[str, str]:
+def tags_of(process: Process, run_id: str = "") -> dict[str, str]:
     """What a run of that process says."""
     machine: Machine = process.machine
     return {
-        **command_line_tags(),
-        "quantlab/host": f"{machine.name}/{machine.boot}/{machine.pids}",
-        "quantlab/pid": str(process.pid),
-        "quantlab/pid_started": process.started,
+        **command_line_tags(run_id),
+        ".dagster/quantlab_host": f"{machine.name}/{machine.boot}/{machine.pids}",
+        ".dagster/quantlab_pid": str(process.pid),
+        ".dagster/quantlab_pid_started": process.started,
     }
 
 

@@ -184,6 +184,9 @@ _UNATTENDED = Chapter(
         Fault("crash-before-roll-up", "A crash between step and roll-up left a day open for ever."),
         Fault("two-runs-at-once", "Two runs, or two deployments, of the same day at once undid each other's work."),
         Fault("events-believed", "Dagster's events, which may be lost or another instance's, were taken for the lake."),
+        Fault("pruned-attempts", "Pruning of the history made a failing day begin its attempts anew."),
+        Fault("tick-logs", "Each tick of catch-up left a file for ever: a million of them in a year."),
+        Fault("two-lakes-at-once", "A daemon asked one lake what is to be done, and its runs worked on another."),
         Fault("restricted-run-done", "A run of some symbols marked the whole day as done."),
         Fault("restricted-run-backfill", "A restricted run in a backfill ended the backfill as failed."),
         Fault("daily-behind-backfill", "The daily run waited behind a backfill of years."),
@@ -214,6 +217,35 @@ _VERDICT = Chapter(
         Fault("which-lake", "Commands did not say which lake they looked at."),
         Fault("verify-blames-the-day", "A part damaged in transit made a verification call a right day wrong."),
         Fault("unclaimed-prefix", "Raw prefixes that no asset claims were ignored."),
+        Fault("interrupt-next-day", "Ctrl-C ended one day as failed, and the next day of the range began."),
+        Fault("dead-collector", "A collector that had died counted as settled without files, all well, for ever."),
+        Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
+        Fault(
+            "partial-before-the-beginning",
+            'A PARTIAL day before the first day of the state was forgotten under "all well", and never published.',
+        ),
+        Fault(
+            "alert-of-another-day",
+            "What was counted in the rows of one day was called over because another day, built later, had nothing.",
+        ),
+        Fault("bad-day-without-worth", "A BAD day that is not published had no label for readers and in the calendar."),
+        Fault("staged-hides-day", "A file that got its own name while a reader listed hid the whole day from it."),
+    ),
+)
+
+_READER = Chapter(
+    "What researchers were given",
+    "A review of the reader, with Polars' own frames and days of the software before beside it.",
+    (
+        Fault(
+            "head-filter-swapped",
+            "Of a LazyFrame, the first rows of a filter were given for a filter of the first rows.",
+        ),
+        Fault(
+            "wrong-range-believed",
+            "A range of time missed rows of days whose old meta says a wrong last time, in silence.",
+        ),
+        Fault("lazy-never-ends", "A LazyFrame that stopped early left threads that waited for themselves, for ever."),
     ),
 )
 
@@ -293,15 +325,57 @@ _EVENTS = Chapter(
         Fault(
             "conditional-delete-assumed", "Conditional deletes were assumed of a server that ignores or refuses them."
         ),
+        Fault(
+            "outage-doubles", "Deletes that failed in an outage of seconds left rows twice until the next hour's run."
+        ),
         Fault("one-odd-condemns", "One odd file that comes first condemned the many that unite."),
         Fault("drift-fails-hour", "More than twenty files of another schema failed their hour in every run."),
+        Fault(
+            "drifted-redone",
+            "One drifted file whose name came before those of outputs made its hour be done again in every run, and"
+            " called late for ever.",
+        ),
+        Fault(
+            "drifted-stays-alone",
+            "A sound late file was called corrupt although files of its kind lay beside it, and when more came it"
+            " stayed so.",
+        ),
         Fault("late-file-rewrites", "One tiny late file an hour rewrote 1,601 times its bytes."),
-        Fault("output-larger", "Outputs were larger than their inputs: 2.6 times, for integers of few values."),
+        Fault(
+            "outputs-pile-up",
+            "Any number of tiny files that were named as outputs are (by another compactor, or before the target was"
+            " raised) were never merged, and never named.",
+        ),
+        Fault(
+            "output-larger",
+            "Outputs were larger than their inputs: 2.6 times, for integers of few values (text that comes in"
+            " DELTA_BYTE_ARRAY may still grow: docs/adr/0014).",
+        ),
         Fault("timeouts", "A slow large body ran into its timeout and was never tried again."),
+        Fault("disk-runs-full", "Nothing bounded what merges put into scratch: the disk ran full, for everybody."),
+        Fault("another-disk", "A directory on another disk was said to be a fault of scratch, after all the work."),
+        Fault("mode-lost", "An output had the permissions of the mask of our process: readers of its inputs lost it."),
+        Fault("withheld-stops-all", "One file in cold storage failed its hour, and the run, again and again."),
+        Fault(
+            "table-compacted",
+            "An app that is a Delta, Iceberg or Spark table was compacted where hours were looked at without its log.",
+        ),
+        Fault(
+            "overlooked-lake",
+            "Whole lakes counted as empty and healthy: behind five other directories, under names without a suffix, or "
+            "in the eyes of whoever reads the exit code of a run.",
+        ),
+        Fault("layout-doubles", "A crash under one layout, then another one: its output was merged with its inputs."),
+        Fault("slots-shared", "Two lakes with one place of slots: the second counted as looked at, and never was."),
         Fault("slots-in-the-way", "Readers that take a whole directory met our JSON beside the data."),
         Fault(
             "looking-costs",
             "Looking cost a listing for each day and app: 18,921 for five years of ten apps, every hour.",
+        ),
+        Fault(
+            "crash-unnoted",
+            "A catch-up over more than 200 hours died, and the hours that it had just worked on were not among those"
+            " that it had noted: their rows stayed there twice, and everything was said to be fine.",
         ),
     ),
 )
@@ -343,7 +417,7 @@ _LINES = Chapter(
     ),
 )
 
-CHAPTERS = (_BEFORE, _ROWS, _STATE, _UNATTENDED, _VERDICT, _KERNEL, _EVENTS, _STORES, _LINES)
+CHAPTERS = (_BEFORE, _ROWS, _STATE, _UNATTENDED, _VERDICT, _READER, _KERNEL, _EVENTS, _STORES, _LINES)
 FAULTS = {fault.id: fault for chapter in CHAPTERS for fault in chapter.faults}
 
 KNOWN_GAPS: frozenset[str] = frozenset()

@@ -40,7 +40,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-__all__ = ["FaultProxy", "Rule", "Seen"]
+__all__ = ["FaultProxy", "Request", "Rule", "Seen"]
 
 Fault = Literal["fail", "reset", "drop", "truncate", "flip", "stall"]
 Result = int | Fault | Literal["gone"]
@@ -57,6 +57,23 @@ CODES = {
     500: "InternalError",
     503: "SlowDown",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request on its way to the server.
+
+    Attributes:
+        method: of the request.
+        target: its path and query, as they came.
+        headers: in order.
+        body: of the request.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +107,7 @@ class Rule:
     times: int | None
     status: int = 0
     after_forwarding: bool = False
+    code: str = ""
     fired: int = 0
     struck: list[str] = field(default_factory=list)
     _matched: int = 0
@@ -177,6 +195,10 @@ class FaultProxy:
         """Number of requests so far that match; stalled ones count once they have ended."""
         return sum(_matches(method, path, seen.method, seen.target) for seen in self.seen)
 
+    def rewritten(self, request: Request) -> Request:
+        """What the server gets for a request: the same, unless a subclass has other ideas."""
+        return request
+
     def fail(
         self,
         status: int,
@@ -186,9 +208,10 @@ class FaultProxy:
         nth: int = 1,
         times: int | None = 1,
         after_forwarding: bool = False,
+        code: str = "",
     ) -> Rule:
-        """Answer with this status instead of forwarding, or instead of the server's answer."""
-        return self._add(Rule("fail", method, path, nth, times, status, after_forwarding))
+        """Answer with this status (and S3's code) instead of forwarding, or instead of the server's answer."""
+        return self._add(Rule("fail", method, path, nth, times, status, after_forwarding, code))
 
     def reset(self, method: str = ".*", path: str = "", *, nth: int = 1, times: int | None = 1) -> Rule:
         """Reset the connection instead of forwarding."""
@@ -263,8 +286,8 @@ class _Answer:
     body: bytes
 
     @classmethod
-    def failure(cls, status: int) -> _Answer:
-        code = CODES.get(status, "InternalError")
+    def failure(cls, status: int, code: str = "") -> _Answer:
+        code = code or CODES.get(status, "InternalError")
         body = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>made up</Message></Error>'
         return cls(status, code, (("Content-Type", "application/xml"),), body.encode())
 
@@ -306,7 +329,7 @@ class _Connection(BaseHTTPRequestHandler):
         """Break a request before the server sees it; whether the server is to see it nevertheless."""
         rule._act()
         if rule.fault == "fail":
-            self._answer(_Answer.failure(rule.status), rule.status)
+            self._answer(_Answer.failure(rule.status, rule.code), rule.status)
         elif rule.fault == "stall" and self._released(rule):
             return True
         else:
@@ -323,7 +346,7 @@ class _Connection(BaseHTTPRequestHandler):
         elif rule is None or (rule.fault == "stall" and self._released(rule)):
             self._answer(answer, answer.status)
         elif rule.fault == "fail":
-            self._answer(_Answer.failure(rule.status), rule.status)
+            self._answer(_Answer.failure(rule.status, rule.code), rule.status)
         elif rule.fault == "flip":
             self._answer(replace(answer, body=_flipped(answer.body)), answer.status)
         elif rule.fault == "truncate":
@@ -342,10 +365,12 @@ class _Connection(BaseHTTPRequestHandler):
         with closing(HTTPConnection(*self.server.target, timeout=FORWARD_SECONDS)) as upstream:
             try:
                 upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-                for name, value in self.headers.items():
+                sent = Request(self.command, self.path, tuple(self.headers.items()), body)
+                sent = self.server.proxy.rewritten(sent)
+                for name, value in sent.headers:
                     if name.lower() not in HOP_BY_HOP:
                         upstream.putheader(name, value)
-                upstream.endheaders(body or None)
+                upstream.endheaders(sent.body or None)
                 with upstream.getresponse() as response:
                     headers = tuple(response.getheaders())
                     return _Answer(response.status, response.reason, headers, response.read())

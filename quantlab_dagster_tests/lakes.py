@@ -18,6 +18,8 @@ from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Plan, Requested
+from quantlab_dagster.market.quality.records import DayQuality
+from quantlab_dagster.market.quality.rules import Rules
 from quantlab_dagster.synthetic.market import DaySpec, RawPart, generate_parts
 from quantlab_dagster.work.limits import Limits
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 DAY = dt.date(2026, 1, 8)
 NOON_AFTER = dt.datetime(2026, 1, 9, 12, tzinfo=dt.UTC)
 PAIR = Pair("binance", "bbo")
+NO_WINDOWS = DayQuality.judged({}, Rules(), looked_at_again=False)
 
 
 def spec(symbol: str = "adausdt", *, parts: int = 12, rows: int = 600, seed: int = 0, day: dt.date = DAY) -> DaySpec:
@@ -149,9 +152,9 @@ class Lakes:
         return asyncio.run(self.compact.get(key))[0]
 
     def compact_keys(self) -> dict[str, str]:
-        """Every object of the compact lake with its ETag, the state and the journal aside."""
+        """Every object of the compact lake with its ETag; the state, the journal and the calendar aside."""
         listed = asyncio.run(self.compact.list_objects(""))
-        return {info.key: info.etag for info in listed if not info.key.startswith("compacted/")}
+        return {info.key: info.etag for info in listed if not info.key.startswith(("compacted/", "calendar/"))}
 
     def put_beside(self, day: SymbolDay, name: str, content: bytes | dict[str, Any]) -> None:
         """Write an object of a published day, whatever stood there."""

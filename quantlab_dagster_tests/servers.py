@@ -138,13 +138,14 @@ class S3Server:
 
 
 @contextmanager
-def seaweedfs(directory: Path) -> Iterator[S3Server]:
+def seaweedfs(directory: Path, *, limited: Mapping[str, Sequence[str]] | None = None) -> Iterator[S3Server]:
     """Run SeaweedFS with its data, configuration and log (`weed.log`) in `directory`.
 
     A later server on the same directory finds the objects of the earlier one again. Each bucket takes
-    a volume of a hundred.
+    a volume of a hundred. `limited` are further users, each with what it may do, as in "Read:bucket"; its name is its
+    access key and its secret.
     """
-    with _started(lambda stack: _start_seaweedfs(directory.absolute(), stack)) as server:
+    with _started(lambda stack: _start_seaweedfs(directory.absolute(), stack, limited or {})) as server:
         yield server
 
 
@@ -207,7 +208,7 @@ class _Process:
 
 
 @contextmanager
-def _process(
+def started_process(
     argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str], sockets: Sequence[Path] = ()
 ) -> Iterator[_Process]:
     """Run a program in `log`'s directory until the context, or this process, ends.
@@ -259,14 +260,17 @@ def _await_s3(server: S3Server, processes: Sequence[_Process]) -> None:
                 return
 
 
-def _start_seaweedfs(directory: Path, stack: ExitStack) -> S3Server:
+def _start_seaweedfs(directory: Path, stack: ExitStack, limited: Mapping[str, Sequence[str]]) -> S3Server:
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
     # New keys each time: a server of somebody else, on a port taken meanwhile, cannot pass for ours.
     access_key, secret_key = _new_credentials()
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identities = [{"name": "ci", "credentials": credentials, "actions": actions}]
+    identities: list[dict[str, object]] = [{"name": "ci", "credentials": credentials, "actions": actions}]
+    for name, allowed in limited.items():
+        keys = [{"accessKey": name, "secretKey": name}]
+        identities.append({"name": name, "credentials": keys, "actions": list(allowed)})
     (directory / "s3.json").write_text(json.dumps({"identities": identities}))
     master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc = free_ports(8)
     argv: list[str | Path] = [
@@ -303,8 +307,12 @@ def _start_seaweedfs(directory: Path, stack: ExitStack) -> S3Server:
     grpc_ports = {"master": master_grpc, "volume": volume_grpc, "filer": filer_grpc, "s3": s3_grpc}
     sockets = [Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock") for part, port in grpc_ports.items()]  # noqa: S108
     # One volume a bucket instead of seven of the hundred: a dozen buckets would use them all up.
-    env = {"WEED_LEVELDB2_DIR": str(directory / "filerldb"), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-    process = stack.enter_context(_process(argv, log=directory / "weed.log", env=env, sockets=sockets))
+    env = {
+        "WEED_LEVELDB2_DIR": str(directory / "filerldb"),
+        "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+        "WEED_S3_SSE_KEK": "07" * 32,  # so that it can encrypt
+    }
+    process = stack.enter_context(started_process(argv, log=directory / "weed.log", env=env, sockets=sockets))
     server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key, REGION, (process.popen.pid,))
     _await_s3(server, [process])
     return server
@@ -383,7 +391,7 @@ class _Ceph:
 
     def _process(self, name: str, argv: Sequence[str]) -> AbstractContextManager[_Process]:
         env = {"CEPH_CONF": str(self.directory / "ceph.conf")}
-        return _process(argv, log=self.directory / f"{name}.log", env=env)
+        return started_process(argv, log=self.directory / f"{name}.log", env=env)
 
 
 def _ceph_config(directory: Path, *, fsid: str, mon_port: int, rgw_port: int) -> str:

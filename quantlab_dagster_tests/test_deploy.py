@@ -8,9 +8,10 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
-NAMES = sorted(path.name for path in UNITS.iterdir())
+NAMES = sorted(path.name for path in UNITS.iterdir() if path.suffix in (".service", ".timer"))
 
 
 def read(name: str) -> ConfigParser:
@@ -25,6 +26,10 @@ def test_all_units_are_shipped() -> None:
         "quantlab-compact.service",
         "quantlab-compact.timer",
         "quantlab-daemon.service",
+        "quantlab-metrics.service",
+        "quantlab-prune.service",
+        "quantlab-prune.timer",
+        "quantlab-warehouse-loop.service",
         "quantlab-warehouse.service",
         "quantlab-warehouse.timer",
         "quantlab-webserver.service",
@@ -46,6 +51,16 @@ def test_the_event_lake_has_an_hourly_timer() -> None:
     assert read("quantlab-warehouse.service")["Service"]["ExecStart"].endswith("/bin/quantlab warehouse compact")
 
 
+def test_prometheus_finds_the_metrics_where_the_unit_serves_them() -> None:
+    unit = read("quantlab-metrics.service")["Service"]["ExecStart"].split()
+    [job] = [
+        job
+        for job in yaml.safe_load((UNITS.parent / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+        if job["job_name"] == "quantlab"
+    ]
+    assert job["static_configs"] == [{"targets": [f"metrics:{unit[unit.index('--port') + 1]}"]}]
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".service")])
 def test_a_decoder_that_the_kernel_ends_does_not_stop_its_service_and_temporary_files_are_its_own(name: str) -> None:
     service = read(name)["Service"]
@@ -59,9 +74,8 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         pytest.skip("needs systemd: systemd-analyze is not installed (apt-get install systemd)")
     program = tmp_path / ".venv" / "bin"
     program.mkdir(parents=True)
-    for name in ("quantlab", "dagster-webserver", "dagster-daemon"):
-        (program / name).write_text("#!/bin/sh\n")
-        (program / name).chmod(0o755)
+    (program / "quantlab").write_text("#!/bin/sh\n")
+    (program / "quantlab").chmod(0o755)
     (tmp_path / "README.md").touch()
     copies = []
     for name in NAMES:
@@ -79,3 +93,14 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".service")])
 def test_no_unit_shares_its_temporary_directory(name: str) -> None:
     assert read(name)["Service"]["PrivateTmp"] == "true"
+
+
+def test_systemd_makes_the_user_of_the_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-sysusers") is None:
+        pytest.skip("needs systemd: systemd-sysusers is not installed (apt-get install systemd)")
+    (tmp_path / "etc").mkdir()
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", UNITS / "quantlab.sysusers"], check=True)
+    [line] = [line for line in (tmp_path / "etc" / "passwd").read_text().splitlines() if line.startswith("quantlab:")]
+    assert line.split(":")[5] == "/var/lib/quantlab"
+    assert {read(name)["Service"]["User"] for name in NAMES if name.endswith(".service")} == {"quantlab"}
+    assert {read(name)["Service"]["StateDirectory"] for name in NAMES if name.endswith(".service")} == {"quantlab"}

@@ -31,10 +31,18 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_SCRATCH_DIR", "scratch_dir", "/fast disk/scratch", Path("/fast disk/scratch")),
     ("QUANTLAB_REQUEST_CONCURRENCY", "request_concurrency", "7", 7),
     ("QUANTLAB_RENAME_RAW_SEQ", "rename_raw_seq", "exchange_seq", "exchange_seq"),
+    ("QUANTLAB_QUALITY_RULES", "quality_rules", "bad_from_queue_pct = 95", "bad_from_queue_pct=95"),
+    ("QUANTLAB_CHUNK_SIZE", "chunk_size", "2GiB", 2 << 30),
+    ("QUANTLAB_EXECUTOR", "executor", "celery", "celery"),
+    ("QUANTLAB_EXECUTOR_CONFIG", "executor_config", "/etc/celery.yaml", Path("/etc/celery.yaml")),
     ("QUANTLAB_CATCH_UP_RUNS", "catch_up_runs", "9", 9),
     ("QUANTLAB_CATCH_UP_ATTEMPTS", "catch_up_attempts", "2", 2),
     ("QUANTLAB_LATE_LOOK_BACK_DAYS", "late_look_back_days", "0", 0),
     ("QUANTLAB_CATCH_UP_WAITS", "catch_up_waits", "1, 2", (1, 2)),
+    ("QUANTLAB_AUTOMATION", "automation", "market, prune_history", ("market", "prune_history")),
+    ("QUANTLAB_KEEP_RUNS_DAYS", "keep_runs_days", "7", 7),
+    ("QUANTLAB_USUAL_DAYS", "usual_days", "5", 5),
+    ("QUANTLAB_LIVE_LIMITS", "live_limits", "bbo=7, funding=600,", {"bbo": 7, "funding": 600}),
     ("WAREHOUSE_URL", "warehouse_url", "s3://warehouse/events", "s3://warehouse/events"),
     ("WAREHOUSE_LAYOUT", "warehouse_layout", "{app}/dt={Y}{m}{d}/", "{app}/dt={Y}{m}{d}"),
     ("WAREHOUSE_FILES", "warehouse_files", "part-*", "part-*"),
@@ -44,8 +52,17 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("COMPACTION_MIN_FILES", "compaction_min_files", "5", 5),
     ("COMPACTION_GRACE_MINUTES", "compaction_grace_minutes", "10", 10),
     ("COMPACTION_ENABLED", "compaction_enabled", "false", False),
+    ("COMPACTION_HOOK_COMMAND", "compaction_hook_command", "notify --now 'a b'", SecretStr("notify --now 'a b'")),
+    ("COMPACTION_HOOK_SQL", "compaction_hook_sql", "CALL x('y')", "CALL x('y')"),
+    ("COMPACTION_HOOK_SECONDS", "compaction_hook_seconds", "2.5", 2.5),
     ("QUANTLAB_METRICS_FILE", "metrics_file", "/var/metrics/quantlab.prom", Path("/var/metrics/quantlab.prom")),
+    ("COMPACTION_METRICS_ALIASES", "compaction_metrics_aliases", "true", True),
     ("QUANTLAB_PUSHGATEWAY_URL", "pushgateway_url", "http://u:p@gateway:9091", SecretStr("http://u:p@gateway:9091")),
+    ("QUANTLAB_ALERT_URL", "alert_url", "https://hooks.example/x", SecretStr("https://hooks.example/x")),
+    ("QUANTLAB_ALERT_TEMPLATE", "alert_template", '{"message": "$summary"}', '{"message": "$summary"}'),
+    ("QUANTLAB_ALERT_COMMAND", "alert_command", "tell 'all of us'", "tell 'all of us'"),
+    ("QUANTLAB_OWNERS", "owners", "data@example.com, team:a b", ("data@example.com", "team:a b")),
+    ("QUANTLAB_PRICES", "prices", "reads_per_thousand=0.00043", "reads_per_thousand=0.00043"),
     ("DAGSTER_HOME", "dagster_home", "/home/dagster", Path("/home/dagster")),
 ]
 AWS: list[tuple[str, str]] = [
@@ -54,7 +71,10 @@ AWS: list[tuple[str, str]] = [
     ("AWS_ENDPOINT_URL", "endpoint_url"),
     ("AWS_ENDPOINT_URL_S3", "s3_endpoint_url"),
     ("AWS_PROFILE", "profile"),
+    ("AWS_CA_BUNDLE", "ca_bundle"),
 ]
+ENCRYPTION = {"server_side_encryption", "sse_kms_key_id"}
+"""Tested in lake/store/test_tls_and_encryption.py."""
 LAKES: list[tuple[Lake, str]] = [
     ("raw", "QUANTLAB_RAW_"),
     ("compact", "QUANTLAB_COMPACT_"),
@@ -94,7 +114,7 @@ def credentials(lake: Lake = "raw") -> tuple[str | None, ...]:
 
 def test_every_setting_is_tested_here() -> None:
     assert {field for _, field, _, _ in SETTINGS} == set(Settings.model_fields), "a row of SETTINGS is missing"
-    aws = {field for _, field in AWS} | {"access_key_id", "secret_access_key", "session_token"}
+    aws = {field for _, field in AWS} | {"access_key_id", "secret_access_key", "session_token"} | ENCRYPTION
     assert aws == set(AwsSettings.model_fields)
     assert {lake for lake, _ in LAKES} == set(get_args(Lake))
 

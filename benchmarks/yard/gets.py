@@ -35,3 +35,6 @@ async def main(bucket: str) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1]))
+    # Without the interpreter's end, in which a thread of the engine may abort the process (`lake/store/requesting.py`).
+    sys.stdout.flush()
+    os._exit(0)

@@ -46,7 +46,7 @@ def kernel(raw: str, output: str) -> None:
         paths = sorted(directory.glob("part-*.parquet"))
         sizes = [path.stat().st_size for path in paths]
         in_memory = sum(sizes) <= limits.download_budget  # beyond that a run has them on its disk, too
-        surveyor = Surveyor(Order(), budget_bytes=limits.merge_budget)
+        surveyor = Surveyor(Order(), budget_bytes=limits.merge_budget, total_bytes=sum(sizes))
         surveyor.add(
             Part(path.name, path.read_bytes() if in_memory else path, size)
             for path, size in zip(paths, sizes, strict=True)

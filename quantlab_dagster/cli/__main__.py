@@ -1,5 +1,5 @@
 """`python -m quantlab_dagster.cli`."""
 
-from quantlab_dagster.cli.app import main
+from quantlab_dagster.cli.entry import main
 
 main()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,11 +18,10 @@ from rich.table import Table
 
 from quantlab_dagster.market.outcome import Status, Verdict, line
 from quantlab_dagster.warehouse.outcome import hour_line
-from quantlab_dagster.work.wording import format_bytes
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from quantlab_dagster.lake.market import Pair, SymbolDay
@@ -29,9 +30,18 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.plan import Plan
     from quantlab_dagster.warehouse.outcome import HourOutcome
 
-__all__ = ["HourProgress", "ProgressListener", "Screen", "show_outcomes", "show_verified"]
+__all__ = [
+    "HourProgress",
+    "PairProgress",
+    "ProgressListener",
+    "Screen",
+    "say_accepted",
+    "saying_what_stands",
+    "show_verified",
+]
 
 _UNWRAPPED = 10_000
+_LEAST_TEXT, _LEAST_LAST = 14, 24
 
 
 class Screen:
@@ -65,16 +75,56 @@ class Screen:
             sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table for people; columns whose name starts with '#' are numbers. Not in JSON mode."""
+        """A table for people; columns whose name starts with '#' are numbers. Not in JSON mode.
+
+        Where the screen is too narrow for it, every row is some lines, so that nothing is cut off.
+        """
         if self.as_json:
+            return
+        rows = [tuple(row) for row in rows]
+        if _least_width(columns, rows) > self.out.width:
+            self._records(title, columns, rows)
             return
         table = Table(title=escape(title), title_justify="left", title_style="bold")
         for name in columns:
             number = name.startswith("#")
-            table.add_column(name.removeprefix("#"), justify="right" if number else "left", no_wrap=number)
+            is_whole = number or name == columns[0]
+            table.add_column(name.removeprefix("#"), justify="right" if number else "left", no_wrap=is_whole)
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)
+
+    def _records(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows as blocks of lines: the first cell, and the others that are not empty below it by name."""
+        self.out.print(title, style="bold", markup=False, soft_wrap=True)
+        names = [name.removeprefix("#") for name in columns]
+        width = max(map(len, names[1:]), default=0)
+        for row in rows:
+            self.say(row[0])
+            for name, cell in zip(names[1:], row[1:], strict=True):
+                if cell:
+                    self.say(f"  {name:<{width}}  {cell}")
+
+
+@contextmanager
+def saying_what_stands(screen: Screen) -> Iterator[None]:
+    """Work that somebody may stop: then say what that leaves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        screen.note("stopped: what is said to be done stands, all else is as it was; the same command goes on with it")
+        raise
+
+
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """How wide a screen must be for a table: what names a row and numbers are not broken, other text may be."""
+    width = 3 * len(columns) + 1
+    for place, name in enumerate(columns):
+        natural = max((cell_len(row[place]) for row in rows), default=0)
+        if place and not name.startswith("#"):
+            natural = min(natural, _LEAST_LAST if place + 1 == len(columns) else _LEAST_TEXT)
+        width += max(natural, len(name.removeprefix("#")))
+    return width
 
 
 class _Bar:
@@ -131,6 +181,26 @@ class ProgressListener(_Bar):
             self._progress.console.print(line(outcome), markup=False, soft_wrap=True)
 
 
+class PairProgress(_Bar):
+    """A bar over the days of pairs, which are looked at one after the other; nothing where there is no terminal.
+
+    Args:
+        screen: where.
+        total: how many days of pairs.
+    """
+
+    def __init__(self, screen: Screen, total: int) -> None:
+        super().__init__(screen, "days of pairs")
+        self._progress.update(self._task, total=total)
+
+    @contextmanager
+    def looking(self, pair: Pair, day: dt.date) -> Iterator[None]:
+        """While a day of a pair is looked at."""
+        self._progress.update(self._task, description=escape(f"{pair} {day:%Y-%m-%d}"))
+        yield
+        self._progress.update(self._task, advance=1)
+
+
 class HourProgress(_Bar):
     """A bar over hours while there is a terminal, and a line per hour either way."""
 
@@ -147,31 +217,27 @@ class HourProgress(_Bar):
         self._progress.update(self._task, advance=1)
 
 
-def show_outcomes(screen: Screen, title: str, outcomes: Sequence[Outcome]) -> None:
-    """A table of symbol-days."""
+def say_accepted(screen: Screen, accepted: Mapping[SymbolDay, str]) -> None:
+    """What an operator lets be as it is, and why: a line for each."""
+    for symbol_day, why in accepted.items():
+        screen.say(f"accepted {symbol_day}: {why}")
+
+
+def show_verified(
+    screen: Screen, title: str, verified: Sequence[VerifiedDay], accepted: Mapping[SymbolDay, str]
+) -> None:
+    """A table of verification's results, and its summary.
+
+    Args:
+        screen: where.
+        title: of the table.
+        verified: the results.
+        accepted: those that an operator lets be, with the reasons.
+    """
     rows = [
         (
             str(item.symbol_day),
-            item.status.value if item.status is not Status.SUCCESS else item.action.value,
-            f"{item.rows:,}",
-            f"{item.parts:,}",
-            format_bytes(item.bytes_in),
-            format_bytes(item.bytes_out),
-            f"{item.rows / item.seconds:,.0f}" if item.built and item.seconds else "",
-            f"revision {item.revision}" if item.built else item.reason,
-        )
-        for item in outcomes
-    ]
-    columns = ("symbol-day", "result", "#rows", "#parts", "#bytes in", "#bytes out", "#rows/s", "why")
-    screen.table(title, columns, rows)
-
-
-def show_verified(screen: Screen, title: str, verified: Sequence[VerifiedDay]) -> None:
-    """A table of verification's results, and its summary."""
-    rows = [
-        (
-            str(item.symbol_day),
-            item.verdict.value.replace("_", " "),
+            f"{item.verdict.value.replace('_', ' ')}{', accepted' if item.symbol_day in accepted else ''}",
             f"{item.rows:,}",
             "yes" if item.against_raw else "no",
             "; ".join((*item.findings, *((item.note,) if item.note else ()))),
@@ -179,7 +245,9 @@ def show_verified(screen: Screen, title: str, verified: Sequence[VerifiedDay]) -
         for item in verified
     ]
     screen.table(title, ("symbol-day", "verdict", "#rows", "compared with raw", "findings"), rows)
+    say_accepted(screen, accepted)
     wrong = sum(item.verdict is Verdict.WRONG for item in verified)
     right = sum(item.verdict is Verdict.RIGHT for item in verified)
-    rest = len(verified) - wrong - right
-    screen.say(f"{right} right, {wrong} wrong, {rest} not published")
+    rest = len(verified) - wrong - right - len(accepted)
+    let_be = f", {len(accepted)} accepted" if accepted else ""
+    screen.say(f"{right} right, {wrong} wrong, {rest} not published{let_be}")

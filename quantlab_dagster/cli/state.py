@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.options import EXIT_USAGE, DayOption, Json, leave
+from quantlab_dagster.cli.faults import fault_of_home
+from quantlab_dagster.cli.loading import modules_loaded
+from quantlab_dagster.cli.options import EXIT_USAGE, DayOption, Json, leave, typed_day
 from quantlab_dagster.errors import ObjectNotFound, QuantlabError, SettingsError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.settings import Settings
     from quantlab_dagster.work.finding import Finding
 
-__all__ = ["catch_up", "state_app", "status"]
+__all__ = ["catch_up", "judge_market", "state_app", "status"]
 
 state_app = typer.Typer(
     help="Look at, and mend, compacted/_state.json.",
@@ -47,7 +49,7 @@ def status(
     screen.say("MARKET DATA")
     screen.say(f"lakes                {settings.raw_url} → {settings.compact_url}")
     try:
-        judgement = _judge(settings)
+        judgement = judge_market(settings)
         _say(screen, judgement)
     except QuantlabError as error:
         wrong.append(error)
@@ -57,13 +59,13 @@ def status(
     events: dict[str, object] = {"problem": "WAREHOUSE_URL is not set, so it is not looked at"}
     events_fine = True
     found: Sequence[Finding] | None = None
-    looks_at_events = "warehouse_url" in settings.model_fields_set
-    if looks_at_events:
+    if settings.has_event_lake:
         try:
-            lake, found = look_at_event_lake(settings)
-            say_event_lake(screen, settings, lake, found)
-            events = warehouse_status_document(lake, [look for look in lake.looks if look.merges], found)
-            events_fine = all(finding.passed for finding in found)
+            judged = look_at_event_lake(settings)
+            found = judged.findings
+            say_event_lake(screen, settings, judged)
+            events = warehouse_status_document(judged)
+            events_fine = judged.fine
         except QuantlabError as error:
             wrong.append(error)
             events = {"problem": str(error)}
@@ -72,14 +74,19 @@ def status(
         screen.say(str(events["problem"]))
     fine = judgement is not None and judgement.fine and events_fine and not wrong
     if metrics:
-        _write_metrics(settings, judgement, found, events_too=looks_at_events)
+        _write_metrics(settings, judgement, found, events_too=settings.has_event_lake)
     screen.document(status_document(judgement, problem, events, fine=fine))
     if wrong and all(isinstance(error, SettingsError) for error in wrong) and (judgement is None or judgement.fine):
         raise typer.Exit(EXIT_USAGE)
     leave(found=not fine)
 
 
-def _judge(settings: "Settings") -> "Judgement":
+def judge_market(settings: "Settings") -> "Judgement":
+    """Look at the market-data lakes as `status` does, and judge them.
+
+    Raises:
+        QuantlabError: they cannot be opened or looked at.
+    """
     from quantlab_dagster.access import catch_up_rules, open_market
     from quantlab_dagster.market.catchup import Tries
     from quantlab_dagster.market.judging import decide_all, judge_now
@@ -90,14 +97,27 @@ def _judge(settings: "Settings") -> "Judgement":
     def decide(state: "State") -> "CatchUp":
         plain = catch_up_rules(settings, settings.pairs, place.clock(), busy=(), tries=lambda _: Tries())
         decided = decide_all(state, plain)
-        home = settings.dagster_home.expanduser().absolute()
-        if not decided.requests or not (home / "dagster.yaml").exists():
+        if not decided.requests or not _has_home(settings):
             return decided  # nothing is due, or nothing was ever tried from here: Dagster need not be asked
         from quantlab_dagster.cli.runs.history import decide_by_history
 
-        return decide_by_history(settings, state, place.clock())
+        try:
+            return decide_by_history(settings, state, place.clock())
+        except Exception as error:
+            if (fault := fault_of_home(error)) is not None:
+                raise fault from error
+            raise
 
-    return run_interruptible(judge_now(place, settings.pairs, decide))
+    return run_interruptible(judge_now(place, settings.pairs, decide, usual_days=settings.usual_days))
+
+
+def _has_home(settings: "Settings") -> bool:
+    home = settings.home.expanduser().absolute()
+    try:
+        return (home / "dagster.yaml").exists()
+    except OSError as error:
+        cause = f"{home} cannot be used ({error.strerror})"
+        raise SettingsError("DAGSTER_HOME", cause, "Set it to a directory of your own") from error
 
 
 def _write_metrics(
@@ -150,37 +170,50 @@ def _say(screen: "Screen", judgement: "Judgement") -> None:
                 ("late parts", dict.fromkeys(day.stale, "")),
                 ("failed", day.failed),
                 ("cannot be looked at", day.unreadable),
+                ("quality window cannot be understood:", day.windows),
             ):
                 for key, why in list(found.items())[:_MOST_LISTED]:
                     screen.say(f"    {word} {key}{f': {why}' if why else ''}")
         if len(days) > _MOST_LISTED:
             screen.say(f"  and {len(days) - _MOST_LISTED} more")
+    for name, why in judgement.delisted.items():
+        screen.say(f"delisted {name}: {why}")
     for finding in judgement.findings:
         screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
 
 
 def catch_up(as_json: Json = False) -> None:
     """Run now what the sensor would request: open days, oldest first, and late parts. For cron and systemd."""
+    with modules_loaded():
+        from quantlab_dagster.cli.runs.market import catch_up as run_catch_up
+        from quantlab_dagster.cli.runs.market import judge_after
+    from quantlab_dagster.access import open_market
     from quantlab_dagster.cli.documents import runs_document
-    from quantlab_dagster.cli.runs.market import catch_up as run_catch_up
-    from quantlab_dagster.cli.runs.market import judge_after
-    from quantlab_dagster.cli.screen import ProgressListener, Screen
+    from quantlab_dagster.cli.screen import ProgressListener, Screen, say_accepted, saying_what_stands
+    from quantlab_dagster.market.accepting import accepted_now
     from quantlab_dagster.market.outcome import Status
     from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
 
     settings = load_settings()
     screen = Screen(as_json=as_json)
     if not as_json:
         screen.note(f"raw lake {settings.raw_url}, compact lake {settings.compact_url}")
-    with ProgressListener(screen) as listener:
+    with saying_what_stands(screen), ProgressListener(screen) as listener:
         report, left = run_catch_up(settings, listener=listener, tell=screen.note)
     bad = [item for item in report.outcomes if item.status in (Status.QUARANTINE, Status.FAILED)]
-    screen.say(f"{len(report.run_ids)} days run, {len(report.outcomes)} symbol-days, {len(bad)} quarantined or failed")
+    quarantined = [item.symbol_day for item in bad if item.status is Status.QUARANTINE]
+    accepted = run_interruptible(accepted_now(open_market(settings), quarantined))
+    say_accepted(screen, accepted)
+    screen.say(
+        f"{len(report.run_ids)} days run, {len(report.outcomes)} symbol-days, "
+        f"{len(bad) - len(accepted)} quarantined or failed{f', {len(accepted)} accepted' if accepted else ''}"
+    )
     for text in left.skipped:
         screen.say(f"left: {text}")
     for failure in report.failures:
         screen.error(failure)
-    screen.document(runs_document(report, left.skipped))
+    screen.document(runs_document(report, accepted, left.skipped))
     judgement = judge_after(settings, tell=screen.note)
     for finding in judgement.findings:
         if not finding.passed:
@@ -234,21 +267,47 @@ def seed_command(
 @state_app.command("accept")
 def accept_command(
     what: Annotated[
-        str, typer.Argument(metavar="DAY|SYMBOL-DAY", help="As 2026-01-08, or as binance/bbo/adausdt/20260108.")
+        str,
+        typer.Argument(
+            metavar="DAY|SYMBOL-DAY", help="As 2026-01-08 or yesterday; or as binance/bbo/adausdt/20260108."
+        ),
     ],
     reason: Annotated[str, typer.Option(help="Why it may stay as it is; kept in the state.")],
 ) -> None:
     """Settle a day as it is; or let a quarantined or stale symbol-day be, until its raw parts change."""
     from quantlab_dagster.access import open_market
-    from quantlab_dagster.lake.market import SymbolDay, parse_day
+    from quantlab_dagster.lake.market import SymbolDay
     from quantlab_dagster.market.accepting import accept
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.work.stopping import run_interruptible
 
     settings = load_settings()
-    accepted = SymbolDay.of_state_key(what) if "/" in what else parse_day(what)
+    accepted = SymbolDay.of_state_key(what) if "/" in what else typed_day(what)
     after = run_interruptible(accept(open_market(settings), accepted, reason, settings.pairs))
     typer.echo(f"{accepted} is accepted; last_compacted_date is {after.last_compacted_date or 'none yet'}")
+
+
+@state_app.command("delisted")
+def delisted_command(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME…", help="As binance/bbo/adausdt; or as binance/bbo, which is all of the pair."),
+    ],
+    reason: Annotated[str, typer.Option(help="Why no more data are to come; kept in the state.")],
+) -> None:
+    """Say that no more data are to come of a symbol or a pair, so that its silence is no finding.
+
+    It ends by itself when data of a later day come.
+    """
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.market.accepting import acknowledge_delisted
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.stopping import run_interruptible
+
+    after = run_interruptible(acknowledge_delisted(open_market(load_settings()), names, reason))
+    for name in names:
+        day = (after.delisted or {})[name].day
+        typer.echo(f"{name} counts as delisted until data of a day after {day} come")
 
 
 @state_app.command("rebuild")

@@ -1,28 +1,31 @@
-"""Commands for the event lake: `quantlab warehouse compact · plan · status · recover`.
+"""Commands for the event lake: `quantlab warehouse compact · plan · status · recover · run`.
 
 Dagster is imported only by what runs something.
 """
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.options import Apps, Hour, HourTo, Json, check_known, leave, select_hours
+from quantlab_dagster.cli.loading import modules_loaded
+from quantlab_dagster.cli.options import EXIT_USAGE, Apps, Hour, HourTo, Json, check_known, leave, select_hours
+from quantlab_dagster.errors import AccessDenied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from quantlab_dagster.cli.runs.warehouse import SweepReport
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.lake.warehouse import Scope
     from quantlab_dagster.settings import Settings
-    from quantlab_dagster.warehouse.look import LakeLook
+    from quantlab_dagster.warehouse.judging import Judged
     from quantlab_dagster.warehouse.outcome import HourOutcome
     from quantlab_dagster.warehouse.place import Requested, WarehousePlace
-    from quantlab_dagster.work.finding import Finding
 
 __all__ = ["look_at_event_lake", "say_event_lake", "warehouse_app"]
+
+_NOT_EVERYTHING = "the last 48 hours, and what runs had found in trouble; --full looks at everything"
 
 warehouse_app = typer.Typer(
     help="Compact the event lake: cold hours, in place.",
@@ -97,46 +100,109 @@ def plan(app: Apps = None, hour: Hour = None, to: HourTo = None, as_json: Json =
         )
         for look in looks
     ]
-    screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
-    files, size = sum(sum(look.merges) for look in looks), sum(look.bytes_in for look in looks)
-    screen.say(f"{len(looks)} hours need work: {files:,} files to merge, {format_bytes(size)}")
+    if looks:
+        screen.table("Plan", ("hour", "#files", "#to merge", "#outputs", "#bytes to read", "why"), rows)
+        files, size = sum(sum(look.merges) for look in looks), sum(look.bytes_in for look in looks)
+        hours = "1 hour needs" if len(looks) == 1 else f"{len(looks)} hours need"
+        screen.say(f"{hours} work: {files:,} files to merge, {format_bytes(size)}")
+    else:
+        screen.say("nothing to do: no hour needs work")
     for path in sorted(lake.told.odd):
         screen.say(f"left out, no request can name it: {path}")
     for key in sorted(lake.told.unexplained.values()):
         screen.say(f"left out, WAREHOUSE_LAYOUT does not explain it: {key}")
+    for key in sorted(lake.told.unmatched.values()):
+        screen.say(f"left out, WAREHOUSE_FILES does not match it: {key}")
+    for prefix, kind in sorted(lake.told.tables.items()):
+        screen.say(f"left out, it belongs to a table of {kind}: {prefix}")
+    for prefix, why in sorted(lake.told.denied.items()):
+        screen.say(f"left out, it may not be listed: {prefix} ({why})")
     screen.document([look_document(look) for look in looks])
 
 
 @warehouse_app.command()
-def status(app: Apps = None, as_json: Json = False) -> None:
+def status(
+    app: Apps = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Look at all of the history, not only at recent hours and known trouble.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """What is late, unfinished or corrupt, in one screen. Exit code 1 if anything needs attention."""
     from quantlab_dagster.cli.documents import warehouse_status_document
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.lake.warehouse import Scope
     from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.warehouse.judging import judge_now
     from quantlab_dagster.work.stopping import run_interruptible
 
     settings, screen = load_settings(), Screen(as_json=as_json)
     scope = Scope(tuple(app or ()))
-    lake, found = run_interruptible(_look(_place(settings, scope), scope))
-    say_event_lake(screen, settings, lake, found)
-    screen.document(warehouse_status_document(lake, [look for look in lake.looks if look.merges], found))
-    leave(found=[finding for finding in found if not finding.passed])
+    judged = run_interruptible(judge_now(_place(settings, scope), scope, full=full))
+    say_event_lake(screen, settings, judged)
+    screen.document(warehouse_status_document(judged))
+    leave(found=not judged.fine)
 
 
-def look_at_event_lake(settings: "Settings") -> "tuple[LakeLook, list[Finding]]":
-    """Look at the whole event lake, and judge it.
+@warehouse_app.command()
+def run(
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve the metrics at this port; 0 for any that is free.")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address that they are served at.")] = "127.0.0.1",
+) -> None:
+    """Compact now, and whenever COMPACTION_SCHEDULE says, until stopped: without Dagster's daemon."""
+    import os
+    import sys
+    from contextlib import nullcontext
+
+    from quantlab_dagster.cli.exporter import serving
+    from quantlab_dagster.cli.following import follow, stopped_by_signals
+    from quantlab_dagster.cli.runs.metrics import counters_file
+    from quantlab_dagster.cli.runs.ticks import next_tick
+    from quantlab_dagster.cli.runs.warehouse import refuse_wrong_schedule
+    from quantlab_dagster.cli.screen import Screen
+    from quantlab_dagster.settings import load_settings
+    from quantlab_dagster.work.clock import utc_now
+
+    settings, screen = load_settings(), Screen()
+    refuse_wrong_schedule(settings)
+    environment = dict(os.environ)
+    serve = nullcontext("")
+    if metrics_port is not None:
+        file = counters_file(settings)
+        environment["QUANTLAB_METRICS_FILE"] = str(file)
+        serve = serving(file, metrics_host, metrics_port, "--metrics-host or --metrics-port")  # type: ignore[assignment]  # either yields a text
+    command = [sys.executable, "-m", "quantlab_dagster.cli", "warehouse", "compact"]
+    with stopped_by_signals() as stopping, serve as url:
+        screen.note(f"compacting {settings.warehouse_url} now and by the schedule {settings.compaction_schedule.text}")
+        if url:
+            screen.note(f"metrics at {url}")
+        if settings.compaction_enabled:
+            schedule = settings.compaction_schedule
+            follow(
+                command, environment, lambda now: next_tick(schedule, now), stopping, clock=utc_now, tell=screen.note
+            )
+        else:
+            screen.note("COMPACTION_ENABLED is false: nothing is run")
+            stopping.wait(None)
+    screen.note("stopped")
+
+
+def look_at_event_lake(settings: "Settings") -> "Judged":
+    """Look at the event lake as runs do, and judge it.
 
     Raises:
         QuantlabError: it cannot be opened or looked at.
     """
     from quantlab_dagster.lake.warehouse import Scope
+    from quantlab_dagster.warehouse.judging import judge_now
     from quantlab_dagster.work.stopping import run_interruptible
 
-    return run_interruptible(_look(_place(settings, Scope()), Scope()))
+    return run_interruptible(judge_now(_place(settings, Scope())))
 
 
-def say_event_lake(screen: "Screen", settings: "Settings", lake: "LakeLook", found: "Sequence[Finding]") -> None:
+def say_event_lake(screen: "Screen", settings: "Settings", judged: "Judged") -> None:
     """How the event lake is, for people."""
     from quantlab_dagster.lake.warehouse import hour_text
     from quantlab_dagster.warehouse.place import last_cold_hour
@@ -144,22 +210,27 @@ def say_event_lake(screen: "Screen", settings: "Settings", lake: "LakeLook", fou
     from quantlab_dagster.work.clock import utc_now
     from quantlab_dagster.work.wording import format_bytes
 
+    lake = judged.lake
     totals, backlog = lake.totals, [look for look in lake.looks if look.merges]
     slots = Counter(look.slot.state for look in lake.looks if look.slot)
     late = f", the oldest {hour_text(min(look.partition.hour for look in backlog))}" if backlog else ""
     screen.say(f"event lake           {settings.warehouse_url}")
+    unknown = "not known: " if isinstance(judged.servers, AccessDenied) else ""
+    screen.say(f"its store honours    {unknown}{judged.servers}")
     screen.say(f"last cold hour       {hour_text(last_cold_hour(utc_now(), settings.compaction_grace))}")
-    screen.say(f"cold hours           {totals.hours:,} of {len(totals.apps):,} apps")
+    screen.say(f"looked at            {'everything' if judged.whole else _NOT_EVERYTHING}")
+    if judged.seen_whole_at is not None:
+        screen.say(f"history last seen    {judged.seen_whole_at:%Y-%m-%d %H:%M} UTC, as a whole")
+    screen.say(f"cold hours           {totals.hours:,} looked at, of {len(totals.apps):,} apps")
     screen.say(
         f"files                {totals.files:,}, {totals.small:,} of them small, {format_bytes(totals.size_bytes)}"
     )
-    if lake.seen_whole_at is not None:
-        screen.say(f"history last seen    {lake.seen_whole_at:%Y-%m-%d %H:%M} UTC, as a whole, by a run")
     screen.say(f"hours with backlog   {len(backlog):,}{late}")
-    screen.say(f"being worked on      {slots['claimed']:,} (a silent claim is taken over after {SILENT_AFTER})")
+    minutes = int(SILENT_AFTER.total_seconds() // 60)
+    screen.say(f"being worked on      {slots['claimed']:,} (a silent claim is taken over after {minutes} minutes)")
     screen.say(f"unfinished plans     {slots['planned']:,}")
     screen.say(f"corrupt files        {sum(len(look.corrupt) for look in lake.looks):,}")
-    for finding in found:
+    for finding in judged.findings:
         screen.say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.name}: {finding.text}")
 
 
@@ -188,43 +259,54 @@ def _place(settings: "Settings", scope: "Scope") -> "WarehousePlace":
     return place
 
 
-async def _look(place: "WarehousePlace", scope: "Scope") -> "tuple[LakeLook, list[Finding]]":
-    from quantlab_dagster.warehouse.checks import findings
-    from quantlab_dagster.warehouse.look import look_at_slots, look_over
-    from quantlab_dagster.warehouse.looking import read_look
-
-    lake = await look_over(place, scope)
-    record, _ = await read_look(place)
-    lake = replace(lake, seen_whole_at=record.seen_whole_at if record else None)
-    slots = await look_at_slots(place, scope, lake.told)
-    return lake, findings(slots, lake.looks, place.clock(), told=lake.told)
-
-
 def _run(scope: "Scope", requested: "Requested", *, full: bool = False, as_json: bool) -> None:
+    with modules_loaded():
+        from quantlab_dagster.cli.runs.warehouse import compact_warehouse
     from quantlab_dagster.cli.documents import sweep_document
-    from quantlab_dagster.cli.runs.warehouse import compact_warehouse
-    from quantlab_dagster.cli.screen import HourProgress, Screen
+    from quantlab_dagster.cli.screen import HourProgress, Screen, saying_what_stands
     from quantlab_dagster.settings import load_settings
-    from quantlab_dagster.warehouse.outcome import HourStatus
+    from quantlab_dagster.warehouse.checks import STANDING
 
     settings, screen = load_settings(), Screen(as_json=as_json)
     if scope.apps:
         _place(settings, scope)
     if not as_json:
         screen.note(f"event lake {settings.warehouse_url}")
-    with HourProgress(screen) as listener:
+    with saying_what_stands(screen), HourProgress(screen) as listener:
         report = compact_warehouse(settings, scope, requested, listener=listener, tell=screen.note, full=full)
-    failed = [item for item in report.outcomes if item.status is HourStatus.FAILED]
-    corrupt = sum(len(item.corrupt) for item in report.outcomes)
+    _say_report(screen, report)
+    screen.document(sweep_document(report))
+    if report.refused:
+        raise typer.Exit(EXIT_USAGE)
+    leave(found=report.failures or report.failed_checks.keys() & STANDING or any(map(_is_wrong, report.outcomes)))
+
+
+def _is_wrong(outcome: "HourOutcome") -> bool:
+    """Whether somebody has to look at an hour."""
+    from quantlab_dagster.warehouse.outcome import HourStatus
+
+    return outcome.status is HourStatus.FAILED or bool(outcome.corrupt or outcome.withheld)
+
+
+def _say_report(screen: "Screen", report: "SweepReport") -> None:
+    """What a run did and found, for people."""
+    from quantlab_dagster.work.hook import HookResult, hook_line
+
     if not report.failures or report.outcomes:
         screen.say(_summary(report.outcomes))
     for outcome in report.outcomes:
         for item in outcome.corrupt:
             screen.say(f"corrupt, left in place: {outcome.partition.key(item.name)}: {item.reason}")
+    if report.hook is not None:
+        tell = screen.say if report.hook.result is HookResult.SUCCESS else screen.note
+        tell(f"{hook_line(report.hook)}{'' if report.hook.result is HookResult.SUCCESS else '; what was merged stays'}")
+    for outcome in report.outcomes:
+        if outcome.withheld:
+            screen.say(f"{outcome.partition}: {outcome.reason}")
+    for name, text in report.failed_checks.items():
+        screen.say(f"FAIL {name}: {text}")
     for failure in report.failures:
         screen.error(failure)
-    screen.document(sweep_document(report))
-    leave(found=failed or corrupt or report.failures)
 
 
 def _summary(outcomes: "Sequence[HourOutcome]") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -22,12 +23,25 @@ __all__ = [
     "check_result",
     "check_specs",
     "last_said",
+    "partitioned_check_spec",
 ]
 
 
 def check_specs(asset: dg.AssetKey, descriptions: dict[str, str]) -> list[dg.AssetCheckSpec]:
     """Checks of an asset, from their names and descriptions."""
     return [dg.AssetCheckSpec(name, asset=asset, description=text) for name, text in descriptions.items()]
+
+
+def partitioned_check_spec(
+    name: str, asset: dg.AssetKey, description: str, partitions: dg.PartitionsDefinition[str]
+) -> dg.AssetCheckSpec:
+    """A check with a result for each partition: only for what is said within runs.
+
+    What a sensor says of a partition is refused the second time (docs/adr/0013).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=dg.PreviewWarning)
+        return dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=partitions)
 
 
 def check_result(asset: dg.AssetKey, finding: Finding) -> dg.AssetCheckResult:

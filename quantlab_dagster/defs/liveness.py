@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from quantlab_dagster.defs.history import DIED_TAG, PARTITION_TAG, UNFINISHED
+from quantlab_dagster.defs.names import NEVER_RETRIED
 from quantlab_dagster.work.processes import Machine, Process, has_ended, process_of, this_machine
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ SILENT_FOR = dt.timedelta(hours=6)
 long without an event. No run may take longer than that: `run_monitoring.max_runtime_seconds` in dagster.yaml."""
 
 _STARTED_BY = {"quantlab/started_by": "command line"}
-_HOST, _PID, _PID_STARTED = "quantlab/host", "quantlab/pid", "quantlab/pid_started"
-_PROCESS_OF = "quantlab/process_of"
+# Dagster's pages hide tags that begin so; people have no use for them, and they would fill the list of runs.
+_HOST, _PID, _PID_STARTED = ".dagster/quantlab_host", ".dagster/quantlab_pid", ".dagster/quantlab_pid_started"
+_PROCESS_OF = ".dagster/quantlab_process_of"
 """The id of the run that the tags were written for: Dagster copies tags to a run that is executed again."""
 
 _MAY_HAVE_DIED = [status for status in UNFINISHED if status is not dg.DagsterRunStatus.QUEUED]
@@ -70,24 +72,35 @@ class EndedRun:
 # ---- tags ------------------------------------------------------------------------------------------------------------
 
 
-def command_line_tags() -> dict[str, str]:
+def command_line_tags(run_id: str) -> dict[str, str]:
     """Tags of a run that this process executes."""
-    return {**_STARTED_BY, **_tags_of(process_of(os.getpid()))}
+    return {**_STARTED_BY, **NEVER_RETRIED, _PROCESS_OF: run_id, **_tags_of(process_of(os.getpid()))}
 
 
 def say_which_process(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
-    """Tag the run of a step with this process, which executes all of it: the executor is the one in process.
+    """Tag the run of a step with the process that executes all of it, if that can be known here.
 
     A run of the command line has said so already. Without tags, if they cannot be written, the run goes on.
     """
     run = context.run
-    if run.remote_job_origin is None:
+    if run.tags.get(_PROCESS_OF) == run.run_id or run.remote_job_origin is None:
+        return
+    pid = _pid_of_run(context.job_def.executor_def.name)
+    if pid is None:
         return
     try:
-        tags = {_PROCESS_OF: run.run_id, **_tags_of(process_of(os.getpid()))}
+        tags = {_PROCESS_OF: run.run_id, **_tags_of(process_of(pid))}
         context.instance.add_run_tags(run.run_id, tags)
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own, and the work does not need the tags
         context.log.warning("cannot say which process this is (%s); if it is killed, it reads as running", error)
+
+
+def _pid_of_run(executor: str) -> int | None:
+    """The process that executes a run of which this one executes a step; None if it may be another machine's.
+
+    To name a worker in its place would be wrong: the run outlives it, and its step is done by another one.
+    """
+    return {"in_process": os.getpid, "multiprocess": os.getppid}.get(executor, lambda: None)()
 
 
 def _tags_of(process: Process) -> dict[str, str]:
@@ -137,16 +150,23 @@ def why_dead(
 # ---- Dagster's history -----------------------------------------------------------------------------------------------
 
 
-def end_dead_runs(instance: dg.DagsterInstance, now: dt.datetime, *, log: logging.Logger = _LOG) -> list[EndedRun]:
+def end_dead_runs(
+    instance: dg.DagsterInstance, now: dt.datetime, *, log: Callable[[], logging.Logger] = lambda: _LOG
+) -> list[EndedRun]:
     """End every run whose process is known and dead, so that its day is tried again.
 
     Safe at any time, and when several do it at once: at worst the run's log has two events that say the same. An error
     of the storage is logged, and the next call tries again.
+
+    Args:
+        instance: its history.
+        now: UTC.
+        log: gives the log once there is something to say: that of a tick makes a file when it is first asked for.
     """
     try:
         records = instance.get_run_records(dg.RunsFilter(statuses=_MAY_HAVE_DIED))
     except Exception as error:  # noqa: BLE001 - each storage has errors of its own, and others' runs are not our work
-        log.warning("cannot see which runs have died: %s", error)
+        log().warning("cannot see which runs have died: %s", error)
         return []
     ended = (_end_if_dead(instance, record, now, log) for record in records if _says_which(record.dagster_run))
     return [run for run in ended if run]
@@ -154,13 +174,13 @@ def end_dead_runs(instance: dg.DagsterInstance, now: dt.datetime, *, log: loggin
 
 def _says_which(run: dg.DagsterRun) -> bool:
     """Whether its tags are of the process that executes it. One that is executed again has the first one's tags."""
-    if run.remote_job_origin is None:
+    if run.remote_job_origin is None:  # of the command line, before it had one
         return _STARTED_BY.items() <= run.tags.items()
     return run.tags.get(_PROCESS_OF) == run.run_id
 
 
 def _end_if_dead(
-    instance: dg.DagsterInstance, record: dg.RunRecord, now: dt.datetime, log: logging.Logger
+    instance: dg.DagsterInstance, record: dg.RunRecord, now: dt.datetime, log: Callable[[], logging.Logger]
 ) -> EndedRun | None:
     run = record.dagster_run
     try:
@@ -168,7 +188,7 @@ def _end_if_dead(
         if not why or not _end(instance, run.run_id, why):
             return None
     except Exception as error:  # noqa: BLE001 - as above
-        log.warning(
+        log().warning(
             "cannot see whether run %s has died, or cannot end it (%s); if it has, delete it in the UI",
             run.run_id,
             error,

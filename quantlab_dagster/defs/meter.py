@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from quantlab_dagster.market.outcome import Status
-from quantlab_dagster.metrics import MetricsTarget, RunCounts, record_judgement, record_run
+from quantlab_dagster.metrics import (
+    MetricsTarget,
+    RunCounts,
+    record_hook,
+    record_judgement,
+    record_live,
+    record_run,
+)
 from quantlab_dagster.warehouse.outcome import HourStatus
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from quantlab_dagster.market.live import LiveJudgement
     from quantlab_dagster.market.outcome import PairOutcome
     from quantlab_dagster.settings import Settings
     from quantlab_dagster.warehouse.outcome import HourOutcome
@@ -41,23 +50,35 @@ class Meter:
         url = settings.pushgateway_url.get_secret_value() if settings.pushgateway_url else None
         if settings.metrics_file is None and url is None:
             return cls(None)
-        file = settings.metrics_file or settings.dagster_home.expanduser().absolute() / _COUNTERS_FILE
-        return cls(MetricsTarget(file, url))
+        return cls(MetricsTarget(cls.file_of(settings), url, aliases=settings.compaction_metrics_aliases))
+
+    @staticmethod
+    def file_of(settings: Settings) -> Path:
+        """Where the counters are, if runs are counted."""
+        return settings.metrics_file or settings.home.expanduser().absolute() / _COUNTERS_FILE
 
     def count(self, counts: RunCounts, now: dt.datetime) -> None:
         """Add a run. Never raises: a run that did its work does not fail for being counted."""
         if self.target is not None:
             record_run(self.target, counts, now)
 
-    def judge(self, lake: str, gauges: Mapping[str, float], now: dt.datetime) -> None:
-        """Put the judgement of a lake beside the counters. Never raises, as above."""
+    def hook(self, lake: str, result: str) -> None:
+        """Count a command that followed a run. Never raises, as above."""
         if self.target is not None:
-            record_judgement(self.target, lake, gauges, now)
+            record_hook(self.target, lake, result)
 
-    def cannot_judge(self, lake: str) -> None:
-        """Say that a lake is not fine, because it cannot be looked at; the rest stays as it was judged last."""
-        if self.target is not None:
-            record_judgement(self.target, lake, {"fine": 0}, None)
+    def judge(self, lake: str, gauges: Mapping[str, float], now: dt.datetime) -> bool:
+        """Put the judgement of a lake beside the counters. Never raises, as above; returns whether it is there."""
+        return self.target is None or record_judgement(self.target, lake, gauges, now)
+
+    def live(self, judgement: LiveJudgement) -> bool:
+        """Put what was found of live symbols beside the counters, by pair. Never raises, as above; returns the same."""
+        found = {str(pair): judgement.gauges(pair) for pair in judgement.pairs}
+        return self.target is None or record_live(self.target, MARKET_DATA, found, judgement.now)
+
+    def cannot_judge(self, lake: str) -> bool:
+        """Say that a lake is not fine, as it cannot be looked at; the rest stays as it was judged last. As above."""
+        return self.target is None or record_judgement(self.target, lake, {"fine": 0}, None)
 
 
 def day_counts(outcome: PairOutcome) -> RunCounts:

@@ -19,14 +19,25 @@ if TYPE_CHECKING:
     from quantlab_dagster.settings import Settings
 
 __all__ = [
+    "CALENDAR_ASSET",
     "CATCH_UP_PRIORITY",
+    "CHECK_ALERTS",
     "DAILY_PRIORITY",
+    "DAILY_SCHEDULE",
     "EVENTS_ASSET",
     "GROUP",
     "HOURLY_PRIORITY",
+    "HOURLY_SCHEDULE",
     "JOB",
+    "LIVE_SENSOR",
     "MARKET_POOL",
+    "NEVER_RETRIED",
     "PRIORITY_TAG",
+    "PRUNING_JOB",
+    "PRUNING_OP",
+    "QUALITY_ASSET",
+    "QUALITY_GROUP",
+    "RUN_ALERTS",
     "SENSOR",
     "STATE_ASSET",
     "SYMBOLS_JOB",
@@ -37,16 +48,25 @@ __all__ = [
     "compact_key",
     "configured_pairs",
     "daily_partitions",
+    "exchange_group",
     "hour_key",
     "hourly_partitions",
     "raw_key",
 ]
 
-GROUP = "quantlab"
+GROUP, QUALITY_GROUP = "quantlab", "quality"
+"""Of what speaks of whole days: after the pairs, which are in the groups of their exchanges, and before them. One group
+for both would be on both sides of every exchange in the graph."""
+
 JOB = "compact_day"
-SENSOR = "catch_up"
+DAILY_SCHEDULE, HOURLY_SCHEDULE = "daily_compaction", "warehouse_compaction"
+SENSOR, LIVE_SENSOR = "catch_up", "live"
+CHECK_ALERTS, RUN_ALERTS = "check_alerts", "run_alerts"
 SYMBOLS_JOB, SYMBOLS_OP = "compact_symbols", "compact_some_symbols"
+PRUNING_JOB, PRUNING_OP = "prune_history", "prune_runs"
 STATE_ASSET = dg.AssetKey(["compact", "state"])
+QUALITY_ASSET = dg.AssetKey(["quality", "day"])
+CALENDAR_ASSET = dg.AssetKey(["compact", "calendar"])
 
 WAREHOUSE_GROUP = "warehouse"
 WAREHOUSE_JOB = "compact_warehouse"
@@ -60,6 +80,9 @@ PRIORITY_TAG = "dagster/priority"
 DAILY_PRIORITY, HOURLY_PRIORITY, CATCH_UP_PRIORITY = "30", "20", "10"
 """Of runs that wait in the queue. Backfills and runs by hand have none, which counts as 0: what runs by itself
 overtakes them, yesterday first."""
+
+NEVER_RETRIED = {"dagster/max_retries": "0"}
+"""Tags of runs that Dagster does not launch again when their process dies: whoever asked for them does, or a person."""
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_]")
 
@@ -76,6 +99,11 @@ def compact_key(pair: Pair) -> dg.AssetKey:
 def raw_key(pair: Pair) -> dg.AssetKey:
     """Key of the external asset that the collectors write."""
     return dg.AssetKey(["raw", _segment(pair.exchange), _segment(pair.stream)])
+
+
+def exchange_group(pair: Pair) -> str:
+    """Group of a pair's assets: its exchange, which pages that show the last part of a key leave out."""
+    return _segment(pair.exchange)
 
 
 def configured_pairs(settings: Settings) -> dict[dg.AssetKey, Pair]:

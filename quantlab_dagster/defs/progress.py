@@ -100,6 +100,8 @@ class HourLogListener:
         """The one line per hour."""
         if outcome.status is HourStatus.FAILED or outcome.corrupt:
             self._logger.error(hour_line(outcome))
+        elif outcome.withheld:
+            self._logger.warning(hour_line(outcome))
         else:
             self._logger.info(hour_line(outcome))
 

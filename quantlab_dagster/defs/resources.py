@@ -9,9 +9,11 @@ import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from quantlab_dagster.access import Access, limits_of, open_lake, order_of, warehouse_place_of
+from quantlab_dagster.access import Access, limits_of, open_lake, order_of, server_of, warehouse_place_of
+from quantlab_dagster.defs.launched import refuse_other_lake
 from quantlab_dagster.errors import SettingsError
-from quantlab_dagster.market.place import MarketPlace
+from quantlab_dagster.market.place import LOOK_BACK_DAYS, MarketPlace
+from quantlab_dagster.market.quality.rules import Rules
 from quantlab_dagster.work.limits import Limits
 
 if TYPE_CHECKING:
@@ -40,6 +42,25 @@ class LakeResource(S3Resource):
 
     lake: str = Field(description="raw, compact or warehouse: whose environment variables apply.")
     url: str = Field(description="s3://bucket/prefix, file:///directory, or a path.")
+    server: str = Field(
+        default="",
+        description="The endpoint that the environment gave when this was loaded, to notice another one.",
+    )
+
+    @staticmethod
+    def of(settings: Settings, lake: Lake) -> LakeResource:
+        """The lake that the settings name."""
+        return _NAMED[lake](lake=lake, url=settings.url(lake), server=server_of(settings.url(lake), lake))
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Refuse a run that was launched for another lake than this process would work on.
+
+        Raises:
+            SettingsError: saying which, and what to do.
+        """
+        super().setup_for_execution(context)
+        if context.run is not None and context.instance is not None:
+            refuse_other_lake(context.instance, context.run, self.lake, self.url, self.server)
 
     @classmethod
     def _is_dagster_maintained(cls) -> bool:
@@ -83,6 +104,31 @@ def _lake(name: str) -> Lake:
     return lakes[name]
 
 
+class RawLake(LakeResource):
+    """Raw market data: the parts that collectors flush. Nothing here writes to it.
+
+    What is not configured here (keys, region, endpoint) is taken from the environment.
+    """
+
+
+class CompactLake(LakeResource):
+    """Compact market data: a file per symbol and day, what it says of itself, and the state of all days.
+
+    What is not configured here (keys, region, endpoint) is taken from the environment.
+    """
+
+
+class EventLake(LakeResource):
+    """Events by app and hour, compacted in place.
+
+    What is not configured here (keys, region, endpoint) is taken from the environment.
+    """
+
+
+_NAMED: dict[Lake, type[LakeResource]] = {"raw": RawLake, "compact": CompactLake, "warehouse": EventLake}
+"""A class of its own each: Dagster's pages describe a resource by its class."""
+
+
 class LimitsResource(dg.ConfigurableResource[None]):
     """What a run may use of this machine, and what it may do with the data."""
 
@@ -90,6 +136,10 @@ class LimitsResource(dg.ConfigurableResource[None]):
     request_concurrency: int = Field(default=64, description="Requests in flight at once.")
     scratch_dir: str | None = Field(default=None, description="Where temporary files go; default: the system's place.")
     rename_raw_seq: str = Field(default="", description="What a raw column seq is called; none: it is refused.")
+    quality_rules: str = Field(
+        default="", description="Thresholds of the quality gate that differ from the usual ones."
+    )
+    look_back_days: int = Field(default=LOOK_BACK_DAYS, description="How many days back a day is looked at again.")
 
     @classmethod
     def of(cls, settings: Settings) -> LimitsResource:
@@ -100,6 +150,8 @@ class LimitsResource(dg.ConfigurableResource[None]):
             request_concurrency=limits.request_concurrency,
             scratch_dir=str(limits.scratch_base) if limits.scratch_base else None,
             rename_raw_seq=settings.rename_raw_seq,
+            quality_rules=settings.quality_rules,
+            look_back_days=settings.late_look_back_days,
         )
 
     def limits(self) -> Limits:
@@ -114,7 +166,15 @@ def market_place(raw: LakeResource, compact: LakeResource, limits: LimitsResourc
     Raises:
         SettingsError: a URL or its credentials are not usable.
     """
-    return MarketPlace(raw.store(), compact.store(), limits.limits(), clock, order_of(limits.rename_raw_seq))
+    return MarketPlace(
+        raw.store(),
+        compact.store(),
+        limits.limits(),
+        clock,
+        order_of(limits.rename_raw_seq),
+        Rules.parse(limits.quality_rules),
+        limits.look_back_days,
+    )
 
 
 def warehouse_place(

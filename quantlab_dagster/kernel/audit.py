@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import AuditFailed
-from quantlab_dagster.kernel.digest import HASH, FileDigest, add_hashes, sequence_hash
+from quantlab_dagster.kernel.digest import HASH, FileDigest, add_hashes, add_sequence
 from quantlab_dagster.kernel.layout import file_shape
 from quantlab_dagster.kernel.parts import footer_bytes
 
@@ -50,7 +50,7 @@ class Ledger:
         """
         hashes = frame[survey.columns.helper(HASH)]
         self.content = add_hashes(self.content, hashes)
-        self.sequence = add_hashes(self.sequence, sequence_hash(hashes, self.rows))
+        self.sequence = add_sequence(self.sequence, hashes, self.rows)
         self.rows += frame.height
         if bucket_width is not None:
             buckets = (frame[survey.order.column].drop_nulls() // bucket_width).rle().struct.unnest()

@@ -276,6 +276,8 @@ def _united(
 ) -> tuple[pl.DataType, ColumnType] | None:
     """One type for both, or None. What differs in anything but width, absence or spelling is not the same."""
     (dtype_a, type_a), (dtype_b, type_b) = a, b
+    if dtype_a == dtype_b and _are_one(type_a, type_b, name):
+        return a
     if pl.Null in (dtype_a, dtype_b) and dtype_a != dtype_b:
         dtype, kept = b if dtype_a == pl.Null else a
         other = type_a if dtype_a == pl.Null else type_b
@@ -294,6 +296,15 @@ def _united(
     if united is None:
         return None
     return united, _wide_type(name, united, agreed_field(type_a.field, type_b.field))
+
+
+def _are_one(a: ColumnType, b: ColumnType, name: str) -> bool:
+    """Whether two types of flat columns, of which the first is called so, differ in nothing: most do."""
+    return (
+        (a.leaves, a.annotated, a.spelled) == (b.leaves, b.annotated, b.spelled)
+        and not pa.types.is_nested(a.field.type)
+        and bool(a.field.equals(b.field.with_name(name), check_metadata=True))
+    )
 
 
 def _durations(kind: pa.DataType) -> list[str]:

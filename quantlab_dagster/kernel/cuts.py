@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from quantlab_dagster.kernel.ranks import stable_order
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -123,21 +125,25 @@ def window_indices(cuts: Sequence[Cut], keys: np.ndarray, positions: np.ndarray)
 
 
 def by_window(frame: pl.DataFrame, indices: np.ndarray) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The rows of each window that some belong to, in the order in which they are.
-
-    They are parts of one frame, which stays as long as one of them does.
+    """The rows of each window that some belong to, in the order in which they are; the windows in any.
 
     Args:
         frame: any rows.
         indices: the window of each, int64.
     """
     counts = np.bincount(indices)
+    most = int(counts.argmax()) if len(counts) else 0
+    if len(counts) and 2 * counts[most] > len(indices) > counts[most]:  # then leaving the others out is faster
+        belong = indices == most
+        yield most, frame.filter(pl.Series(belong))
+        frame, indices = frame.filter(pl.Series(~belong)), indices[~belong]
+        counts[most] = 0
     [present] = counts.nonzero()
     if len(present) > 1:
-        frame = frame[pl.Series(np.argsort(indices, kind="stable").astype(np.uint32))]
+        frame = frame[pl.Series(stable_order(indices))]
     start = 0
     for window in present.tolist():
-        yield window, frame.slice(start, int(counts[window]))
+        yield window, frame.slice(start, int(counts[window]))  # of one frame, which stays as long as one of them does
         start += int(counts[window])
 
 

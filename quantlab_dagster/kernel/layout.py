@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -256,17 +257,14 @@ def _check_given_back(part: str, column: ColumnType, found: tuple[Stored, ...]) 
     int96 = any(leaf.physical == "INT96" for leaf in column.leaves)
     if int96 and pa.types.is_nested(column.field.type):
         raise SchemaConflict(part, f"column {name!r} has INT96 within something, whose range cannot be checked")
-    sink = io.BytesIO()
     try:
-        schema = pa.schema(
-            [pa.field(name, store_type(column.field.type), column.field.nullable, column.field.metadata)]
-        )
-        with pq.ParquetWriter(sink, schema, store_schema=False, use_deprecated_int96_timestamps=int96):
-            pass
+        if pa.types.is_nested(column.field.type):  # equal ones may differ in the field ids within
+            given = _written_as(column.field, int96=int96)
+        else:
+            pairs = tuple(sorted((column.field.metadata or {}).items()))
+            given = _flat_written_as(name, column.field.type, pairs, nullable=column.field.nullable, int96=int96)
     except pa.ArrowException as error:
         raise SchemaConflict(part, f"column {name!r} is {column}, which cannot be written ({error})") from error
-    written = pq.read_metadata(pa.BufferReader(sink.getvalue()))
-    given = stored(written, written.schema.to_arrow_schema())
     for before, after in zip(found, given, strict=True):
         same = (before.leaf.physical, before.definition, before.repetition, before.field_id) == (
             after.leaf.physical,
@@ -276,6 +274,28 @@ def _check_given_back(part: str, column: ColumnType, found: tuple[Stored, ...]) 
         )
         if not same:
             raise SchemaConflict(part, f"column {name!r} is {before}, and would be written as {after}")
+
+
+@lru_cache(maxsize=256)
+def _flat_written_as(
+    name: str, kind: pa.DataType, pairs: tuple[tuple[bytes, bytes], ...], *, nullable: bool, int96: bool
+) -> tuple[Stored, ...]:
+    """As `_written_as`, remembered: files of many schemas have columns of few types."""
+    return _written_as(pa.field(name, kind, nullable, dict(pairs)), int96=int96)
+
+
+def _written_as(column: pa.Field, *, int96: bool) -> tuple[Stored, ...]:
+    """The leaves that the writer makes of a column.
+
+    Raises:
+        pyarrow.ArrowException: it cannot write it.
+    """
+    sink = io.BytesIO()
+    schema = pa.schema([column.with_type(store_type(column.type))])
+    with pq.ParquetWriter(sink, schema, store_schema=False, use_deprecated_int96_timestamps=int96):
+        pass
+    written = pq.read_metadata(pa.BufferReader(sink.getvalue()))
+    return stored(written, written.schema.to_arrow_schema())
 
 
 def store_type(kind: pa.DataType, *, int96: bool = False) -> pa.DataType:

@@ -22,6 +22,8 @@ from quantlab_dagster.kernel.cuts import plan_windows
 from quantlab_dagster.kernel.digest import HASH, add_hashes, hashed
 from quantlab_dagster.kernel.frames import POSITION
 from quantlab_dagster.kernel.parts import sound_copies
+from quantlab_dagster.kernel.ranks import stable_order
+from quantlab_dagster.kernel.room import check_room
 from quantlab_dagster.kernel.spread import SpreadWindows
 from quantlab_dagster.kernel.survey import KEPT_SHARE
 from quantlab_dagster.kernel.sweep import SweptWindows
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
+    import numpy as np
+
     from quantlab_dagster.kernel.survey import Survey
+    from quantlab_dagster.kernel.terms import Observer
 
 __all__ = ["Merged", "merge"]
 
@@ -61,6 +66,7 @@ def merge(
     row_group_rows: int | None = None,
     threads: int = 2,
     split: bool = True,
+    observer: Observer | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Merged:
     """Merge surveyed parts into one sorted, audited file.
@@ -76,6 +82,7 @@ def merge(
         row_group_rows: rows per row group of the file, where the usual number does not fit.
         threads: how many row groups are encoded at once; they do not show in the bytes.
         split: whether floats may be split into streams of bytes (`encodings`).
+        observer: watches the rows as they are handed to the file.
         cancelled: asked between windows; when it says yes the merge stops.
 
     Raises:
@@ -87,6 +94,7 @@ def merge(
     with sound_copies(survey.parts, always=True):
         windows = _windows(survey, scratch, budget_bytes, row_group_rows or ROW_GROUP_ROWS, cancelled)
         ledger = Ledger()
+        observation = observer.begin(survey.columns.constants) if observer is not None else None
         with (
             SortedFileWriter(
                 output,
@@ -105,6 +113,8 @@ def merge(
                 ordered = _ordered(frame, survey)
                 del frame  # each of these is as large as a window, and the next ones are on their way
                 ledger.record(ordered, survey, bucket_width)
+                if observation is not None:
+                    observation.see(ordered[survey.columns.varying], ordered[survey.columns.helper(HASH)])
                 writer.append(_numbered(ordered, survey, ledger.rows - ordered.height))
                 del ordered
         release_memory(survey)
@@ -122,6 +132,7 @@ def merge(
         histogram=tuple(sorted(ledger.histogram.items())),
         digest=digest,
         sha256=writer.written.sha256,
+        seen=observation.result() if observation is not None else None,
     )
 
 
@@ -130,9 +141,13 @@ def _windows(
 ) -> Windows:
     if survey.decoded is not None and survey.decoded.estimated_size() <= budget_bytes // KEPT_SHARE:
         return _Whole(survey, survey.decoded)
-    rows = window_rows(row_bytes(survey), budget_bytes, row_group_rows)
+    bytes_a_row = row_bytes(survey)
+    rows = window_rows(bytes_a_row, budget_bytes, row_group_rows)
     plan = plan_windows(survey, rows)
-    return SpreadWindows(survey, plan, scratch, rows, cancelled) if plan.distribute else SweptWindows(survey, plan)
+    if not plan.distribute:
+        return SweptWindows(survey, plan)
+    check_room(scratch, bytes_a_row * int(survey.rows.sum()), survey.parts[0].key)  # they all lie there, decoded
+    return SpreadWindows(survey, plan, scratch, rows, cancelled)
 
 
 class _Whole:
@@ -156,18 +171,26 @@ def _ordered(frame: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     position = survey.columns.helper(POSITION)
     # By the key, not the column: a null and the smallest integer are equal, and tie by position.
     places = frame.select(survey.order.key().alias("key"), pl.col(position).alias("position"))
-    if not _is_total_order(places):
+    keys, positions = places["key"].to_numpy(), places["position"].to_numpy()
+    if not _is_total_order(keys, positions):
         # Only the places are sorted; the rows are gathered once.
-        order = places.with_row_index("row").sort("key", "position")["row"]
-        frame, places = frame[order], places[order]
-        if not _is_total_order(places):
+        rows = _order(keys, positions)
+        frame = frame[pl.Series(rows)]
+        if not _is_total_order(keys[rows], positions[rows]):
             cause = "a window is not in the total order after sorting"
             raise AuditFailed(survey.order.column, cause, "Please report this")
     return frame
 
 
-def _is_total_order(places: pl.DataFrame) -> bool:
-    keys, positions = places["key"].to_numpy(), places["position"].to_numpy()
+def _order(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The indices that sort rows by (key, position)."""
+    if bool((positions[1:] > positions[:-1]).all()):  # but where a part begins after one that follows it
+        return stable_order(keys)
+    by_position = stable_order(positions)
+    return by_position[stable_order(keys[by_position])]
+
+
+def _is_total_order(keys: np.ndarray, positions: np.ndarray) -> bool:
     later = keys[1:] > keys[:-1]
     tied_in_order = (keys[1:] == keys[:-1]) & (positions[1:] > positions[:-1])
     return bool((later | tied_in_order).all())

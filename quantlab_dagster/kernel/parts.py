@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Footer", "FooterReader", "Part", "footer_bytes", "is_text", "readable", "sound_copies"]
+__all__ = ["Footer", "FooterReader", "KnownLayouts", "Part", "footer_bytes", "is_text", "readable", "sound_copies"]
 
 _COPY = ".plain-"  # and its checksum
 _CHUNK_BYTES = 1 << 20
@@ -72,8 +73,32 @@ class Footer:
             yield offset, length
 
 
+class KnownLayouts:
+    """Layouts that were understood, for all who read footers in one process: parts of many days share a handful.
+
+    Args:
+        most: so many are remembered.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._found: deque[tuple[str, Layout, int]] = deque(maxlen=most)
+
+    def find(self, footer: bytes, arrow: bytes, order_by: str) -> tuple[Layout, int] | None:
+        """The layout of a footer, and what a row takes at least; None if it was not met yet."""
+        for known_for, layout, row_bytes in self._found.copy():  # others may add to it
+            if footer.startswith(layout.prefix) and layout.arrow == arrow and known_for == order_by:
+                return layout, row_bytes
+        return None
+
+    def add(self, layout: Layout, order_by: str) -> tuple[Layout, int]:
+        """Remember one, in the place of that which was met first where they are too many."""
+        row_bytes = sum(least_row_bytes(dtype) for dtype in layout.schema.dtypes())
+        self._found.append((order_by, layout, row_bytes))
+        return layout, row_bytes
+
+
 class FooterReader:
-    """Reads footers; remembers schemas seen, because thousands of parts share a handful of them.
+    """Reads footers.
 
     Nothing is read of a row group but its number of rows. PyArrow ends the whole process when it looks at a column
     whose metadata is damaged, and statistics need not be true.
@@ -81,12 +106,15 @@ class FooterReader:
     Args:
         order_by: the order column, which may be of 64 unsigned bits.
         budget_bytes: what a row group may take when it is decoded.
+        known: layouts; None to begin with none.
     """
 
-    def __init__(self, order_by: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+    def __init__(
+        self, order_by: str, budget_bytes: int = DEFAULT_BUDGET_BYTES, known: KnownLayouts | None = None
+    ) -> None:
         self._order_by = order_by
         self._budget_bytes = budget_bytes
-        self._known: list[tuple[Layout, int]] = []  # and what a row takes at least
+        self._known = known if known is not None else KnownLayouts()
         self._metadata: dict[bytes, bytes] = {}
 
     def read(self, part: Part) -> Footer:
@@ -119,12 +147,9 @@ class FooterReader:
 
     def _layout(self, part: Part, metadata: Any, arrow: bytes) -> tuple[Layout, int]:
         footer = footer_bytes(part.source)
-        for layout, row_bytes in self._known:
-            if footer.startswith(layout.prefix) and layout.arrow == arrow:
-                return layout, row_bytes
-        layout = read_layout(part.key, metadata, footer, arrow, self._order_by)
-        self._known.append((layout, sum(least_row_bytes(dtype) for dtype in layout.schema.dtypes())))
-        return self._known[-1]
+        if known := self._known.find(footer, arrow, self._order_by):
+            return known
+        return self._known.add(read_layout(part.key, metadata, footer, arrow, self._order_by), self._order_by)
 
 
 def footer_bytes(source: bytes | memoryview | Path) -> bytes:

@@ -45,6 +45,7 @@ _FILE_ROWS, _FILE_GROUPS = 3, 4
 _GROUP_COLUMNS, _GROUP_OFFSET, _GROUP_ORDINAL = 1, 5, 7
 _CHUNK_OFFSET, _CHUNK_METADATA = 2, 3
 _OFFSET_INDEX, _COLUMN_INDEX = (4, 5), (6, 7)  # offset and length
+_ABOUT_PLACES = (_CHUNK_METADATA, *_OFFSET_INDEX, *_COLUMN_INDEX)
 _METADATA_OFFSETS = frozenset({9, 10, 11, 14})  # of data, index and dictionary page, and of the Bloom filter
 _LOCATIONS, _PAGE_OFFSET = 1, 1
 _I32, _I64, _LIST = 5, 6, 9
@@ -241,7 +242,8 @@ def _is_piece(file: BinaryIO, group: list[RawField], row_group: Any, piece: Piec
     moved = [tuple(None if at is None else at + shift for at in places) for places in _places(piece.metadata)]
     return (
         _without(group, _GROUP_COLUMNS, _GROUP_OFFSET) == _without(piece.fields, _GROUP_OFFSET, _GROUP_ORDINAL)
-        and [_said(chunk) for chunk in chunks] == [_said(chunk) for chunk in piece.chunks]
+        and len(chunks) == len(piece.chunks)
+        and all(map(_say_the_same, chunks, piece.chunks))
         and _indexes_of(file, chunks, _COLUMN_INDEX) == list(piece.column_indexes)
         and _indexes_of(file, chunks, _OFFSET_INDEX) == [_shifted_index(index, shift) for index in piece.offset_indexes]
         and _places(row_group) == moved  # last, because PyArrow may end the process when a column is not what it was
@@ -254,10 +256,15 @@ def _places(row_group: Any) -> list[tuple[int | None, ...]]:
     return [(one.data_page_offset, one.dictionary_page_offset) for one in columns]
 
 
-def _said(chunk: Sequence[RawField]) -> tuple[list[RawField], list[RawField]]:
-    """What is said of a column chunk beside where it is."""
-    metadata, _ = struct_at(_payload(chunk, _CHUNK_METADATA))
-    return _without(chunk, _CHUNK_METADATA, *_OFFSET_INDEX, *_COLUMN_INDEX), _without(metadata, *_METADATA_OFFSETS)
+def _say_the_same(chunk: Sequence[RawField], other: Sequence[RawField]) -> bool:
+    """Whether the same is said of two column chunks, beside where they are."""
+    if _without(chunk, *_ABOUT_PLACES) != _without(other, *_ABOUT_PLACES):
+        return False
+    payloads = [_payload(one, _CHUNK_METADATA) for one in (chunk, other)]
+    if payloads[0] == payloads[1]:  # as in the first row group of each file, which lies where it was
+        return True
+    metadata, others = (_without(struct_at(payload)[0], *_METADATA_OFFSETS) for payload in payloads)
+    return metadata == others
 
 
 def _without(fields: Sequence[RawField], *identities: int) -> list[RawField]:
@@ -295,6 +302,8 @@ def _index(content: memoryview, chunk: list[RawField], where: tuple[int, int]) -
 
 def _shifted_chunk(chunk: Sequence[RawField], shift: int) -> list[RawField]:
     """The fields of a column chunk whose pages lie `shift` bytes further."""
+    if not shift:
+        return list(chunk)
     metadata, _ = struct_at(_payload(chunk, _CHUNK_METADATA))
     said = struct_bytes(_moved(metadata, _METADATA_OFFSETS, shift))
     kept = _moved(_without(chunk, _CHUNK_METADATA), {_CHUNK_OFFSET}, shift)
@@ -303,7 +312,7 @@ def _shifted_chunk(chunk: Sequence[RawField], shift: int) -> list[RawField]:
 
 def _shifted_index(index: bytes, shift: int) -> bytes:
     """An offset index whose pages lie `shift` bytes further."""
-    if not index:
+    if not index or not shift:
         return index
     fields, _ = struct_at(index)
     pages = [struct_bytes(_moved(page, {_PAGE_OFFSET}, shift)) for page in structs_of(_payload(fields, _LOCATIONS))]

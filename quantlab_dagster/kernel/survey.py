@@ -7,7 +7,10 @@ cost nothing, because the merge need not decode them again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +21,12 @@ from quantlab_dagster.errors import NullOrder, SchemaConflict
 from quantlab_dagster.kernel.checksums import verify_pages
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, read_parts, scan
-from quantlab_dagster.kernel.parts import Footer, FooterReader, readable, sound_copies
+from quantlab_dagster.kernel.parts import Footer, FooterReader, KnownLayouts, readable, sound_copies
+from quantlab_dagster.kernel.ranks import stable_order
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, Order, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["KEPT_SHARE", "Order", "Survey", "Surveyor"]
 
@@ -88,6 +92,51 @@ class Survey:
         return int(self.minima[filled].min()), int(self.maxima[filled].max())
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Parts that are scanned together, and where they are in the day.
+
+    Attributes:
+        filled: those with rows.
+        columns: of these parts, united.
+        first: position of their first row.
+    """
+
+    filled: list[tuple[Part, Footer]]
+    columns: Columns
+    first: int
+
+    @property
+    def parts(self) -> list[Part]:
+        """Those with rows."""
+        return [part for part, _ in self.filled]
+
+    @property
+    def rows(self) -> Int64Array:
+        """Of each."""
+        return np.array([footer.rows for _, footer in self.filled], dtype=np.int64)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is one part, of so many rows that it is read in slices."""
+        return len(self.filled) == 1 and self.filled[0][1].rows > _ROWS_PER_SCAN
+
+
+@dataclass(frozen=True, slots=True)
+class _Scanned:
+    """What was seen of a run.
+
+    Attributes:
+        ranges: least and greatest value of the order column of each part with rows.
+        samples: evenly ranked rows.
+        constants: the columns that hold one value in all these rows, of those that were looked at.
+    """
+
+    ranges: list[tuple[int, int]]
+    samples: list[pl.DataFrame]
+    constants: dict[str, ConstantValue]
+
+
 @dataclass(slots=True)
 class Surveyor:
     """Surveys parts as they arrive, in key order, so that it can run while later parts are still being fetched.
@@ -98,6 +147,8 @@ class Surveyor:
         budget_bytes: what a row group may take when it is decoded.
         total_bytes: compressed size of all parts that will come, as far as it is known.
         kept_elsewhere: how many decoded bytes others keep at the moment, out of the same budget.
+        threads: how many runs of parts are scanned at once, beside the footers of the next ones.
+        known: layouts that were met in other surveys.
     """
 
     order: Order
@@ -105,22 +156,30 @@ class Surveyor:
     budget_bytes: int = DEFAULT_BUDGET_BYTES
     total_bytes: int = 0
     kept_elsewhere: Callable[[], int] = lambda: 0
+    threads: int = 2
+    known: KnownLayouts = field(default_factory=KnownLayouts)
     _footers: FooterReader = field(init=False)
+    _scanners: ThreadPoolExecutor = field(init=False)
     _parts: list[Part] = field(default_factory=list)
     _part_footers: list[Footer] = field(default_factory=list)
     _ranges: list[tuple[int, int]] = field(default_factory=list)
     _samples: list[pl.DataFrame] = field(default_factory=list)
     _constants: dict[str, ConstantValue] | None = None
-    _scanned_parts: int = 0
-    _scanned_rows: int = 0
+    _coming: deque[tuple[list[Footer], Future[_Scanned]]] = field(default_factory=deque)
+    _only: Columns | None = None
+    """The united columns, where all parts begun are one run."""
+    _begun_parts: int = 0
+    _begun_rows: int = 0
     _pending_rows: int = 0
     _kept: list[pl.DataFrame] | None = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._footers = FooterReader(self.order.column, self.budget_bytes)
+        self._footers = FooterReader(self.order.column, self.budget_bytes, self.known)
+        # Its threads are started when they are needed, and end with it.
+        self._scanners = ThreadPoolExecutor(self.threads, thread_name_prefix="survey")
 
     def add(self, parts: Iterable[Part]) -> None:
-        """Survey more parts, whose keys follow those before.
+        """Survey more parts, whose keys follow those before. What is wrong with them may be told by the next call.
 
         Raises:
             CorruptPart: a part cannot be read, declares too much, or has a page that is not what its checksum says.
@@ -128,7 +187,7 @@ class Surveyor:
                 63 bits; or it has a column that cannot be given back as it is.
             NullOrder: a part has a null in the order column.
         """
-        with sound_copies(self._parts, always=False):
+        with self._sound_copies():
             for part in parts:
                 footer = self._footers.read(part)
                 verify_pages(part)
@@ -150,22 +209,29 @@ class Surveyor:
 
         Raises:
             SchemaConflict: the parts' schemas cannot be united.
+            BadPart: as `add`.
         """
-        with sound_copies(self._parts, always=False):
+        with self._sound_copies():
             self._scan_pending()
+            while self._coming:
+                self._take_next()
+        self._scanners.shutdown()
         reserved = frozenset({SEQ}) if self.order.numbered else frozenset()
         rows = np.array([footer.rows for footer in self._part_footers], dtype=np.int64)
         ranges = np.array(self._ranges, dtype=np.int64).reshape(-1, 2)
         empty = pl.DataFrame(schema={"key": pl.Int64, POSITION: pl.Int64})
         samples = pl.concat([empty, *self._samples]).sort("key", POSITION)
-        columns = unite(
-            self._parts,
-            self._part_footers,
-            self.order.column,
-            constants=self._constants,
-            reserved=reserved,
-            rename=self.order.rename,
-        )
+        if self._only is not None and not reserved:
+            columns = replace(self._only, constants=dict(self._constants or {}))
+        else:
+            columns = unite(
+                self._parts,
+                self._part_footers,
+                self.order.column,
+                constants=self._constants,
+                reserved=reserved,
+                rename=self.order.rename,
+            )
         return Survey(
             order=self.order,
             parts=tuple(self._parts),
@@ -180,22 +246,55 @@ class Surveyor:
             decoded=self._decoded(columns),
         )
 
+    @contextmanager
+    def _sound_copies(self) -> Iterator[None]:
+        """Nothing is scanned any more once something was found, and it is not the fault of a damaged copy."""
+        with sound_copies(self._parts, always=False):
+            try:
+                yield
+            except BaseException:
+                self._scanners.shutdown(cancel_futures=True)
+                raise
+
     def _scan_pending(self) -> None:
-        """Read the order column of the parts not yet scanned."""
-        parts = self._parts[self._scanned_parts :]
-        footers = self._part_footers[self._scanned_parts :]
-        self._scanned_parts, self._pending_rows = len(self._parts), 0
+        """Have the order column of the parts read whose scan has not begun."""
+        parts = self._parts[self._begun_parts :]
+        footers = self._part_footers[self._begun_parts :]
+        is_first, self._begun_parts, self._pending_rows = not self._begun_parts, len(self._parts), 0
         if not parts:
             return
         # Fails early, and names the culprit, where the order column is missing or no integer.
         columns = unite(parts, footers, self.order.column, rename=self.order.rename)
-        filled = [(part, footer) for part, footer in zip(parts, footers, strict=True) if footer.rows]
-        if len(filled) == 1 and filled[0][1].rows > _ROWS_PER_SCAN:
-            self._kept = None
-            ranges = iter([self._scan_slices(*filled[0], columns)])
+        self._only = columns if is_first else None
+        run = _Run(
+            [(part, footer) for part, footer in zip(parts, footers, strict=True) if footer.rows],
+            columns,
+            self._begun_rows,
+        )
+        self._begun_rows += int(run.rows.sum())
+        if not run.filled:
+            self._coming.append((footers, self._scanners.submit(_Scanned, [], [], {})))
+        elif (frame := self._kept_frame(run)) is not None:
+            if self._constants is None:
+                self._constants = _same_everywhere(frame.head(_FIRST_ROWS), columns)
+            self._coming.append((footers, self._scanners.submit(self._seen_together, run, frame, self._constants)))
         else:
-            ranges = iter(self._scan_together(filled, columns))
+            if self._constants is None:
+                self._constants = _first_constants(run)
+            self._coming.append((footers, self._scanners.submit(self._scanned, run, self._constants)))
+        while len(self._coming) > self.threads:
+            self._take_next()
+
+    def _take_next(self) -> None:
+        """Add what was seen of the run whose scan began first."""
+        footers, coming = self._coming.popleft()
+        scanned = coming.result()
+        ranges = iter(scanned.ranges)
         self._ranges += [next(ranges) if footer.rows else (0, 0) for footer in footers]
+        self._samples += scanned.samples
+        if scanned.ranges:
+            held = scanned.constants
+            self._constants = {name: value for name, value in (self._constants or {}).items() if name in held}
 
     def _decoded(self, columns: Columns) -> pl.DataFrame | None:
         """What was kept, if it is what would be decoded again."""
@@ -204,87 +303,101 @@ class Surveyor:
             return None
         return pl.concat([frame.select(cs.by_name(*wanted)) for frame in self._kept], rechunk=False)
 
-    def _scan_together(self, filled: list[tuple[Part, Footer]], columns: Columns) -> list[tuple[int, int]]:
-        if not filled:
-            return []
-        rows = _rows(filled)
-        keys = self._kept_order_values(filled, columns)
-        if keys is None:
-            lazy = scan([part for part, _ in filled], columns, columns.helper(POSITION))
-            keys = self._order_values(filled, lazy, columns, int(rows.sum()))
-        starts = np.cumsum(rows) - rows
-        values = keys.to_numpy()
-        return list(
-            zip(np.minimum.reduceat(values, starts).tolist(), np.maximum.reduceat(values, starts).tolist(), strict=True)
-        )
-
-    def _scan_slices(self, part: Part, footer: Footer, columns: Columns) -> tuple[int, int]:
-        lows, highs = [], []
-        for offset, length in footer.slices(_ROWS_PER_SCAN):
-            lazy = scan([part], columns, columns.helper(POSITION)).slice(offset, length)
-            keys = self._order_values([(part, footer)], lazy, columns, length)
-            lows.append(int(keys.min()))  # type: ignore[arg-type]  # integers, and none of them null
-            highs.append(int(keys.max()))  # type: ignore[arg-type]
-        return min(lows), max(highs)
-
-    def _kept_order_values(self, filled: list[tuple[Part, Footer]], columns: Columns) -> pl.Series | None:
-        """The order column of these parts, decoded with all others, which are kept; None where they are too many."""
-        scanned = sum(part.size_bytes for part in self._parts[: self._scanned_parts])
-        if self._kept is None or not self._fits(sum(footer.uncompressed_bytes for _, footer in filled), scanned):
+    def _kept_frame(self, run: _Run) -> pl.DataFrame | None:
+        """The rows of a run, all columns of them, which are kept; None where they are too many."""
+        begun = sum(part.size_bytes for part in self._parts)
+        declared = sum(footer.uncompressed_bytes for _, footer in run.filled)
+        if run.is_large or self._kept is None or not self._fits(declared, begun):
             self._kept = None
             return None
-        rows = _rows(filled)
-        first_positions = self._scanned_rows + np.cumsum(rows) - rows
-        frame = read_parts([part for part, _ in filled], columns, first_positions, rows)
+        rows = run.rows
+        frame = read_parts(run.parts, run.columns, run.first + np.cumsum(rows) - rows, rows)
         self._kept.append(frame)
-        if not self._fits(self.kept_bytes, scanned):
+        if not self._fits(self.kept_bytes, begun):
             self._kept = None  # the next ones will not be tried
-        if self._constants is None:
-            self._constants = _same_everywhere(frame.head(_FIRST_ROWS), columns)
-        return self._seen(filled, frame, columns)
+        return frame
 
-    def _fits(self, decoded_bytes: int, scanned_bytes: int) -> bool:
-        """Whether all parts may be kept, if those that were scanned take so much."""
-        expected = decoded_bytes * max(1, self.total_bytes / max(1, scanned_bytes))
+    def _fits(self, decoded_bytes: int, begun_bytes: int) -> bool:
+        """Whether all parts may be kept, if those whose scan has begun take so much."""
+        expected = decoded_bytes * max(1, self.total_bytes / max(1, begun_bytes))
         return expected + self.kept_elsewhere() <= self.budget_bytes // KEPT_SHARE
 
-    def _order_values(
-        self, filled: list[tuple[Part, Footer]], lazy: pl.LazyFrame, columns: Columns, expected_rows: int
-    ) -> pl.Series:
-        """The order column of these parts; raises and does as `_seen`."""
-        parts = [part for part, _ in filled]
-        rows = _rows(filled)
-        try:
-            if self._constants is None:
-                self._constants = _same_everywhere(lazy.head(_FIRST_ROWS).collect(engine="streaming"), columns)
-            kept = [name for name in self._constants if name in columns.dtypes]
-            frame = lazy.select(cs.by_name(columns.order_by, *kept)).collect(engine="streaming")
-        except UNREADABLE as error:
-            raise blame(parts, rows, columns, error) from error
-        if frame.height != expected_rows:
-            cause = f"{frame.height} rows were decoded where the footers declare {expected_rows}"
-            raise blame(parts, rows, columns, cause)
-        return self._seen(filled, frame, columns)
+    def _scanned(self, run: _Run, constants: dict[str, ConstantValue]) -> _Scanned:
+        """Read the order column of a run, and what may be constant; in a thread, so that nothing of this is changed."""
+        if not run.is_large:
+            return self._seen_together(run, self._order_frame(run, constants), constants)
+        ranges, samples, first = [], [], run.first
+        for offset, length in run.filled[0][1].slices(_ROWS_PER_SCAN):
+            frame = self._order_frame(run, constants, (offset, length))
+            values, sample, constants = self._seen(run, frame, constants, first)
+            ranges.append((int(values.min()), int(values.max())))  # type: ignore[arg-type]  # integers, none of them null
+            samples.append(sample)
+            first += length
+        return _Scanned([(min(low for low, _ in ranges), max(high for _, high in ranges))], samples, constants)
 
-    def _seen(self, filled: list[tuple[Part, Footer]], frame: pl.DataFrame, columns: Columns) -> pl.Series:
-        """The order column of rows that were decoded, without nulls; adds its evenly ranked rows to the sample."""
-        parts, rows, constants = [part for part, _ in filled], _rows(filled), self._constants or {}
-        self._constants = {
+    def _seen_together(self, run: _Run, frame: pl.DataFrame, constants: dict[str, ConstantValue]) -> _Scanned:
+        """What is seen of a run whose rows are there, at least those columns that are looked at."""
+        rows = run.rows
+        values, sample, held = self._seen(run, frame, constants, run.first)
+        starts = np.cumsum(rows) - rows
+        keys = values.to_numpy()
+        lows, highs = np.minimum.reduceat(keys, starts), np.maximum.reduceat(keys, starts)
+        return _Scanned(list(zip(lows.tolist(), highs.tolist(), strict=True)), [sample], held)
+
+    def _order_frame(
+        self, run: _Run, constants: dict[str, ConstantValue], rows: tuple[int, int] | None = None
+    ) -> pl.DataFrame:
+        """The order column and what may be constant, of all rows of a run or of (offset, length) of them."""
+        columns = run.columns
+        lazy = scan(run.parts, columns, columns.helper(POSITION))
+        wanted = [name for name in constants if name in columns.dtypes]
+        try:
+            chosen = lazy if rows is None else lazy.slice(*rows)
+            frame = chosen.select(cs.by_name(columns.order_by, *wanted)).collect(engine="streaming")
+        except UNREADABLE as error:
+            raise blame(run.parts, run.rows, columns, error) from error
+        expected = int(run.rows.sum()) if rows is None else rows[1]
+        if frame.height != expected:
+            cause = f"{frame.height} rows were decoded where the footers declare {expected}"
+            raise blame(run.parts, run.rows, columns, cause)
+        return frame
+
+    def _seen(
+        self, run: _Run, frame: pl.DataFrame, constants: dict[str, ConstantValue], first: int
+    ) -> tuple[pl.Series, pl.DataFrame, dict[str, ConstantValue]]:
+        """The order column of rows that were decoded, without nulls; its evenly ranked rows; what is constant in them.
+
+        Args:
+            run: to which they belong.
+            frame: they.
+            constants: what may be constant.
+            first: position of the first of them.
+        """
+        filled, order_by = run.filled, run.columns.order_by
+        held = {
             name: value for name, value in constants.items() if name in frame.columns and _holds(frame[name], value)
         }
-        values = frame[columns.order_by].cast(pl.Int64)
-        _check_signed(filled, values, columns.order_by)
+        values = frame[order_by].cast(pl.Int64)
+        _check_signed(filled, values, order_by)
         if values.null_count():
             if not self.order.nulls_first:
                 first_null = int(values.is_null().arg_true()[0])
-                culprit = int(np.searchsorted(np.cumsum(rows), first_null, side="right"))
-                raise NullOrder(parts[culprit].key, f"column {columns.order_by!r} has null values")
+                culprit = int(np.searchsorted(np.cumsum(run.rows), first_null, side="right"))
+                raise NullOrder(filled[culprit][0].key, f"column {order_by!r} has null values")
             values = values.fill_null(_INT64_MIN)
-        positions = pl.int_range(self._scanned_rows, self._scanned_rows + len(values), dtype=pl.Int64, eager=True)
-        frame = pl.DataFrame({"key": values, POSITION: positions}).sort("key", maintain_order=True)
-        self._samples.append(frame.gather_every(self.stride, self.stride // 2))
-        self._scanned_rows += len(values)
-        return values
+        keys = values.to_numpy()
+        ranked = stable_order(keys)[self.stride // 2 :: self.stride]
+        return values, pl.DataFrame({"key": keys[ranked], POSITION: first + ranked.astype(np.int64)}), held
+
+
+def _first_constants(run: _Run) -> dict[str, ConstantValue]:
+    """The columns that may be constant, from the first rows of the day."""
+    columns = run.columns
+    try:
+        first_rows = scan(run.parts, columns, columns.helper(POSITION)).head(_FIRST_ROWS).collect(engine="streaming")
+    except UNREADABLE as error:
+        raise blame(run.parts, run.rows, columns, error) from error
+    return _same_everywhere(first_rows, columns)
 
 
 def _check_signed(filled: list[tuple[Part, Footer]], values: pl.Series, order_by: str) -> None:
@@ -300,10 +413,6 @@ def _check_signed(filled: list[tuple[Part, Footer]], values: pl.Series, order_by
             greatest = int(own.min()) + (1 << 64)  # type: ignore[arg-type]  # there is one, and it is an integer
             cause = f"column {order_by!r} has the value {greatest}, which does not fit into 64 signed bits"
             raise SchemaConflict(part.key, cause)
-
-
-def _rows(filled: list[tuple[Part, Footer]]) -> Int64Array:
-    return np.array([footer.rows for _, footer in filled], dtype=np.int64)
 
 
 def _same_everywhere(frame: pl.DataFrame, columns: Columns) -> dict[str, ConstantValue]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import polars as pl
 
-__all__ = ["DEFAULT_BUDGET_BYTES", "SEQ", "FileDigest", "Merged", "Order", "Part"]
+__all__ = ["DEFAULT_BUDGET_BYTES", "SEQ", "FileDigest", "Merged", "Observation", "Observer", "Order", "Part"]
 
 SEQ = "seq"
 DEFAULT_BUDGET_BYTES = 512 << 20
@@ -61,6 +62,35 @@ class Order:
         return pl.col(self.column).fill_null(_INT64_MIN) if self.nulls_first else pl.col(self.column)
 
 
+class Observation(Protocol):
+    """What somebody who watches a merge has seen so far."""
+
+    def see(self, frame: pl.DataFrame, hashes: pl.Series) -> None:
+        """Look at the next rows. They go into the file as they are, whatever is seen.
+
+        Args:
+            frame: rows in their order, as the parts have them; columns with one value for all are left out.
+            hashes: one UInt64 a row; equal for equal rows.
+        """
+        ...
+
+    def result(self) -> Any:
+        """What was seen, as something that can be sent to another process."""
+        ...
+
+
+class Observer(Protocol):
+    """Somebody who watches the rows of a merge on their way into the file. Is sent to the process that merges."""
+
+    def begin(self, constants: Mapping[str, Any]) -> Observation:
+        """Begin with the first rows.
+
+        Args:
+            constants: the columns that have one value for all rows.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FileDigest:
     """What a sorted file holds, as read back.
@@ -108,6 +138,7 @@ class Merged:
         digest: of the file, as read back.
         sha256: of the file, hexadecimal, taken before that: bytes that still have it are those that were audited.
         widened: name to the types of a column in the parts and the wider one that it got: "Int32 → Int64".
+        seen: what an observer saw; None without one.
     """
 
     rows: int
@@ -121,3 +152,4 @@ class Merged:
     digest: FileDigest
     sha256: str
     widened: dict[str, str] = field(default_factory=dict)
+    seen: Any = None

@@ -162,7 +162,7 @@ def _behind(data: bytes, at: int, kind: int, depth: int) -> int:
     if kind in _BOOLEANS:
         return at
     if kind in _INTEGERS:
-        return varint(data, at)[1]
+        return _behind_number(data, at)
     if kind == _BINARY:
         size, at = varint(data, at)
         return at + size
@@ -171,7 +171,7 @@ def _behind(data: bytes, at: int, kind: int, depth: int) -> int:
     if kind == _DOUBLE:
         return at + 8
     if kind == STRUCT:
-        return _struct_fields(data, at, depth)[1]
+        return _behind_struct(data, at, depth)
     if kind in _LISTS:
         inner, count, at = _list_header(data, at)
         for _ in range(count):
@@ -180,8 +180,28 @@ def _behind(data: bytes, at: int, kind: int, depth: int) -> int:
     raise ValueError(f"its schema has a value of type {kind}")  # a map: Parquet has none
 
 
+def _behind_struct(data: bytes, at: int, depth: int) -> int:
+    while kind := data[at] & 15:
+        at = at + 1 if data[at] >> 4 else _behind_number(data, at + 1)
+        if kind in _INTEGERS:  # most are, and a call for each would be most of the time
+            while data[at] >= _MORE:
+                at += 1
+            at += 1
+        else:
+            at = _behind(data, at, kind, depth + 1)
+    return at + 1
+
+
+def _behind_number(data: bytes, at: int) -> int:
+    while data[at] >= _MORE:
+        at += 1
+    return at + 1
+
+
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """A number, and the offset behind it."""
+    if data[at] < _MORE:
+        return data[at], at + 1
     value = shift = 0
     while True:
         byte = data[at]

@@ -36,6 +36,7 @@ __all__ = [
     "find_parts",
     "find_symbols",
     "find_symbols_of",
+    "flushed_at",
     "is_part_name",
     "parse_day",
 ]
@@ -47,6 +48,7 @@ QUALITY = "quality_day.json"
 QUARANTINE = "quarantine.json"
 
 _DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})")
+_PART = re.compile(r"part-(\d{10})-\d+\.parquet")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -161,6 +163,12 @@ def parse_day(text: str, *, compact_only: bool = False) -> dt.date:
 def is_part_name(name: str) -> bool:
     """Whether an object in a raw directory is a part: ends in `.parquet`, and is no hidden or temporary file."""
     return name.endswith(".parquet") and not name.startswith("._")
+
+
+def flushed_at(name: str) -> int | None:
+    """When a part was flushed, in unix seconds, as its name says; None if it says nothing of the kind."""
+    match = _PART.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 async def find_symbols(store: Store, pair: Pair) -> list[str]:

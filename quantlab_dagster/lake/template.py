@@ -174,6 +174,19 @@ class Layout:
         directory = f"{name}/"
         return directory if self.read(directory) is not None else None
 
+    def is_slot_of_another(self, key: str) -> bool:
+        """Whether this is the slot that another layout has for a directory which is a partition of this one, too.
+
+        Only between the default layout, whose slots have names of their own, and others: `{app}/year=…` reads
+        `app_id=demo/year=…` as well, of an app `app_id=demo`.
+        """
+        if not key.startswith(SLOTS) or not key.endswith(".json"):
+            return False
+        name = key.removeprefix(SLOTS).removesuffix(".json")
+        found = _COMPACT_SLOT.fullmatch(name)
+        directories = [f"{name}/", *([f"{_filled(DEFAULT_TEMPLATE, found.groupdict())}/"] if found else ())]
+        return any(self.read(one) is not None and self.slot_of(one) != key for one in directories)
+
     # ---- ranges of keys ----------------------------------------------------------------------------------------
 
     def prefix_of(self, app: str) -> str:

@@ -9,9 +9,10 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from quantlab_dagster.errors import PathError, StoreError, TableFormat, UnaddressableKey
+from quantlab_dagster.errors import AccessDenied, PathError, StoreError, TableFormat, UnaddressableKey
 from quantlab_dagster.lake.discovery import Found
 from quantlab_dagster.lake.store.objects import Range, first_error
+from quantlab_dagster.lake.tables import table_at, table_of_key
 from quantlab_dagster.lake.template import ONE_DAY, ONE_HOUR, SLOTS, Layout, hour_text
 
 if TYPE_CHECKING:
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_LAYOUT",
+    "MOST_PEEKS",
     "ONE_HOUR",
     "SLOTS",
     "AppHour",
     "Scope",
     "Told",
+    "Turn",
     "Walked",
     "find_apps",
     "find_hours",
+    "find_tables",
     "hour_text",
     "is_compacted",
     "list_hour",
@@ -48,9 +52,9 @@ _NAMESPACE = uuid.UUID("0c5ab3a4-54f5-5d1b-9d8c-3f5f0c2f3a51")
 _LISTINGS_AT_ONCE = 32
 # U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
 _LOST = "\ufffd"
-_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
-_OF_ICEBERG = re.compile(r"metadata/(.*\.metadata\.json|version-hint\.text|.*\.avro)")
-_MOST_PEEKS = 5
+MOST_PEEKS = 1000
+"""Directories beside the apps that a look at everything looks into. Others look into a few, in turn."""
+_PEEKS_IN_TURN = 5
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -180,6 +184,22 @@ class Told:
         self.odd: set[str] = set()
         self.unexplained: dict[str, str] = {}
         self.tables: dict[str, str] = {}
+        self.denied: dict[str, str] = {}
+        self.unmatched: dict[str, str] = {}
+        self.of_another_layout: set[str] = set()
+        """Keys of slots, that may not be idle, which another layout has for partitions of this one."""
+        self.beside = 0
+        """Number of directories beside the apps."""
+        self.peeked = ""
+        """The last of them that was looked into, where that are not all of them."""
+
+    def add(self, other: Told) -> None:
+        """What another look was told of."""
+        self.odd |= other.odd
+        self.unexplained = other.unexplained | self.unexplained
+        self.unmatched = other.unmatched | self.unmatched
+        self.tables |= other.tables
+        self.denied |= other.denied
 
     def tell_odd(self, path: str) -> None:
         """A path that no request can name: what is below is left out."""
@@ -189,9 +209,37 @@ class Told:
         """An event file in a place that the layout does not explain. One of each first directory is kept."""
         self.unexplained.setdefault(key.partition("/")[0] if "/" in key else "", key)
 
+    def tell_unmatched(self, key: str) -> None:
+        """A file of a partition that has no event files but outputs. One of each first directory is kept."""
+        self.unmatched.setdefault(key.partition("/")[0], key)
+
+    def tell_again(self, key: str, layout: Layout) -> None:
+        """A key that an earlier look had told as unexplained or unmatched, unless the settings say otherwise now."""
+        if AppHour.of_key(key, layout) is None:
+            self.tell_unexplained(key)
+        elif not layout.is_event_file(key.rpartition("/")[2]):
+            self.tell_unmatched(key)
+
+    def tell_denied(self, prefix: str, why: str) -> None:
+        """A prefix that may not be listed: what is below is left out."""
+        self.denied.setdefault(prefix, why)
+
     def tell_table(self, prefix: str, kind: str) -> None:
         """A prefix that belongs to a table format."""
         self.tables.setdefault(prefix, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Which of many directories beside the apps are looked into: the next few, round and round.
+
+    Attributes:
+        after: the last one whose turn it was.
+        again: those in which events were found: some of them are looked into whosever turn it is.
+    """
+
+    after: str = ""
+    again: frozenset[str] = frozenset()
 
 
 async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
@@ -208,35 +256,72 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     ]
 
 
-async def find_apps(store: Store, layout: Layout = DEFAULT_LAYOUT, told: Told | None = None) -> Found[str]:
+async def find_apps(
+    store: Store, layout: Layout = DEFAULT_LAYOUT, told: Told | None = None, turn: Turn | None = None
+) -> Found[str]:
     """The apps of the lake, sorted; one without a name where paths have none. One listing, mostly.
 
     Args:
         store: the event lake.
         layout: of its paths.
         told: told what is beside them: that takes a request for each directory that the layout does not explain.
+        turn: look into a few of these only, where there are many.
 
     Raises:
         TableFormat: the lake is a table of a format that keeps account of its files.
         StoreError: the listing failed.
     """
     names = await store.list_names("")
-    for name in names.directories:
-        if name in _TABLES:
-            raise _is_table(store, name, _TABLES[name])
-    if "metadata" in names.directories and any(
-        _OF_ICEBERG.fullmatch(info.key) for info in await store.peek("metadata/")
-    ):
-        raise _is_table(store, "metadata", "Iceberg")
+    table = await table_at(store, "", names)
+    if table is not None:
+        raise _is_table(store, *table)
     level = layout.app_level
     apps = [name for name in names.directories if layout.may_lead_to_events(f"{name}/") and _LOST not in name]
     odd = [*names.odd, *(repr(name) for name in names.directories if _is_odd(name, layout))]
     if told is not None:
         others = [name for name in names.directories if name not in apps and not name.startswith(("_", "."))]
-        await _tell_others(store, layout, [name for name in others if not _is_odd(name, layout)], names.files, told)
+        others = [name for name in others if not _is_odd(name, layout)]
+        await _tell_others(store, layout, _chosen(others, turn, told), names.files, told)
     if not layout.has_apps:
         return Found(("",), tuple(sorted(odd)))
     return Found(tuple(name.removeprefix(level) for name in apps if name != f"{level}."), tuple(sorted(odd)))
+
+
+async def find_tables(store: Store, apps: Collection[str], told: Told, layout: Layout = DEFAULT_LAYOUT) -> set[str]:
+    """Prefixes of those of these apps that must be left alone, since they are tables, or since that cannot be known.
+
+    What was looked at of an app does not say so: its hours may be listed without its table's log. It takes a listing
+    each. A lake without apps is none, or `find_apps` refuses it.
+
+    Args:
+        store: the event lake.
+        apps: those about to be worked on.
+        told: told why they are left alone.
+        layout: of the paths.
+
+    Raises:
+        StoreError: a listing failed.
+    """
+    closed: set[str] = set()
+    gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
+
+    async def one(app: str) -> None:
+        prefix = layout.prefix_of(app)
+        async with gate:
+            try:
+                table = await table_at(store, prefix, await store.list_names(prefix))
+            except AccessDenied as error:
+                told.tell_denied(prefix, str(error))
+            except UnaddressableKey:
+                told.tell_odd(f"{prefix}metadata/ (something in it)")
+            else:
+                if table is None:
+                    return
+                told.tell_table(prefix, table[1])
+            closed.add(prefix)
+
+    await _all(one, apps if layout.has_apps else ())
+    return closed
 
 
 def _is_odd(name: str, layout: Layout) -> bool:
@@ -259,15 +344,35 @@ async def _tell_others(
     for name in files:
         if layout.is_event_file(name):
             told.tell_unexplained(name)
-    for name in directories[:_MOST_PEEKS]:
-        try:
-            below = await store.peek(f"{name}/")
-        except UnaddressableKey:
-            told.tell_odd(f"{name}/ (something in it)")
-            continue
+    gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
+
+    async def one(name: str) -> None:
+        async with gate:
+            try:
+                below = await store.peek(f"{name}/")
+            except UnaddressableKey:
+                told.tell_odd(f"{name}/ (something in it)")
+                return
+            except AccessDenied as error:
+                told.tell_denied(f"{name}/", str(error))
+                return
         for info in below:
             if _holds_events(info.key, layout):
                 told.tell_unexplained(info.key)
+
+    await _all(one, directories)
+
+
+def _chosen(others: list[str], turn: Turn | None, told: Told) -> list[str]:
+    """Which of the directories beside the apps are looked into."""
+    told.beside = len(others)
+    if turn is None or len(others) <= _PEEKS_IN_TURN:
+        return others[:MOST_PEEKS]
+    later = [name for name in others if name.encode() > turn.after.encode()]
+    chosen = [*later, *others][:_PEEKS_IN_TURN]
+    told.peeked = chosen[-1]
+    again = [name for name in others if name in turn.again and name not in chosen]
+    return chosen + again[:_PEEKS_IN_TURN]
 
 
 def _holds_events(key: str, layout: Layout) -> bool:
@@ -282,6 +387,7 @@ async def find_hours(
     take: Callable[[AppHour, list[ObjectInfo] | UnaddressableKey], object],
     told: Told,
     layout: Layout = DEFAULT_LAYOUT,
+    turn: Turn | None = None,
 ) -> None:
     """Every partition of the scope that has event files, with its files in byte order of their keys.
 
@@ -294,22 +400,32 @@ async def find_hours(
         take: given each partition and its files; or why they cannot be listed, since one holds an impossible name.
         told: what is odd, unexplained, or belongs to others.
         layout: of its paths.
+        turn: as in `find_apps`.
 
     Raises:
         TableFormat: the lake is a table of a format that keeps account of its files.
-        StoreError: a listing failed; it is never taken for an empty one.
+        StoreError: a listing failed; it is never taken for an empty one. Where only some apps may not be listed, these
+            are told, and the others go on.
     """
-    apps = await find_apps(store, layout, told)
+    apps = await find_apps(store, layout, told, turn)
     for path in apps.odd:
         told.tell_odd(path)
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
+    denied: list[AccessDenied] = []
 
     async def one(app: str) -> None:
         async with gate:
             walk = _Walk(store, layout, scope, take, told)
-            await walk.below(layout.prefix_of(app), layout.keys(app, scope.first, scope.last))
+            try:
+                await walk.below(layout.prefix_of(app), layout.keys(app, scope.first, scope.last))
+            except AccessDenied as error:
+                told.tell_denied(layout.prefix_of(app), str(error))
+                denied.append(error)
 
-    await _all(one, [app for app in apps.items if not scope.apps or app in scope.apps])
+    meant = [app for app in apps.items if not scope.apps or app in scope.apps]
+    await _all(one, meant)
+    if denied and len(denied) == len(meant):  # that is no part of the lake, but all of it
+        raise denied[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +498,7 @@ class _Walk:
         self._explained = True
         self._partition: AppHour | None = None
         self._files: list[ObjectInfo] = []
+        self._unmatched = ""
         self._last = ""
         self._latest = ""
 
@@ -398,6 +515,7 @@ class _Walk:
             self._finish()
         except UnaddressableKey as error:
             self._files, self._directory, self._latest = [], "", ""  # these are listed again
+            self._unmatched = ""
             await self._level(prefix, replace(keys, after=max(keys.after, self.seen, key=str.encode)), error)
 
     async def _level(self, prefix: str, keys: Range, error: UnaddressableKey) -> None:
@@ -430,6 +548,8 @@ class _Walk:
             _tell(info.key, self._layout, self._told)
         elif self._partition is not None and self._layout.is_event_file(info.name):
             self._files.append(info)
+        elif self._partition is not None and not info.name.startswith(("_", ".")):
+            self._unmatched = self._unmatched or info.key
 
     def _check_order(self, directory: str) -> None:
         """See that no partition comes in pieces: half of one must never be taken for all of it."""
@@ -441,16 +561,18 @@ class _Walk:
     def _finish(self) -> None:
         if self._partition is not None and self._files:
             self._take(self._partition, sorted(self._files, key=lambda info: info.key.encode()))
-        self.seen = self._last
+        if self._unmatched and all(is_compacted(info.name) for info in self._files):
+            self._told.tell_unmatched(self._unmatched)
+        self.seen, self._unmatched = self._last, ""
         self._files, self._directory, self._partition = [], "", None
 
 
 def _tell(key: str, layout: Layout, told: Told) -> None:
     """Tell of an object that lies in no partition."""
     parts = key.split("/")
-    table = next((at for at, part in enumerate(parts[:-1]) if part in _TABLES), None)
+    table = table_of_key(key)
     if table is not None:
-        told.tell_table("/".join([*parts[:table], ""]), _TABLES[parts[table]])
+        told.tell_table(*table)
     elif _LOST in key:
         at = next(at for at, part in enumerate(parts) if _LOST in part)
         told.tell_odd("/".join([*parts[:at], repr(parts[at])]))

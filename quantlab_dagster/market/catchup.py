@@ -15,7 +15,7 @@ from quantlab_dagster.market.eligibility import yesterday
 from quantlab_dagster.market.journal import Journal
 from quantlab_dagster.market.late import scan_slice
 from quantlab_dagster.market.rollup import raw_prefixes
-from quantlab_dagster.market.settling import begin, missing_pairs, unsettled_days
+from quantlab_dagster.market.settling import begin, missing_pairs, owing_pairs, unsettled_days
 from quantlab_dagster.market.state import State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 
@@ -47,6 +47,9 @@ DEFAULT_WAITS = (5, 30, 60)
 
 WAIT_AFTER_OTHER_ENDS = dt.timedelta(minutes=10)
 """How long to wait after an attempt that did not fail, and yet the day is due."""
+
+PARTIAL_EVERY = dt.timedelta(hours=1)
+"""How long to wait until a PARTIAL day is looked at again."""
 
 _LATE = "late:"
 _WRONG_CLOCK = dt.timedelta(hours=1)
@@ -132,6 +135,7 @@ class Decision(StrEnum):
     REQUESTED = "requested"
     RUNNING = "running"
     WAITING = "waiting"
+    PARTIAL = "partial"
     EXHAUSTED = "exhausted"
     REFUSED = "refused"
 
@@ -180,6 +184,7 @@ class _Due:
     pairs: tuple[Pair, ...]
     task: str
     why: str
+    waits: bool = False
 
 
 def wait_after(tries: Tries, waits: Sequence[int] = DEFAULT_WAITS) -> dt.timedelta:
@@ -196,11 +201,11 @@ def wait_after(tries: Tries, waits: Sequence[int] = DEFAULT_WAITS) -> dt.timedel
     return max(dt.timedelta(minutes=minutes), dt.timedelta(0) if tries.last_failed else WAIT_AFTER_OTHER_ENDS)
 
 
-def _again_from(tries: Tries, rules: CatchUpRules) -> dt.datetime | None:
+def _again_from(tries: Tries, rules: CatchUpRules, at_least: dt.timedelta) -> dt.datetime | None:
     """The moment before which a task is not tried again; None if it may be now."""
     if tries.last_ended is None or tries.last_ended > rules.now + _WRONG_CLOCK:  # a clock was wrong, then or now
         return None
-    again = tries.last_ended + wait_after(tries, rules.waits)
+    again = tries.last_ended + max(at_least, wait_after(tries, rules.waits))
     return again if rules.now < again else None
 
 
@@ -213,7 +218,13 @@ def decide_open_days(state: State, rules: CatchUpRules) -> CatchUp:
     """Which open days to run now, oldest first: what can be said without looking for late parts."""
     return _decide(
         (
-            _Due(day, tuple(missing_pairs(state, day, rules.pairs)), _open_task(state, day, rules.pairs), "not settled")
+            _Due(
+                day,
+                tuple(missing_pairs(state, day, rules.pairs)),
+                _open_task(state, day, rules.pairs),
+                "not settled",
+                waits=state.waits(day) is not None,
+            )
             for day in unsettled_days(state, rules.last_eligible, rules.pairs)
         ),
         rules,
@@ -223,7 +234,7 @@ def decide_open_days(state: State, rules: CatchUpRules) -> CatchUp:
 
 def _open_task(state: State, day: dt.date, pairs: Collection[Pair]) -> str:
     """What is to be done of an open day. Pairs that come later do not inherit the attempts at those that are done."""
-    owing = [str(pair) for pair in pairs if not state.covers(pair, day)]
+    owing = [str(pair) for pair in owing_pairs(state, day, pairs)]
     some = "" if len(owing) == len(pairs) else f":{_digest(dict.fromkeys(owing, ''))}"
     return f"day:{day:%Y%m%d}{some}"
 
@@ -275,7 +286,11 @@ def _decide_one(item: _Due, rules: CatchUpRules) -> tuple[DayRequest | None, Dec
         what = "SYMBOL-DAY" if late else f"{item.day}"
         text = f"failed {tries.failed} times; see its runs, then `quantlab state accept {what}`"
         return None, Decided(item.day, late, Decision.EXHAUSTED, tries.failed, text)
-    if again := _again_from(tries, rules):
+    put_off = item.waits and not tries.last_failed
+    if again := _again_from(tries, rules, PARTIAL_EVERY if put_off else dt.timedelta(0)):
+        if put_off:
+            text = f"is PARTIAL, looked at again from {utc_text(again)} on"
+            return None, Decided(item.day, late, Decision.PARTIAL, tries.failed, text)
         text = f"{_so_far(tries)}, tried again from {utc_text(again)} on"
         return None, Decided(item.day, late, Decision.WAITING, tries.failed, text)
     request = DayRequest(item.day, item.pairs, item.task, tries.last_number + 1, tries.failed + 1, item.why)

@@ -12,11 +12,15 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import BadPart, Conflict, ObjectChanged, QuantlabError, ShrinkRefused
 from quantlab_dagster.kernel.faults import machine_fault
 from quantlab_dagster.lake.market import DATA, Pair, SymbolDay, find_symbols
+from quantlab_dagster.lake.store.limits import MULTIPART_BYTES
+from quantlab_dagster.lake.store.uploading import uploading
+from quantlab_dagster.market.chunks import Chunk, chunks_of, joined, left_to_do
 from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.journal import Journal, entry_of
 from quantlab_dagster.market.outcome import (
@@ -28,12 +32,25 @@ from quantlab_dagster.market.outcome import (
     published,
     quarantined,
     refused,
+    relabelled,
+    skipped,
     standing,
+    withheld,
 )
-from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
-from quantlab_dagster.market.publish import publish_day, publish_quarantine, publish_refusal, publish_sources
+from quantlab_dagster.market.plan import Action, Plan, Requested, each_plan, plan_symbol_day
+from quantlab_dagster.market.publish import (
+    publish_day,
+    publish_label,
+    publish_quarantine,
+    publish_refusal,
+    publish_sources,
+    remove_withholding,
+    said_of_day,
+    withhold_day,
+)
 from quantlab_dagster.market.settling import begin
 from quantlab_dagster.market.state_store import StateStore
+from quantlab_dagster.market.stream_checks import StreamObserver, checks_of, observer_of
 from quantlab_dagster.market.timeunit import minute_width
 from quantlab_dagster.work.merging import Merging, Recipe
 from quantlab_dagster.work.scratch import scratch_directory
@@ -41,18 +58,19 @@ from quantlab_dagster.work.shares import objects_frozen
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from quantlab_dagster.market.place import MarketPlace
 
-__all__ = ["compact_and_record", "compact_pair"]
+__all__ = ["compact_and_record", "compact_pair", "split_day"]
 
 logger = logging.getLogger(__name__)
 
 _SYMBOL_DAYS_AT_ONCE = 16
 _ATTEMPTS = 4
 _SMALL_BYTES = 8 << 20
+_ACTED_UPON = (Action.BUILD, Action.RELABEL, Action.QUARANTINE, Action.SKIP)
 
 
 async def compact_and_record(
@@ -62,23 +80,63 @@ async def compact_and_record(
     *,
     listener: Listener,
     symbols: Collection[str] = (),
+    done: Sequence[PairOutcome] = (),
     requested: Requested | None = None,
 ) -> PairOutcome:
     """Compact, and record the outcome in the journal: before the step can raise, so that a failure hides nothing.
+
+    Args:
+        place: the lakes, and what may be used.
+        pair: which.
+        day: UTC day.
+        listener: told of progress.
+        symbols: only these; empty for all.
+        done: what other steps did of the same day, which is not done again, and is part of the outcome.
+        requested: what is allowed, beyond the usual.
 
     Raises:
         DayRefused: the day is not eligible yet.
         StoreError: the symbols cannot be listed, or the state cannot be written.
     """
+    await _begin(place, day)
+    outcome = await compact_pair(place, pair, day, listener=listener, symbols=symbols, done=done, requested=requested)
+    entry = entry_of(pair, day, outcome.outcomes, place.clock(), whole=not symbols)
+    await Journal(place.compact).append(entry)
+    return outcome
+
+
+async def split_day(
+    place: MarketPlace, pair: Pair, day: dt.date, limit: int, requested: Requested | None = None
+) -> list[Chunk]:
+    """The chunks of what is to be built of a pair's day; what stands as it is counts nothing.
+
+    Args:
+        place: the lakes.
+        pair: which.
+        day: UTC day.
+        limit: bytes of raw parts of a chunk.
+        requested: what is allowed, beyond the usual.
+
+    Raises:
+        DayRefused: the day is not eligible yet.
+        StoreError: it cannot be looked at, or the state cannot be written.
+    """
+    await _begin(place, day)
+
+    def size(plan: Plan) -> tuple[str, int]:
+        return plan.symbol_day.symbol, plan.bytes_in if plan.action is Action.BUILD else 0
+
+    looked_at = await each_plan(place, [pair], [day], size, requested=requested)
+    return chunks_of({symbol: size for symbol, size in looked_at if size}, limit)
+
+
+async def _begin(place: MarketPlace, day: dt.date) -> None:
+    """Refuse a day that is not eligible; and write where the state begins before anything is done."""
     now = place.clock()
     check_eligible(day, now)
     states = StateStore(place.compact)
     if not await states.exists():
         await states.update(lambda before: begin(before, yesterday(now), now))
-    outcome = await compact_pair(place, pair, day, listener=listener, symbols=symbols, requested=requested)
-    entry = entry_of(pair, day, outcome.outcomes, place.clock(), whole=not symbols)
-    await Journal(place.compact).append(entry)
-    return outcome
 
 
 async def compact_pair(
@@ -88,9 +146,10 @@ async def compact_pair(
     *,
     listener: Listener,
     symbols: Collection[str] = (),
+    done: Sequence[PairOutcome] = (),
     requested: Requested | None = None,
 ) -> PairOutcome:
-    """Compact all symbols of a pair's day, or only those named.
+    """Compact all symbols of a pair's day, or only those named, or all that other steps have not done.
 
     A bad symbol-day is quarantined, one that fails for another reason is reported as failed; the others go on.
 
@@ -100,15 +159,22 @@ async def compact_pair(
     """
     check_eligible(day, place.clock())
     with objects_frozen():
-        return await _compact_pair(place, pair, day, listener, symbols, requested or Requested())
+        last = await _compact_pair(place, pair, day, listener, symbols, done, requested or Requested())
+    return joined(done, last) if done else last
 
 
 async def _compact_pair(
-    place: MarketPlace, pair: Pair, day: dt.date, listener: Listener, symbols: Collection[str], requested: Requested
+    place: MarketPlace,
+    pair: Pair,
+    day: dt.date,
+    listener: Listener,
+    symbols: Collection[str],
+    done: Sequence[PairOutcome],
+    requested: Requested,
 ) -> PairOutcome:
     started = time.monotonic()
     before = place.requests()
-    found = sorted(symbols) or await find_symbols(place.raw, pair)
+    found = left_to_do(sorted(symbols) or await find_symbols(place.raw, pair), done)
     listener.planned(pair, day, len(found))
     with scratch_directory(place.limits.scratch_base) as scratch:
         async with Merging(place.limits, cores=min(4, os.cpu_count() or 1)) as merging:
@@ -130,6 +196,7 @@ class _Step:
         self._listener = listener
         self._requested = requested
         self._merging = merging
+        self._qualities = place.qualities()
         self._at_once = asyncio.Semaphore(_SYMBOL_DAYS_AT_ONCE)
 
     async def run(self, symbol_days: list[SymbolDay]) -> list[Outcome]:
@@ -140,7 +207,7 @@ class _Step:
     async def _one(self, symbol_day: SymbolDay) -> Outcome:
         async with self._at_once:
             try:
-                outcome = await self._attempts(symbol_day)
+                outcome = await self._with_checks(await self._attempts(symbol_day))
             except QuantlabError as error:
                 outcome = failed(symbol_day, error, str(error))
             except Exception as error:
@@ -157,14 +224,15 @@ class _Step:
     async def _attempts(self, symbol_day: SymbolDay) -> Outcome:
         """Plan and build; plan anew when the raw parts or the published day changed under our hands."""
         for attempt in range(1, _ATTEMPTS + 1):
-            plan = await plan_symbol_day(self._place.raw, self._place.compact, symbol_day, self._requested)
-            outcome = standing(plan) if plan.action is not Action.BUILD else None
+            quality = await self._qualities.of(symbol_day.day)
+            plan = await plan_symbol_day(self._place.raw, self._place.compact, symbol_day, self._requested, quality)
+            outcome = standing(plan) if plan.action not in _ACTED_UPON else None
             if outcome is not None:
                 if attempt > 1:
                     await self._mend_sources(plan)
                 return outcome
             try:
-                return await self._build(plan)
+                return await self._act(plan)
             except BadPart as error:
                 await publish_quarantine(self._place.compact, plan, error)
                 return quarantined(plan, error)
@@ -186,6 +254,18 @@ class _Step:
         if meta is not None and meta.raw_fingerprint == plan.raw_fingerprint:
             await publish_sources(self._place.compact, plan)
 
+    async def _act(self, plan: Plan) -> Outcome:
+        compact = self._place.compact
+        if plan.action is Action.RELABEL:
+            return relabelled(plan, await publish_label(compact, plan))
+        if plan.action is Action.QUARANTINE:
+            await withhold_day(compact, plan)
+            return withheld(plan)
+        if plan.action is Action.SKIP:
+            await remove_withholding(compact, plan)
+            return skipped(plan)
+        return await self._build(plan)
+
     async def _build(self, plan: Plan) -> Outcome:
         directory = self._scratch / f"{abs(hash(plan.symbol_day)):x}-{time.monotonic_ns():x}"
         directory.mkdir()
@@ -199,13 +279,30 @@ class _Step:
         def width(key_range: tuple[int, int] | None) -> int | None:
             return minute_width(*key_range, plan.symbol_day.day) if key_range else None
 
-        built = await self._merging.build(
-            self._place.raw,
-            plan.parts,
-            Recipe(self._place.order, width, cores=1 if plan.bytes_in <= _SMALL_BYTES else None),
-            directory / DATA,
-            progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
-        )
-        started = time.monotonic()
-        meta = await publish_day(self._place.compact, plan, directory / DATA, built)
-        return published(plan, meta, built.merged, built.seconds + time.monotonic() - started)
+        observer: list[StreamObserver] = []
+
+        def observed(key_range: tuple[int, int] | None) -> StreamObserver:
+            observer[:] = [observer_of(plan.symbol_day, self._place.order.column, key_range)]
+            return observer[0]
+
+        compact, key = self._place.compact, plan.symbol_day.key(DATA)
+        early = plan.bytes_in > MULTIPART_BYTES
+        async with uploading(compact, key, directory / DATA, early=early) as upload:
+            built = await self._merging.build(
+                self._place.raw,
+                plan.parts,
+                Recipe(self._place.order, width, cores=1 if plan.bytes_in <= _SMALL_BYTES else None, observer=observed),
+                directory / DATA,
+                progress=lambda arrived: self._listener.fetched(plan.symbol_day, arrived, len(plan.parts)),
+            )
+            started = time.monotonic()
+            checks = checks_of(observer[0], built.merged.seen)
+            meta = await publish_day(compact, plan, upload, built, checks=checks)
+        return published(plan, meta, built.merged, built.seconds + time.monotonic() - started, checks)
+
+    async def _with_checks(self, outcome: Outcome) -> Outcome:
+        """What was said of the rows of a published day when it was built; only it knows them."""
+        if outcome.status is not Status.SUCCESS or outcome.checks is not None:
+            return outcome
+        said = await said_of_day(self._place.compact, outcome.symbol_day)
+        return replace(outcome, checks=said.checks if said is not None else None)

@@ -8,6 +8,7 @@ symbol-day is in both, the state is right. What fails later is brought back firs
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
@@ -16,10 +17,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from quantlab_dagster.errors import Conflict, MalformedObject, ObjectNotFound
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.silence import REMEMBERED_DAYS, has_data
 from quantlab_dagster.market.state import STATE_KEY, PartitionRecord, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from quantlab_dagster.lake.store.base import Store
 
@@ -63,12 +65,27 @@ def inventory_key(month: str) -> str:
 
 
 def oldest_successes(state: State, *, most: int = MOST_RECORDS, keep: int = KEEP_RECORDS) -> dict[str, PartitionRecord]:
-    """The records that are to move: none up to `most`; above, the oldest successes until `keep` are left. Pure."""
+    """The records that are to move: none up to `most`; above, the oldest successes until `keep` are left. Pure.
+
+    The last days with data of each symbol move after all others: without them nobody would know that it is silent, or
+    rests.
+    """
     if len(state.partitions) <= most:
         return {}
     done = [key for key, record in state.partitions.items() if record.status in (Status.SUCCESS, Status.NO_FILES)]
     done.sort(key=lambda key: key.rpartition("/")[2])
+    last = _last_of_each(state, done)
+    done.sort(key=last.__contains__)
     return {key: state.partitions[key] for key in done[: len(state.partitions) - keep]}
+
+
+def _last_of_each(state: State, done: Iterable[str]) -> set[str]:
+    """Of keys in the order of their days, the last ones of each symbol that had data."""
+    last: dict[str, deque[str]] = {}
+    for key in done:
+        if has_data(state.partitions[key]):
+            last.setdefault(key.rpartition("/")[0], deque(maxlen=REMEMBERED_DAYS)).append(key)
+    return {key for keys in last.values() for key in keys}
 
 
 async def move_oldest(

@@ -81,16 +81,17 @@ class JournalEntry(Record):
 
 def record_of(outcome: Outcome, now: dt.datetime) -> PartitionRecord:
     """The record of a symbol-day, from how the work on it ended or what it stands as."""
-    troubled = outcome.status in (Status.FAILED, Status.QUARANTINE)
+    explained = outcome.status in (Status.FAILED, Status.QUARANTINE, Status.SKIPPED)
     return PartitionRecord(
         status=outcome.status.value,
         rows=outcome.rows,
         total_size_bytes=outcome.bytes_in,
         day_quality_post=outcome.day_quality,
         updated_at=utc_text(now),
-        error=outcome.reason if troubled else None,
+        error=outcome.reason if explained else None,
         raw_fingerprint=outcome.raw_fingerprint or None if outcome.status is Status.QUARANTINE else None,
         error_type=outcome.error or None if outcome.status is Status.FAILED else None,
+        longest_gap_seconds=outcome.longest_gap_seconds,
     )
 
 

@@ -16,7 +16,8 @@ from quantlab_dagster.market.catchup import CatchUp, Decision
 from quantlab_dagster.market.eligibility import expected_day, last_eligible_day, yesterday
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.rollup import NO_PREFIX
-from quantlab_dagster.market.settling import unsettled_days
+from quantlab_dagster.market.settling import owing_pairs, unsettled_days
+from quantlab_dagster.market.silence import USUAL_DAYS, Silence, silences
 from quantlab_dagster.work.finding import Finding
 from quantlab_dagster.work.wording import name_some
 
@@ -26,16 +27,18 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.market.catchup import Decided
     from quantlab_dagster.market.rollup import RawPrefixes
-    from quantlab_dagster.market.state import PartitionRecord, State
+    from quantlab_dagster.market.state import PartitionRecord, QualityNote, State
 
 __all__ = [
     "AUDITED",
     "FRESHNESS",
     "NOTHING_FAILED",
     "NOTHING_QUARANTINED",
+    "NOTHING_SILENT",
     "NOT_STALE",
     "NO_UNCLAIMED_RAW_PREFIX",
     "STATE_UNDERSTOOD",
+    "WINDOWS_UNDERSTOOD",
     "DayJudgement",
     "Judgement",
     "PairBacklog",
@@ -48,7 +51,9 @@ NOT_STALE = "not_stale"
 NO_UNCLAIMED_RAW_PREFIX = "no_unclaimed_raw_prefix"
 NOTHING_QUARANTINED = "nothing_quarantined"
 NOTHING_FAILED = "nothing_failed"
+NOTHING_SILENT = "nothing_silent"
 STATE_UNDERSTOOD = "state_understood"
+WINDOWS_UNDERSTOOD = "quality_windows_understood"
 AUDITED = "order_and_losslessness_audited"
 
 
@@ -60,6 +65,7 @@ class Standing(StrEnum):
     FAILED = "failed"
     WAITING = "waiting"
     EXHAUSTED = "exhausted"
+    PARTIAL = "partial"
     SETTLED = "settled"
 
 
@@ -67,6 +73,7 @@ _OF_DECISION = {
     Decision.RUNNING: Standing.RUNNING,
     Decision.WAITING: Standing.WAITING,
     Decision.EXHAUSTED: Standing.EXHAUSTED,
+    Decision.PARTIAL: Standing.PARTIAL,
 }
 
 
@@ -88,6 +95,7 @@ class DayJudgement:
         failed: symbol-days whose last try failed, with the reason.
         unproved: of these, those whose new file was not proved.
         unreadable: symbol-days that cannot be looked at, with the reason.
+        windows: quality windows that cannot be understood, by HHMM, with the reason.
     """
 
     day: dt.date
@@ -103,12 +111,13 @@ class DayJudgement:
     failed: Mapping[str, str] = field(default_factory=dict)
     unproved: tuple[str, ...] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    windows: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fine(self) -> bool:
         """Whether nobody need look: nothing is wrong with it, or it has just become due."""
         trouble = (self.overdue, self.troubled, self.quarantined, self.stale, self.failed, self.unreadable)
-        return not any(trouble)
+        return not any(trouble) and not self.windows
 
     @property
     def troubled(self) -> bool:
@@ -152,6 +161,8 @@ class Judgement:
         odd: what stands in the raw lake in the place of symbols, but cannot be addressed.
         not_looked: why late parts could not be looked for; empty if they could, or were not to be.
         not_understood: entries of the journal and of the state that cannot be understood, with the reason.
+        silent: pairs and symbols that had data in the last days, and have none on the latest settled day.
+        delisted: those of which an operator said that no more data are to come, with the reason given.
     """
 
     pairs: tuple[Pair, ...]
@@ -168,6 +179,8 @@ class Judgement:
     odd: tuple[str, ...]
     not_looked: str
     not_understood: Mapping[str, str]
+    silent: tuple[Silence, ...] = ()
+    delisted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fine(self) -> bool:
@@ -183,7 +196,9 @@ class Judgement:
             self._raw_prefixes(),
             _nothing_quarantined(self.quarantined),
             self._nothing_failed(),
+            self._nothing_silent(),
             self._understood(),
+            self._windows(),
         )
 
     def findings_of(self, pair: Pair) -> tuple[Finding, ...]:
@@ -224,10 +239,16 @@ class Judgement:
             "accepted_symbol_days": sum(len(day.accepted) for day in days),
             "failed_symbol_days": sum(len(day.failed) for day in days),
             "pairs_behind": len(self.behind),
+            "silent_symbols": sum(item.symbols for item in self.silent),
+            "delisted": len(self.delisted),
+            "partial_days": sum(day.standing is Standing.PARTIAL for day in days),
+            "unreadable_windows": sum(len(day.windows) for day in days),
         }
 
     def _freshness(self) -> Finding:
-        overdue = [str(day.day) for day in self.days if day.overdue]
+        overdue = [
+            f"{day.day}{' (PARTIAL)' if day.standing is Standing.PARTIAL else ''}" for day in self.days if day.overdue
+        ]
         if self.ahead:
             text = f"last_compacted_date {self.watermark} lies in the future, so nothing is caught up until then"
             return Finding(FRESHNESS, passed=False, text=f"{text}: `quantlab state seed --move-back` mends it")
@@ -274,12 +295,23 @@ class Judgement:
             texts.append(f"symbol-days that failed: {name_some(failed, separator='; ')}")
         return Finding(NOTHING_FAILED, not texts, "; ".join(texts) or "no day has failed since it was last settled")
 
+    def _nothing_silent(self) -> Finding:
+        if not self.silent:
+            return Finding(NOTHING_SILENT, passed=True, text="whatever had data in the last days has some still")
+        text = name_some([item.text for item in self.silent], separator="; ")
+        return Finding(NOTHING_SILENT, passed=False, text=f"{text}: see its collector, or `quantlab state delisted`")
+
     def _understood(self) -> Finding:
         bad = [f"{key} ({why})" for key, why in sorted(self.not_understood.items())]
         text = (
             f"stays until somebody mends or removes it: {name_some(bad)}" if bad else "every record can be understood"
         )
         return Finding(STATE_UNDERSTOOD, not bad, text)
+
+    def _windows(self) -> Finding:
+        bad = [f"{day.day} {name} ({why})" for day in self.days for name, why in sorted(day.windows.items())]
+        text = name_some(bad, separator="; ") if bad else "every quality window of the look-back can be understood"
+        return Finding(WINDOWS_UNDERSTOOD, not bad, text)
 
 
 def _nothing_quarantined(quarantined: Mapping[str, str]) -> Finding:
@@ -310,6 +342,7 @@ def judge(
     raw: RawPrefixes | None = None,
     not_looked: str = "",
     entries: Mapping[str, str] | None = None,
+    usual_days: int = USUAL_DAYS,
 ) -> Judgement:
     """Judge every day of the lake.
 
@@ -321,6 +354,7 @@ def judge(
         raw: exchanges and streams of the raw lake; None if they could not be listed.
         not_looked: why late parts could not be looked for; empty if they could, or were not to be.
         entries: entries of the journal that cannot be understood, with the reason.
+        usual_days: with data on so many of seven days a symbol is missed when it has none.
     """
     expected, last = expected_day(now), last_eligible_day(now)
     sheet = _Sheet(pairs, expected)
@@ -328,7 +362,7 @@ def judge(
         sheet.open[expected] = tuple(pairs)
     else:
         for day in unsettled_days(state, last, pairs):
-            sheet.open[day] = tuple(pair for pair in pairs if not state.covers(pair, day))
+            sheet.open[day] = tuple(owing_pairs(state, day, pairs))
         sheet.read(state)
     for one in (decided or CatchUp()).decided:
         sheet.decided[one.day] = one
@@ -349,6 +383,8 @@ def judge(
         odd=(state.late_scan.odd if state else None) or (),
         not_looked=not_looked,
         not_understood={**(entries or {}), **sheet.not_understood},
+        silent=silences(state, least=usual_days) if state else (),
+        delisted={name: item.reason for name, item in sorted(((state.delisted if state else None) or {}).items())},
     )
 
 
@@ -362,6 +398,7 @@ class _Sheet:
         self.decided: dict[dt.date, Decided] = {}
         self.not_understood: dict[str, str] = {}
         self._failed_days: set[dt.date] = set()
+        self._noted_days: dict[dt.date, QualityNote] = {}
         self._said: dict[dt.date, dict[str, dict[str, str]]] = {}
 
     def read(self, state: State) -> None:
@@ -378,16 +415,25 @@ class _Sheet:
         for key, text in state.late_scan.stale.items():
             if not (symbol_day := self._symbol_day(key)):
                 continue
-            if state.is_accepted(key):
-                self._say("accepted", symbol_day.day, key, _why_accepted(state, key))
+            if (why := state.why_accepted(key)) is not None:
+                self._say("accepted", symbol_day.day, key, why)
             else:
                 self._say("unreadable" if key in state.unreadable else "stale", symbol_day.day, key, text)
+
+        self._read_notes(state)
+
+    def _read_notes(self, state: State) -> None:
+        for text, note in (state.quality or {}).items():
+            try:
+                self._noted_days[parse_day(text)] = note
+            except PathError as error:
+                self.not_understood[f"quality {text}"] = str(error)
 
     def _say_record(self, state: State, key: str, day: dt.date, record: PartitionRecord) -> None:
         whole_day = state.days.get(f"{day:%Y%m%d}")
         error = record.error or ""
-        if state.is_accepted(key):
-            self._say("accepted", day, key, _why_accepted(state, key))
+        if (why := state.why_accepted(key)) is not None:
+            self._say("accepted", day, key, why)
         elif record.status == Status.QUARANTINE:
             self._say("quarantined", day, key, error)
         elif whole_day is not None and whole_day.accepted and record.updated_at <= whole_day.updated_at:
@@ -410,17 +456,20 @@ class _Sheet:
     def days(self, state: State | None) -> tuple[DayJudgement, ...]:
         """Every day of which there is something to say."""
         late = {day for day, one in self.decided.items() if one.late and one.decision in _OF_DECISION}
-        found = self.open.keys() | self._failed_days | self._said.keys() | late
+        windows = {day for day, note in self._noted_days.items() if note.unreadable}
+        found = self.open.keys() | self._failed_days | self._said.keys() | late | windows
         return tuple(self._day(state, day) for day in sorted(found))
 
     def _day(self, state: State | None, day: dt.date) -> DayJudgement:
         said = self._said.get(day, {})
         decided = self.decided.get(day)
         failed = day in self._failed_days
+        note = self._noted_days.get(day)
         settled = day not in self.open and not failed
         standing = _OF_DECISION.get(decided.decision) if decided else None
         if standing is None:
-            standing = Standing.SETTLED if settled else Standing.FAILED if failed else Standing.DUE
+            unsettled = Standing.PARTIAL if note is not None and note.waits else Standing.DUE
+            standing = Standing.SETTLED if settled else Standing.FAILED if failed else unsettled
         return DayJudgement(
             day=day,
             standing=standing,
@@ -435,6 +484,7 @@ class _Sheet:
             failed=said.get("failed", {}),
             unproved=tuple(sorted(said.get("unproved", {}))),
             unreadable=said.get("unreadable", {}),
+            windows=note.unreadable if note is not None else {},
         )
 
     def behind(self) -> tuple[PairBacklog, ...]:
@@ -447,11 +497,6 @@ class _Sheet:
         return tuple(found)
 
 
-def _why_accepted(state: State, key: str) -> str:
-    acceptance = (state.accepted or {}).get(key)
-    return acceptance.reason if acceptance else ""
-
-
 def _failed_pairs(state: State | None, day: dt.date) -> tuple[Pair, ...]:
     ended = state.open_days.get(f"{day:%Y%m%d}", {}) if state else {}
     names = [name for name, status in sorted(ended.items()) if status == Status.FAILED and "/" in name]
@@ -461,6 +506,9 @@ def _failed_pairs(state: State | None, day: dt.date) -> tuple[Pair, ...]:
 def _reason(state: State | None, day: dt.date, decided: Decided | None, *, settled: bool) -> str:
     record = state.day(day) if state is not None else None
     texts = [record.reason] if record is not None and record.reason and not settled else []
+    waits = state.waits(day) if state is not None and not settled else None
+    if waits is not None:
+        texts.append(waits.reason)
     if decided is not None and decided.text:
         texts.append(decided.text)
     if state is None:

@@ -9,6 +9,7 @@ from quantlab_dagster.errors import StoreError
 from quantlab_dagster.market.catchup import decide_catch_up
 from quantlab_dagster.market.judgement import Judgement, judge
 from quantlab_dagster.market.rollup import raw_prefixes
+from quantlab_dagster.market.silence import USUAL_DAYS
 from quantlab_dagster.market.state_store import StateStore
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def decide_all(state: State, rules: CatchUpRules) -> CatchUp:
     return decide_catch_up(state, replace(rules, most_runs=MOST_JUDGED))
 
 
-def judge_seen(seen: LookedAround, rules: CatchUpRules) -> Judgement:
+def judge_seen(seen: LookedAround, rules: CatchUpRules, *, usual_days: int = USUAL_DAYS) -> Judgement:
     """Judge what was seen by a look around; pure."""
     return judge(
         seen.state,
@@ -40,16 +41,20 @@ def judge_seen(seen: LookedAround, rules: CatchUpRules) -> Judgement:
         raw=seen.raw,
         not_looked=str(seen.error or ""),
         entries=seen.entries,
+        usual_days=usual_days,
     )
 
 
-async def judge_now(place: MarketPlace, pairs: Sequence[Pair], decide: Callable[[State], CatchUp]) -> Judgement:
+async def judge_now(
+    place: MarketPlace, pairs: Sequence[Pair], decide: Callable[[State], CatchUp], *, usual_days: int = USUAL_DAYS
+) -> Judgement:
     """Look at the state and at the raw lake's exchanges and streams, and judge. Nothing is written.
 
     Args:
         place: the lakes.
         pairs: configured pairs.
         decide: what becomes of the days that are due; asked only where there is a state.
+        usual_days: with data on so many of seven days a symbol is missed when it has none.
 
     Raises:
         MalformedObject: the state cannot be understood.
@@ -69,4 +74,5 @@ async def judge_now(place: MarketPlace, pairs: Sequence[Pair], decide: Callable[
         raw=raw,
         not_looked=problem,
         entries=entries,
+        usual_days=usual_days,
     )

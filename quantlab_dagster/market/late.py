@@ -20,13 +20,14 @@ from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.looks import Look, look_of, note_of
 from quantlab_dagster.market.plan import ITS_OWN_FAULT, Requested, broken_plan, plan_symbol_day
-from quantlab_dagster.market.settling import Note, note_looks
+from quantlab_dagster.market.settling import Note, note_looks, note_quality
 from quantlab_dagster.market.state import LateScan, Round, State, utc_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.market.quality.reading import Qualities
     from quantlab_dagster.market.state_store import StateStore
 
 __all__ = ["SCAN_SECONDS", "look_at", "round_name", "scan_slice"]
@@ -107,14 +108,17 @@ async def scan_slice(
             symbols, odd = await find_symbols_of(place.raw, pairs, at_once=place.limits.request_concurrency)
     except TimeoutError:
         raise _too_slow(place, f"the symbols of {len(pairs)} pairs were not listed", seconds) from None
-    wanted = set(_of_days(state, symbols, _days(state, now, look_back_days)))
-    remaining = _remaining(wanted | _troubled(state, symbols), scan.cursor)
-    looked = await _look_at(place, remaining, until)
+    days = _days(state, now, look_back_days)
+    wanted = set(_of_days(state, symbols, days))
+    remaining = _remaining(wanted | _troubled(state, symbols, days), scan.cursor)
+    qualities = place.qualities()
+    looked = await _look_at(place, remaining, until, qualities)
     cursor = _cursor(looked, scan.cursor)
     started = scan.started_at if scan.cursor is not None and scan.started_at else utc_text(now)
 
     def change(before: State | None) -> State:
         base = note_looks(before or state, looked.notes(now), troubled_only=True)
+        base = _with_qualities(base, qualities, days)
         others = {other: one for other, one in _recent(base.late_scan.rounds, now).items() if other != name}
         stale = {
             key: what
@@ -131,6 +135,11 @@ async def scan_slice(
     if remaining and not looked.through:
         raise _too_slow(place, f"{remaining[0]}, the next to be searched for late parts, was not looked at", seconds)
     return after
+
+
+def _is_settled(state: State, text: str) -> bool:
+    record = state.days.get(text)
+    return record is not None and record.settled
 
 
 def _may_be_looked_at(state_key: str, symbols: dict[Pair, tuple[str, ...]], *, by_others: bool) -> bool:
@@ -163,16 +172,34 @@ def _of_days(state: State, symbols: dict[Pair, tuple[str, ...]], days: Sequence[
         yield from (SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found for day in settled)
 
 
-def _troubled(state: State, symbols: dict[Pair, tuple[str, ...]]) -> set[SymbolDay]:
-    """The quarantined and failed symbol-days of settled days, however old: whether their cause is gone."""
+def _troubled(state: State, symbols: dict[Pair, tuple[str, ...]], days: Collection[dt.date]) -> set[SymbolDay]:
+    """The quarantined and failed symbol-days of settled days, however old: whether their cause is gone.
+
+    Not those of a BAD day before the look-back: no windows come for it any more, and it has hundreds of them.
+    """
     found = set()
     for key, record in state.partitions.items():
         if record.troubled:
             with suppress(PathError):
                 symbol_day = SymbolDay.of_state_key(key)
-                if symbol_day.pair in symbols and state.covers(symbol_day.pair, symbol_day.day):
+                old = record.withheld and symbol_day.day not in days
+                if symbol_day.pair in symbols and state.covers(symbol_day.pair, symbol_day.day) and not old:
                     found.add(symbol_day)
     return found
+
+
+def _with_qualities(state: State, qualities: Qualities, days: Collection[dt.date]) -> State:
+    """A state with what was seen of the days' windows; what was noted of days before the look-back is forgotten."""
+    for day, quality in qualities.seen.items():
+        if day in days:
+            state = note_quality(state, day, quality)
+    first = day_text(min(days)) if days else ""
+    kept = {
+        text: note
+        for text, note in (state.quality or {}).items()
+        if text >= first or (note.waits and not _is_settled(state, text))
+    }
+    return state.model_copy(update={"quality": kept or None})
 
 
 def _remaining(wanted: Iterable[SymbolDay], cursor: str | None) -> list[SymbolDay]:
@@ -193,17 +220,20 @@ def _cursor(looked: _Looked, before: str | None) -> str | None:
     return _place_in_round(looked.of[through - 1]) if through else (before or "")
 
 
-async def _look_at(place: MarketPlace, symbol_days: Sequence[SymbolDay], until: float | None) -> _Looked:
+async def _look_at(
+    place: MarketPlace, symbol_days: Sequence[SymbolDay], until: float | None, qualities: Qualities
+) -> _Looked:
     """Look at symbol-days side by side, begun in their order, until an error or a moment of the loop's clock."""
     looked = _Looked(symbol_days)
     next_ones = iter(enumerate(symbol_days))
 
     async def work() -> None:
-        for number, symbol_day in next_ones:  # shared by all workers
-            looked.looks[number] = await look_at(place, symbol_day)
+        for number, symbol_day in next_ones:  # shared by all workers, who begin in order
+            looked.looks[number] = await look_at(place, symbol_day, qualities)
 
     try:
         async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
+            await qualities.look_up({symbol_day.day for symbol_day in symbol_days})
             for _ in range(min(AT_ONCE, place.limits.request_concurrency)):
                 group.create_task(work())
     except TimeoutError:
@@ -216,14 +246,15 @@ async def _look_at(place: MarketPlace, symbol_days: Sequence[SymbolDay], until: 
     return looked
 
 
-async def look_at(place: MarketPlace, symbol_day: SymbolDay) -> Look:
+async def look_at(place: MarketPlace, symbol_day: SymbolDay, qualities: Qualities | None = None) -> Look:
     """Look at a symbol-day. One that cannot be looked at for a reason of its own is open, and stale by that reason.
 
     Raises:
         StoreError: a listing or a read failed for another reason.
     """
     try:
-        return look_of(await plan_symbol_day(place.raw, place.compact, symbol_day, Requested()))
+        quality = await (qualities or place.qualities()).of(symbol_day.day)
+        return look_of(await plan_symbol_day(place.raw, place.compact, symbol_day, Requested(), quality))
     except ITS_OWN_FAULT as error:  # its run fails, and says what is wrong
         return look_of(broken_plan(symbol_day, error))  # in the words of a roll-up: an operator accepts one text
 

@@ -28,7 +28,8 @@ class Look:
         action: what is to be done.
         reason: why, for people.
         outcome: what it counts as, as it stands; None for one that is open.
-        stale: what is to be built: the fingerprint of the raw parts; or why it cannot be looked at; None if nothing.
+        stale: what is to be done: the fingerprint of the raw parts; or why it cannot be looked at; None if nothing.
+        waits: whether it is open only because its day is PARTIAL, and looked at again.
     """
 
     symbol_day: SymbolDay
@@ -36,19 +37,23 @@ class Look:
     reason: str
     outcome: Outcome | None
     stale: str | None
+    waits: bool = False
 
     @property
     def open(self) -> bool:
-        """Whether it is neither published nor quarantined."""
+        """Whether it is neither published nor quarantined, nor given up."""
         return self.outcome is None or self.outcome.status is Status.FAILED
+
+
+_TO_DO = (Action.BUILD, Action.RELABEL, Action.QUARANTINE)
 
 
 def look_of(plan: Plan) -> Look:
     """What a plan says, without the listing that it holds."""
-    stale = plan.raw_fingerprint if plan.action is Action.BUILD else None
+    stale = plan.raw_fingerprint if plan.action in _TO_DO else None
     if plan.action is Action.BROKEN:
         stale = f"{plan.symbol_day}: {plan.reason}"
-    return Look(plan.symbol_day, plan.action, plan.reason, standing(plan), stale)
+    return Look(plan.symbol_day, plan.action, plan.reason, standing(plan), stale, plan.waits)
 
 
 def note_of(look: Look, now: dt.datetime) -> Note:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from quantlab_dagster.market.pace import longest_gap
 from quantlab_dagster.market.plan import Action, Plan
 from quantlab_dagster.market.timeunit import minute_width
 from quantlab_dagster.work.wording import format_bytes
@@ -31,7 +32,10 @@ __all__ = [
     "published",
     "quarantined",
     "refused",
+    "relabelled",
+    "skipped",
     "standing",
+    "withheld",
     "worst",
 ]
 
@@ -64,12 +68,14 @@ class Outcome:
         ts_event_min: least ts_event published.
         ts_event_max: greatest ts_event published.
         revision: of the published day; None where nothing is.
-        day_quality: label of the published day; None where nothing is.
+        day_quality: label of the published day, or for which it is not published; None where nothing is said.
         columns: name to dtype of the built file; empty where nothing was built.
         widened: name to the types of a column in the parts and the wider one that it got; of the built file.
         minute_width: one minute in units of ts_event, None where the unit is not known.
         minutes: (ts_event // minute_width, rows) of the built file.
         raw_fingerprint: of the raw parts listed; empty where that is not known.
+        checks: what was counted in the rows of the published day (`stream_checks`); None where nobody knows.
+        longest_gap_seconds: between two flushes of the parts of the built file; None where nothing was built.
     """
 
     symbol_day: SymbolDay
@@ -91,6 +97,13 @@ class Outcome:
     minute_width: int | None = None
     minutes: tuple[tuple[int, int], ...] = ()
     raw_fingerprint: str = ""
+    checks: dict[str, Any] | None = None
+    longest_gap_seconds: int | None = None
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """What is not as it should be in the rows of the published day, by check."""
+        return dict((self.checks or {}).get("findings") or {})
 
     @property
     def built(self) -> bool:
@@ -148,6 +161,26 @@ def quarantined(plan: Plan, error: BadPart) -> Outcome:
     return _bare(plan, Status.QUARANTINE, reason)
 
 
+def withheld(plan: Plan) -> Outcome:
+    """The outcome of a symbol-day that is not published because its day is BAD."""
+    return replace(_bare(plan, Status.QUARANTINE, plan.reason), day_quality=plan.label)
+
+
+def skipped(plan: Plan) -> Outcome:
+    """The outcome of a symbol-day that is not published because its day is PARTIAL."""
+    return replace(_bare(plan, Status.SKIPPED, plan.reason), day_quality=plan.label)
+
+
+def relabelled(plan: Plan, meta: DayMeta) -> Outcome:
+    """The outcome of a published day that got another label.
+
+    Args:
+        plan: by which it got that.
+        meta: as it now stands.
+    """
+    return _as_published(plan, meta, plan.published.data.size_bytes if plan.published.data else 0)
+
+
 def refused(plan: Plan, error: ShrinkRefused) -> Outcome:
     """The outcome of a build that would have lost rows: a committed day stays, quarantined; any other has failed."""
     meta, data = plan.published.meta, plan.published.data
@@ -158,7 +191,9 @@ def refused(plan: Plan, error: ShrinkRefused) -> Outcome:
     return replace(stays, status=Status.QUARANTINE, action=Action.KEEP, reason=reason)
 
 
-def published(plan: Plan, meta: DayMeta, merged: Merged, seconds: float) -> Outcome:
+def published(
+    plan: Plan, meta: DayMeta, merged: Merged, seconds: float, checks: dict[str, Any] | None = None
+) -> Outcome:
     """The outcome of a build that was published.
 
     Args:
@@ -166,18 +201,23 @@ def published(plan: Plan, meta: DayMeta, merged: Merged, seconds: float) -> Outc
         meta: as published.
         merged: what the audit found in the file.
         seconds: wall-clock time of the work.
+        checks: what was counted in its rows.
     """
     return replace(
         _as_published(plan, meta, merged.size_bytes),
         seconds=seconds,
         columns=merged.columns,
         widened=merged.widened,
+        longest_gap_seconds=longest_gap((part.name for part in plan.parts), plan.symbol_day.day),
         minute_width=minute_width(meta.ts_event_min, meta.ts_event_max, plan.symbol_day.day),
         minutes=merged.histogram,
+        checks=checks,
     )
 
 
 _UNBUILT = {
+    Action.RELABEL: Status.SUCCESS,
+    Action.SKIP: Status.SKIPPED,
     Action.UP_TO_DATE: Status.SUCCESS,
     Action.KEEP: Status.SUCCESS,
     Action.QUARANTINED: Status.QUARANTINE,
@@ -190,16 +230,20 @@ def standing(plan: Plan) -> Outcome | None:
     """What a symbol-day counts as, as it stands: what the plan means while nothing is built.
 
     Returns:
-        None for a day that is open: it has raw parts, and is neither published nor quarantined. A stale day counts as
-        the success that it still is.
+        None for a day that is open: it has raw parts, and is neither published nor quarantined, nor given up as
+        PARTIAL. A stale day, or one with an old label, counts as the success that it still is.
     """
-    if plan.action is Action.BUILD and not plan.stale:
+    if (plan.action is Action.BUILD and not plan.stale) or plan.action is Action.QUARANTINE or plan.waits:
         return None
     status = Status.SUCCESS if plan.stale else _UNBUILT[plan.action]
     meta, data, quarantine = plan.published.meta, plan.published.data, plan.published.quarantine
     if status is Status.SUCCESS and meta is not None:
         outcome = _as_published(plan, meta, data.size_bytes if data else 0)
-        return replace(outcome, action=Action.KEEP) if plan.stale else outcome
+        return replace(outcome, action=Action.KEEP) if plan.stale or plan.action is Action.RELABEL else outcome
+    if plan.action is Action.SKIP:
+        return skipped(plan)
+    if plan.action is Action.QUARANTINED and quarantine and quarantine.day_quality:
+        return replace(_bare(plan, status, plan.reason), day_quality=quarantine.day_quality)
     reason = plan.reason
     if plan.action is Action.QUARANTINED and quarantine and quarantine.part:
         reason = f"{quarantine.part}: {reason}"
@@ -282,6 +326,10 @@ def line(outcome: Outcome) -> str:
             f"{format_bytes(outcome.bytes_out)}, {outcome.rows:,} rows, {outcome.seconds:.2f} s, "
             f"published as revision {outcome.revision}{widened}"
         )
+    if outcome.action is Action.RELABEL:
+        return f"{outcome.symbol_day}: labelled {outcome.day_quality} ({outcome.reason})"
+    if outcome.status is Status.SKIPPED:
+        return f"{outcome.symbol_day}: skipped: {outcome.reason}"
     if outcome.status is Status.SUCCESS:
         verb = "kept" if outcome.action is Action.KEEP else "up to date"
         return f"{outcome.symbol_day}: {verb}, {outcome.rows:,} rows ({outcome.reason})"

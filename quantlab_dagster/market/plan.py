@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from quantlab_dagster.errors import MalformedObject, ObjectNotFound, UnaddressableKey
 from quantlab_dagster.lake.market import DATA, META, QUARANTINE, SOURCES, SymbolDay, find_parts, find_symbols_of
 from quantlab_dagster.lake.store.objects import first_error
+from quantlab_dagster.market.quality.rules import Label
 from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources, fingerprint
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.market.quality.reading import Qualities
+    from quantlab_dagster.market.quality.records import DayQuality
 
 __all__ = [
     "ITS_OWN_FAULT",
@@ -46,6 +49,9 @@ class Action(StrEnum):
     """What a plan says."""
 
     BUILD = "build"
+    RELABEL = "relabel"
+    QUARANTINE = "quarantine"
+    SKIP = "skip"
     UP_TO_DATE = "up_to_date"
     QUARANTINED = "quarantined"
     KEEP = "keep"
@@ -61,10 +67,14 @@ class Requested:
         overwrite: build even what is up to date or quarantined.
         allow_shrink: build even if raw objects that were read once are gone, changed or not known, and publish even
             fewer rows than there are.
+        retry_quarantine: try again what is quarantined for its parts, although these have not changed.
+        accept_bad: why a day is published although it is BAD, labelled as that; empty: it is not.
     """
 
     overwrite: bool = False
     allow_shrink: bool = False
+    retry_quarantine: bool = False
+    accept_bad: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,8 @@ class Plan:
         raw_fingerprint: of these parts.
         published: what is there now.
         allow_shrink: whether fewer rows may be published than there are now.
+        quality: what the day is worth; None where nobody came to ask.
+        accept_bad: why the day is published although it is BAD; empty of any other.
     """
 
     symbol_day: SymbolDay
@@ -114,6 +126,18 @@ class Plan:
     raw_fingerprint: str
     published: Published
     allow_shrink: bool = False
+    quality: DayQuality | None = None
+    accept_bad: str = ""
+
+    @property
+    def label(self) -> str | None:
+        """What the day is worth, in one word."""
+        return self.quality.label.value if self.quality is not None else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the day is PARTIAL, and looked at again before it is given up."""
+        return self.action is Action.SKIP and self.quality is not None and self.quality.waits
 
     @property
     def stale(self) -> bool:
@@ -126,8 +150,17 @@ class Plan:
         return sum(part.size_bytes for part in self.parts)
 
 
-async def plan_symbol_day(raw: Store, compact: Store, symbol_day: SymbolDay, requested: Requested) -> Plan:
+async def plan_symbol_day(
+    raw: Store, compact: Store, symbol_day: SymbolDay, requested: Requested, quality: DayQuality
+) -> Plan:
     """List the raw parts, look at what is published, decide.
+
+    Args:
+        raw: lake of parts.
+        compact: lake of published days.
+        symbol_day: which.
+        requested: what the caller allows.
+        quality: what its day is worth.
 
     Raises:
         StoreError: a listing or a read failed.
@@ -137,12 +170,15 @@ async def plan_symbol_day(raw: Store, compact: Store, symbol_day: SymbolDay, req
     sources = [Source.of(part) for part in parts]
     raw_fingerprint = fingerprint(sources)
     published = await load_published(compact, symbol_day, raw_fingerprint)
-    action, reason = decide(sources, raw_fingerprint, published, requested)
-    return Plan(symbol_day, action, reason, parts, raw_fingerprint, published, requested.allow_shrink)
+    action, reason = decide(sources, raw_fingerprint, published, requested, quality)
+    accept_bad = requested.accept_bad if quality.label is Label.BAD else ""
+    return Plan(
+        symbol_day, action, reason, parts, raw_fingerprint, published, requested.allow_shrink, quality, accept_bad
+    )
 
 
 def decide(
-    sources: Sequence[Source], raw_fingerprint: str, published: Published, requested: Requested
+    sources: Sequence[Source], raw_fingerprint: str, published: Published, requested: Requested, quality: DayQuality
 ) -> tuple[Action, str]:
     """The rules, in order; pure.
 
@@ -151,7 +187,17 @@ def decide(
         raw_fingerprint: of these.
         published: what the compact lake holds.
         requested: what the caller allows.
+        quality: what the day is worth.
     """
+    action, reason = _decide(sources, raw_fingerprint, published, requested, quality)
+    stays = action in (Action.UP_TO_DATE, Action.KEEP) and not requested.overwrite
+    label = _new_label(published, quality) if stays else ""
+    return (Action.RELABEL, f"{label}; {reason}") if label else (action, reason)
+
+
+def _decide(
+    sources: Sequence[Source], raw_fingerprint: str, published: Published, requested: Requested, quality: DayQuality
+) -> tuple[Action, str]:
     if not sources and published.meta is None and published.data is None:
         return Action.NO_FILES, "no raw parts"
     fine = _up_to_date(sources, raw_fingerprint, published)
@@ -163,10 +209,64 @@ def decide(
     if not sources:
         return _stays(published, "there are no raw parts to build it from")
     quarantine = published.quarantine
-    asked = requested.overwrite or requested.allow_shrink
-    if quarantine is not None and quarantine.raw_fingerprint == raw_fingerprint and not asked:
+    asked = requested.overwrite or requested.allow_shrink or requested.retry_quarantine
+    of_parts = quarantine is not None and quarantine.day_quality is None
+    if quarantine is not None and of_parts and quarantine.raw_fingerprint == raw_fingerprint and not asked:
         return _quarantined(quarantine, published)
-    return Action.BUILD, _why_built(published, requested)
+    held = _held(raw_fingerprint, published, requested, quality)
+    if held is not None:
+        return held
+    why = _why_built(published, requested)
+    if quality.label is Label.BAD and requested.accept_bad:
+        why = f"{why}; {quality.verdict.why}, and published all the same: {requested.accept_bad}"
+    return Action.BUILD, why
+
+
+def _held(
+    raw_fingerprint: str, published: Published, requested: Requested, quality: DayQuality
+) -> tuple[Action, str] | None:
+    """What becomes of a day that is BAD or PARTIAL; None of any other.
+
+    It is not published for the first time, unless somebody says why a BAD day is to be. What is published already is
+    neither taken away nor replaced by itself: its label says what it is worth. A publication that did not end is
+    brought to its end.
+    """
+    if quality.label not in (Label.BAD, Label.PARTIAL):
+        return None
+    why = quality.verdict.why
+    meta = published.meta
+    accepted_again = (
+        quality.label is Label.BAD
+        and requested.accept_bad
+        and meta is not None
+        and meta.raw_fingerprint != raw_fingerprint
+    )
+    if published.committed and not requested.overwrite and not accepted_again:
+        return Action.KEEP, f"{why}; the published day stays as it is"
+    if published.meta is not None or (quality.label is Label.BAD and requested.accept_bad):
+        return None
+    if quality.label is Label.PARTIAL:
+        return Action.SKIP, why
+    known = published.quarantine
+    if known is not None and (known.day_quality, known.raw_fingerprint) == (Label.BAD.value, raw_fingerprint):
+        return Action.QUARANTINED, known.reason
+    return Action.QUARANTINE, why
+
+
+def _new_label(published: Published, quality: DayQuality) -> str:
+    """Why the label of a published day of ours is to be written anew; empty if it is right.
+
+    Days of other software keep the label that they came with. And a day that had windows does not become unknown
+    because nobody can find them any more.
+    """
+    meta = published.meta
+    if meta is None or meta.is_adopted or published.written_over or not published.committed or not quality.fingerprint:
+        return ""
+    if meta.day_quality != quality.label.value:
+        return f"the day is {quality.label}, and labelled {meta.day_quality}"
+    if meta.quality_fingerprint != quality.fingerprint:
+        return f"the evidence of its being {quality.label} has changed"
+    return ""
 
 
 def _quarantined(quarantine: Quarantine, published: Published) -> tuple[Action, str]:
@@ -319,8 +419,14 @@ async def plan_days(
     symbols: Sequence[str] = (),
     requested: Requested | None = None,
 ) -> list[Plan]:
-    """Plan every symbol-day of the pairs and days that has raw parts or a published file; see `each_plan`."""
-    return await each_plan(place, pairs, days, lambda plan: plan, symbols=symbols, requested=requested)
+    """Plan every symbol-day of the pairs and days that has raw parts or a published file; see `each_plan`.
+
+    Nothing is written, what was read of the days' windows neither.
+    """
+    looking = place.qualities(keep=False)
+    return await each_plan(
+        place, pairs, days, lambda plan: plan, symbols=symbols, requested=requested, qualities=looking
+    )
 
 
 async def each_plan(
@@ -331,6 +437,7 @@ async def each_plan(
     *,
     symbols: Sequence[str] = (),
     requested: Requested | None = None,
+    qualities: Qualities | None = None,
 ) -> list[T]:
     """Plan every symbol-day of the pairs and days that has raw parts or a published file, many at a time.
 
@@ -343,6 +450,7 @@ async def each_plan(
         reduce: what is kept of a plan: a plan holds the listing of its parts, and those of a large day fill the memory.
         symbols: only these; empty for all that the raw lake has or ever had.
         requested: what the caller allows.
+        qualities: where it is asked what the days are worth; None asks anew.
 
     Raises:
         StoreError: a listing or a read failed for another reason: then nothing can be said of any.
@@ -354,7 +462,7 @@ async def each_plan(
     wanted = [
         SymbolDay(pair.exchange, pair.stream, symbol, day) for pair in pairs for symbol in found[pair] for day in days
     ]
-    return await plan_each(place, wanted, reduce, requested=requested)
+    return await plan_each(place, wanted, reduce, requested=requested, qualities=qualities)
 
 
 def broken_plan(symbol_day: SymbolDay, error: QuantlabError) -> Plan:
@@ -368,15 +476,18 @@ async def plan_each(
     reduce: Callable[[Plan], T],
     *,
     requested: Requested | None = None,
+    qualities: Qualities | None = None,
 ) -> list[T]:
     """Plan these symbol-days, in order; those that are nowhere are left out. As `each_plan` otherwise."""
+    qualities = qualities or place.qualities()
     kept: dict[int, T] = {}
     next_ones = iter(enumerate(wanted))
 
     async def work() -> None:
         for number, symbol_day in next_ones:  # shared by all workers
             try:
-                plan = await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested())
+                quality = await qualities.of(symbol_day.day)
+                plan = await plan_symbol_day(place.raw, place.compact, symbol_day, requested or Requested(), quality)
             except ITS_OWN_FAULT as error:
                 plan = broken_plan(symbol_day, error)
             if plan.action is not Action.NO_FILES:

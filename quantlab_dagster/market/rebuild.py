@@ -14,7 +14,18 @@ from quantlab_dagster.market.journal import Journal
 from quantlab_dagster.market.looks import look_of, note_of
 from quantlab_dagster.market.plan import plan_each
 from quantlab_dagster.market.rollup import roll_up_day
-from quantlab_dagster.market.settling import Note, advance, begin, fold, leave_open, note_looks, settle_day
+from quantlab_dagster.market.settling import (
+    Note,
+    advance,
+    begin,
+    fold,
+    leave_open,
+    leave_waiting,
+    note_looks,
+    note_quality,
+    owing_pairs,
+    settle_day,
+)
 from quantlab_dagster.market.state import DayRecord, State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.market.outcome import Status
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.market.quality.records import DayQuality
     from quantlab_dagster.market.rollup import DayRollUp
 
 __all__ = ["REBUILT_DAYS", "rebuild_state"]
@@ -86,6 +98,8 @@ class _Found:
     open: dict[str, Pair]
     why_open: str
     notes: dict[str, Note]
+    waiting: bool
+    quality: DayQuality | None
 
 
 def _found(rolled: DayRollUp, now: dt.datetime) -> _Found:
@@ -96,16 +110,22 @@ def _found(rolled: DayRollUp, now: dt.datetime) -> _Found:
         {look.symbol_day.state_key: look.symbol_day.pair for look in rolled.open},
         "" if rolled.settled else rolled.open_text,
         {look.symbol_day.state_key: note_of(look, now) for look in rolled.looks},
+        rolled.waiting,
+        rolled.quality,
     )
 
 
 def _noted(state: State, found: _Found, pairs: Sequence[Pair], now: dt.datetime) -> State:
     state = note_looks(state, found.notes)
+    if found.quality is not None:
+        state = note_quality(state, found.day, found.quality)
     blocking = {pair for key, pair in found.open.items() if not state.is_accepted(key)}
     settled = not blocking and not found.nowhere
-    if any(state.owes(pair, found.day) for pair in pairs):
+    if owing_pairs(state, found.day, pairs):
         if settled:
             return settle_day(state, found.day, found.status, now, pairs)
+        if found.waiting:
+            return leave_waiting(state, found.day, blocking, now)
         return leave_open(state, found.day, blocking or set(pairs), found.why_open, now)
     record = state.day(found.day)
     if record is None or not record.settled or record.reason or not settled or record.status == found.status:
@@ -116,9 +136,10 @@ def _noted(state: State, found: _Found, pairs: Sequence[Pair], now: dt.datetime)
 
 async def _inventory(place: MarketPlace, now: dt.datetime) -> AsyncIterator[dict[str, Note]]:
     """Every symbol-day that the compact lake has a directory for, of whatever pair."""
+    qualities = place.qualities()
     for pair in (await find_pairs(place.compact)).items:
         for symbol in await find_symbols(place.compact, pair):
             days = await find_days(place.compact, pair, symbol)
             wanted = [SymbolDay(pair.exchange, pair.stream, symbol, day) for day in days]
-            looks = await plan_each(place, wanted, look_of)
+            looks = await plan_each(place, wanted, look_of, qualities=qualities)
             yield {look.symbol_day.state_key: note_of(look, now) for look in looks}

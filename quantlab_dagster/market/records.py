@@ -6,7 +6,7 @@ No wall-clock value is in any of them but quarantine's, so that the same raw obj
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,7 +51,11 @@ class DayMeta(Record):
     """meta.json: what replay clients read first, and the commit mark of a published day.
 
     Everything after `post_filter_version` is this project's; days that other software published lack it.
+    `quality_fingerprint` is of the windows and rules by which the day was labelled; None if it has no windows. `gaps`
+    is how many silences above its stream's limit its rows have (quality_day.json tells them); None where nobody judges.
     """
+
+    left_out: ClassVar[frozenset[str]] = frozenset({"quality_fingerprint", "gaps"})
 
     schema_version: Literal[1] = 1
     rows: int
@@ -70,6 +74,8 @@ class DayMeta(Record):
     revision: int = 1
     writer: str | None = None
     writer_version: str | None = None
+    quality_fingerprint: str | None = None
+    gaps: int | None = None
 
     @property
     def is_adopted(self) -> bool:
@@ -86,7 +92,12 @@ class Sources(Record):
 
 
 class Quarantine(Record):
-    """quarantine.json: why a symbol-day is not published."""
+    """quarantine.json: why a symbol-day is not published.
+
+    `day_quality` is BAD where the day is the reason, and not its parts.
+    """
+
+    left_out: ClassVar[frozenset[str]] = frozenset({"day_quality"})
 
     schema_version: Literal[1] = 1
     raw_fingerprint: str
@@ -94,3 +105,4 @@ class Quarantine(Record):
     reason: str
     writer_version: str | None = None
     source_files: int = Field(default=0)
+    day_quality: str | None = None

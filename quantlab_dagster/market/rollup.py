@@ -11,7 +11,7 @@ from quantlab_dagster.market.eligibility import check_eligible, yesterday
 from quantlab_dagster.market.looks import Look, look_of, note_of
 from quantlab_dagster.market.outcome import Status, worst
 from quantlab_dagster.market.plan import Action, each_plan
-from quantlab_dagster.market.settling import begin, leave_open, note_looks, settle_day
+from quantlab_dagster.market.settling import begin, leave_open, leave_waiting, note_looks, note_quality, settle_day
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.wording import name_some
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.market.quality.records import DayQuality
     from quantlab_dagster.market.state import State
 
 __all__ = ["NO_PREFIX", "DayRollUp", "RawPrefixes", "note_rolled", "raw_prefixes", "roll_up_and_settle", "roll_up_day"]
@@ -36,12 +37,14 @@ class DayRollUp:
         looks: one per symbol-day that has raw parts or a published file.
         nowhere: why the raw lake cannot be the right one; empty if it can.
         let_be: open ones that keep nothing from being settled: an operator has accepted them as they are.
+        quality: what the day is worth.
     """
 
     day: dt.date
     looks: tuple[Look, ...]
     nowhere: str = ""
     let_be: frozenset[SymbolDay] = frozenset()
+    quality: DayQuality | None = None
 
     @property
     def status(self) -> Status:
@@ -69,6 +72,11 @@ class DayRollUp:
         return not self.open and not self.nowhere
 
     @property
+    def waiting(self) -> bool:
+        """Whether it is open only because it is PARTIAL, and looked at again."""
+        return bool(self.open) and not self.nowhere and all(look.waits for look in self.open)
+
+    @property
     def open_text(self) -> str:
         """Which symbol-days are open, and why."""
         if self.nowhere:
@@ -83,9 +91,10 @@ class DayRollUp:
 async def roll_up_and_settle(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -> tuple[DayRollUp, State]:
     """Look at every symbol-day of a day; if nothing is open, settle it for the pairs, and advance the watermark.
 
-    Else the day is recorded as failed, and the pairs that were found open are to run again, however their steps ended:
-    a part may have been replaced, or a symbol come, between a step and this look. What steps recorded of the day is
-    folded into the state, and what the lake shows is recorded in the place of what they said.
+    A PARTIAL day that is looked at again stays open, and has not failed. Else the day is recorded as failed, and the
+    pairs that were found open are to run again, however their steps ended: a part may have been replaced, or a symbol
+    come, between a step and this look. What steps recorded of the day is folded into the state, and what the lake shows
+    is recorded in the place of what they said.
 
     Returns:
         What was found; and the state that now stands.
@@ -103,6 +112,8 @@ async def roll_up_and_settle(place: MarketPlace, pairs: Sequence[Pair], day: dt.
         judged = without_accepted(rolled, state)
         if not judged.settled:
             pairs_open = {look.symbol_day.pair for look in judged.open} or set(pairs)
+            if judged.waiting:
+                return leave_waiting(state, day, pairs_open, now)
             return leave_open(state, day, pairs_open, judged.open_text, now)
         return settle_day(state, day, judged.status, now, pairs)
 
@@ -121,7 +132,8 @@ def note_rolled(state: State, rolled: DayRollUp, now: dt.datetime) -> State:
         record, stale = note_of(look, now)
         runs_anyway = look.open and state.owes(look.symbol_day.pair, rolled.day)
         notes[look.symbol_day.state_key] = (record, None if runs_anyway else stale)
-    return note_looks(state, notes)
+    state = note_looks(state, notes)
+    return note_quality(state, rolled.day, rolled.quality) if rolled.quality is not None else state
 
 
 def without_accepted(rolled: DayRollUp, state: State) -> DayRollUp:
@@ -143,8 +155,12 @@ async def roll_up_day(place: MarketPlace, pairs: Sequence[Pair], day: dt.date) -
     Raises:
         StoreError: a listing or a read failed: then nothing can be said.
     """
-    looks = await each_plan(place, pairs, [day], look_of)
-    return DayRollUp(day, tuple(looks), nowhere="" if looks else await _nowhere(place, pairs))
+    qualities = place.qualities()
+    await qualities.look_up([day])
+    looks = await each_plan(place, pairs, [day], look_of, qualities=qualities)
+    return DayRollUp(
+        day, tuple(looks), nowhere="" if looks else await _nowhere(place, pairs), quality=qualities.seen.get(day)
+    )
 
 
 @dataclass(frozen=True, slots=True)

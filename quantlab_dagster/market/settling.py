@@ -7,20 +7,26 @@ below it was settled still owes that day, and is caught up without moving the wa
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from quantlab_dagster.errors import NothingToAccept, QuantlabError
+from quantlab_dagster.errors import NothingToAccept, PathError, QuantlabError
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text, parse_day
 from quantlab_dagster.market.days import kept_where, with_range
 from quantlab_dagster.market.eligibility import check_eligible
 from quantlab_dagster.market.journal import JournalEntry, entry_of
 from quantlab_dagster.market.outcome import Outcome, Status
+from quantlab_dagster.market.silence import still_delisted
 from quantlab_dagster.market.state import (
     ACCEPTED,
     STATE_KEY,
     Acceptance,
     DayRecord,
+    Delisted,
     PartitionRecord,
+    QualityNote,
     Seed,
     State,
     utc_text,
@@ -29,16 +35,25 @@ from quantlab_dagster.market.state import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from quantlab_dagster.market.quality.records import DayQuality
+
 __all__ = [
     "Note",
+    "accept_bad_day",
     "accept_day",
     "accept_symbol_day",
     "advance",
+    "bad_symbol_days",
     "begin",
+    "delist",
     "fold",
+    "is_open",
     "leave_open",
+    "leave_waiting",
     "missing_pairs",
     "note_looks",
+    "note_quality",
+    "owing_pairs",
     "record_outcomes",
     "seed",
     "settle_day",
@@ -111,8 +126,10 @@ def seed(
     from_ = first if begun is None else begun if base.watermark is not None and not move_back else min(begun, first)
     settled = base.settled_pairs
     if begun is not None and settled is not None:
-        days = (parse_day(begun), last)
-        settled = settled | {str(pair): with_range(settled.get(str(pair), ()), *days) for pair in pairs}
+        put_off = [day for day in _put_off_before(base, parse_day(begun), pairs) if day <= last]
+        spans = [(parse_day(begun), last), *((day, day) for day in put_off)]
+        for pair, span in product(map(str, pairs), spans):
+            settled = settled | {pair: with_range(settled.get(pair, ()), *span)}
     update = {
         "last_compacted_date": day_text(last),
         "updated_at": utc_text(now),
@@ -182,7 +199,7 @@ def _folded(state: State, entry: JournalEntry) -> State:
     days, open_days, text = dict(state.days), dict(state.open_days), entry.day
     said = days.get(text)
     newer = said is not None and said.updated_at > entry.updated_at  # it was folded before, or comes late
-    if entry.whole and not newer and state.owes(entry.pair, parse_day(text)):
+    if entry.whole and not newer and _begins(state, entry):
         ended = {**open_days.get(text, {}), str(entry.pair): entry.ended}
         open_days[text] = ended
         failed = sorted(name for name, status in ended.items() if status == Status.FAILED)
@@ -195,10 +212,18 @@ def _folded(state: State, entry: JournalEntry) -> State:
         "partitions": partitions,
         "days": days,
         "open_days": open_days,
+        "delisted": still_delisted(state.delisted, entry.partitions),
         "late_scan": state.late_scan.model_copy(update={"stale": stale}),
         "updated_at": max(state.updated_at, entry.updated_at),
     }
     return _without_void(state.model_copy(update=update))
+
+
+def _begins(state: State, entry: JournalEntry) -> bool:
+    """Whether a step's day is to be settled for its pair: the pair owes it, or the step put it off as PARTIAL."""
+    day = parse_day(entry.day)
+    put_off = any(record.status == Status.SKIPPED for record in entry.partitions.values())
+    return state.owes(entry.pair, day) or (put_off and not state.covers(entry.pair, day))
 
 
 def _after(before: PartitionRecord | None, new: PartitionRecord) -> PartitionRecord:
@@ -207,7 +232,9 @@ def _after(before: PartitionRecord | None, new: PartitionRecord) -> PartitionRec
         return new
     update: dict[str, Any] = {}
     if new.troubled:  # what could not be built anew is still what was published before
-        update = {"rows": before.rows, "day_quality_post": before.day_quality_post}
+        update = {"rows": before.rows, "day_quality_post": new.day_quality_post or before.day_quality_post}
+    if new.longest_gap_seconds is None and new.status != Status.NO_FILES:
+        update["longest_gap_seconds"] = before.longest_gap_seconds
     if not new.total_size_bytes and new.status != Status.NO_FILES:
         update["total_size_bytes"] = before.total_size_bytes
     after = new.model_copy(update=update)
@@ -237,7 +264,12 @@ def note_looks(state: State, notes: Mapping[str, Note], *, troubled_only: bool =
             stale.pop(key, None)
         else:
             stale[key] = what
-    update = {"partitions": partitions, "late_scan": state.late_scan.model_copy(update={"stale": stale})}
+    seen = {key: record for key, (record, _) in notes.items() if record is not None}
+    update = {
+        "partitions": partitions,
+        "delisted": still_delisted(state.delisted, seen),
+        "late_scan": state.late_scan.model_copy(update={"stale": stale}),
+    }
     return _without_void(state.model_copy(update=update))
 
 
@@ -285,10 +317,10 @@ def settle_day(
 def leave_open(state: State, day: dt.date, pairs: Iterable[Pair], reason: str, now: dt.datetime) -> State:
     """Record that the roll-up found a day open, and for which pairs: these have to run again.
 
-    A day that is settled for these pairs already, or lies before the beginning, stays what it is.
+    A day that these pairs do not owe stays what it is.
     """
     text = day_text(day)
-    owed = [pair for pair in pairs if state.owes(pair, day)]
+    owed = owing_pairs(state, day, pairs)
     if not owed:
         return state
     ended = {**state.open_days.get(text, {}), **{str(pair): Status.FAILED.value for pair in owed}}
@@ -302,6 +334,60 @@ def leave_open(state: State, day: dt.date, pairs: Iterable[Pair], reason: str, n
     )
 
 
+def leave_waiting(state: State, day: dt.date, pairs: Iterable[Pair], now: dt.datetime) -> State:
+    """Record that a day is open because it is PARTIAL, and for which pairs: nothing failed, and they run again.
+
+    A day that these pairs do not owe stays what it is.
+    """
+    text = day_text(day)
+    owed = owing_pairs(state, day, pairs)
+    if not owed:
+        return state
+    ended = {**state.open_days.get(text, {}), **{str(pair): Status.SKIPPED.value for pair in owed}}
+    failed = Status.FAILED in ended.values()  # for a pair of another deployment
+    days = {other: record for other, record in state.days.items() if other != text or record.settled or failed}
+    return state.model_copy(
+        update={"open_days": {**state.open_days, text: ended}, "days": days, "updated_at": utc_text(now)}
+    )
+
+
+def note_quality(state: State, day: dt.date, quality: DayQuality) -> State:
+    """Note what is to be said of a day's windows: that it waits for more, or that some cannot be understood."""
+    verdict, notes = quality.verdict, dict(state.quality or {})
+    notes.pop(day_text(day), None)
+    if quality.waits or verdict.unreadable:
+        notes[day_text(day)] = QualityNote(
+            day_quality=quality.label.value,
+            reason=verdict.why,
+            waits=quality.waits,
+            unreadable=dict(verdict.unreadable),
+        )
+    return state.model_copy(update={"quality": dict(sorted(notes.items())) or None})
+
+
+def accept_bad_day(state: State, day: dt.date, reason: str, now: dt.datetime) -> State:
+    """An operator's decision that a BAD day may stay as it is: every symbol-day that is not published for that.
+
+    Raises:
+        NothingToAccept: there is none.
+    """
+    keys = bad_symbol_days(state, day)
+    if not keys:
+        raise NothingToAccept(f"{day}", "is settled already, and no symbol-day waits for a decision on it")
+    for key in keys:
+        state = accept_symbol_day(state, SymbolDay.of_state_key(key), reason, now)
+    return state
+
+
+def bad_symbol_days(state: State, day: dt.date) -> list[str]:
+    """The state keys of a day that are quarantined because it is BAD, and that nobody accepted."""
+    return [
+        key
+        for key, record in state.partitions.items()
+        if key.endswith(f"/{day_text(day)}") and record.withheld and not state.is_accepted(key)
+    ]
+
+
 def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime, pairs: Iterable[Pair]) -> State:
     """An operator's decision that a day is good enough as it is, for the configured pairs and for all that failed.
 
@@ -309,7 +395,7 @@ def accept_day(state: State, day: dt.date, reason: str, now: dt.datetime, pairs:
         NothingToAccept: the day is settled already.
     """
     pairs = list(pairs)
-    if state.is_settled(day) and not any(state.owes(pair, day) for pair in pairs):
+    if not is_open(state, day, pairs):
         raise NothingToAccept(f"{day}", "is settled already", "There is nothing to accept")
     names = [Pair(*name.split("/", 1)) for name in state.open_days.get(day_text(day), {})]
     return settle_day(state, day, Status.SKIPPED, now, [*pairs, *names], reason=f"{ACCEPTED}{reason}")
@@ -329,10 +415,39 @@ def accept_symbol_day(state: State, symbol_day: SymbolDay, reason: str, now: dt.
     return state.model_copy(update={"accepted": accepted, "updated_at": utc_text(now)})
 
 
+def delist(state: State, names: Collection[str], reason: str, now: dt.datetime) -> State:
+    """An operator's decision that symbols, or all of a pair, have no data any more. Data of a later day end it.
+
+    Args:
+        state: as it is.
+        names: as exchange/stream/symbol or exchange/stream.
+        reason: why.
+        now: the present time; data of its UTC day do not end the decision yet.
+
+    Raises:
+        NothingToAccept: no record speaks of one of them.
+    """
+    known = {key.rpartition("/")[0] for key in state.partitions}
+    known |= {name.rpartition("/")[0] for name in known}
+    for name in names:
+        if name not in known or not name:
+            nearest = get_close_matches(name, sorted(known), 3)
+            cause = "is no exchange/stream/symbol, and no exchange/stream, of which the state has a record"
+            raise NothingToAccept(name, cause, f"Nearest are: {', '.join(nearest)}" if nearest else "See `state show`")
+    decision = Delisted(day=day_text(now.astimezone(dt.UTC).date()), reason=reason, updated_at=utc_text(now))
+    delisted = {**(state.delisted or {}), **dict.fromkeys(names, decision)}
+    return state.model_copy(update={"delisted": delisted, "updated_at": utc_text(now)})
+
+
 def _without_void(state: State) -> State:
     """Drop the decisions whose cause is gone, or has become another one."""
     kept = {key: item for key, item in (state.accepted or {}).items() if state.is_accepted(key)}
     return state if kept == (state.accepted or {}) else state.model_copy(update={"accepted": kept or None})
+
+
+def is_open(state: State, day: dt.date, pairs: Iterable[Pair]) -> bool:
+    """Whether a day is not settled at all, or not for one of the pairs."""
+    return not state.is_settled(day) or bool(owing_pairs(state, day, pairs))
 
 
 def advance(state: State, now: dt.datetime) -> State:
@@ -350,19 +465,34 @@ def advance(state: State, now: dt.datetime) -> State:
 def unsettled_days(state: State, last_eligible: dt.date, pairs: Collection[Pair] = ()) -> list[dt.date]:
     """Every day up to the last eligible one that is not settled for all of the pairs, oldest first.
 
-    Without pairs: for those of whoever settled it.
+    Without pairs: for those of whoever settled it. Days before the beginning are among them once they were put off.
     """
-    day = parse_day(state.catch_up_from) if state.catch_up_from and pairs else state.first_open_day
-    found = []
+    day = state.beginning if pairs else state.first_open_day
+    found = _put_off_before(state, day, pairs) if day is not None else []
     while day is not None and day <= last_eligible:
-        if not all(state.covers(pair, day) for pair in pairs) or not (pairs or state.is_settled(day)):
+        if owing_pairs(state, day, pairs) or not (pairs or state.is_settled(day)):
             found.append(day)
         day += _ONE_DAY
     return found
 
 
+def _put_off_before(state: State, first: dt.date, pairs: Collection[Pair]) -> list[dt.date]:
+    found = []
+    for text in sorted(state.open_days):
+        with suppress(PathError):  # of other software
+            day = parse_day(text, compact_only=True)
+            if day < first and owing_pairs(state, day, pairs):
+                found.append(day)
+    return found
+
+
+def owing_pairs(state: State, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs for which a day is open."""
+    return [pair for pair in pairs if state.owes(pair, day)]
+
+
 def missing_pairs(state: State, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs for which a day is not settled, and whose step is not known to have ended well."""
+    """The pairs for which a day is not settled, and whose step is not known to have ended well, or was put off."""
     ended = state.open_days.get(day_text(day), {})
-    owed = (pair for pair in pairs if not state.covers(pair, day))
-    return [pair for pair in owed if ended.get(str(pair), Status.FAILED.value) == Status.FAILED.value]
+    again = (Status.FAILED.value, Status.SKIPPED.value)
+    return [pair for pair in owing_pairs(state, day, pairs) if ended.get(str(pair), Status.FAILED.value) in again]

@@ -18,6 +18,7 @@ from quantlab_dagster.lake.market import Pair, day_text, parse_day
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.market.days import Ranges, contains
 from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.quality.rules import Label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,8 +29,10 @@ __all__ = [
     "STATE_KEY",
     "Acceptance",
     "DayRecord",
+    "Delisted",
     "LateScan",
     "PartitionRecord",
+    "QualityNote",
     "Round",
     "Seed",
     "State",
@@ -77,6 +80,7 @@ class PartitionRecord(Record):
     Attributes:
         raw_fingerprint: of a quarantined one, what lies in the raw lake: what an operator accepts.
         error_type: of a failed one, the class of the error.
+        longest_gap_seconds: of a built one, the longest time between two flushes of its parts (see `pace`).
     """
 
     status: str
@@ -87,11 +91,17 @@ class PartitionRecord(Record):
     error: str | None = None
     raw_fingerprint: str | None = None
     error_type: str | None = None
+    longest_gap_seconds: int | None = None
 
     @property
     def troubled(self) -> bool:
         """Whether somebody should look: it failed, or is quarantined."""
         return self.status in (Status.FAILED, Status.QUARANTINE)
+
+    @property
+    def withheld(self) -> bool:
+        """Whether it is quarantined because its day is BAD."""
+        return self.status == Status.QUARANTINE and self.day_quality_post == Label.BAD
 
 
 class Round(Record):
@@ -145,6 +155,36 @@ class Acceptance(Record):
     updated_at: str
 
 
+class QualityNote(Record):
+    """What is to be said of a day's quality windows.
+
+    Attributes:
+        day_quality: what the day is worth.
+        reason: why.
+        waits: whether it is PARTIAL, and looked at again before it is given up.
+        unreadable: by HHMM, why windows cannot be understood.
+    """
+
+    day_quality: str
+    reason: str
+    waits: bool = False
+    unreadable: dict[str, str] = Field(default_factory=dict)
+
+
+class Delisted(Record):
+    """A decision of an operator that a symbol, or all of a pair, has no data any more, and nobody need look.
+
+    Attributes:
+        day: of the decision (UTC, YYYYMMDD). Data of a later day end it.
+        reason: why.
+        updated_at: when.
+    """
+
+    day: str
+    reason: str
+    updated_at: str
+
+
 def is_fingerprint(text: str) -> bool:
     """Whether what is noted of a stale symbol-day is a fingerprint, one word, and not a sentence."""
     return " " not in text
@@ -158,7 +198,9 @@ class State(Record):
             version, which is read as: up to the watermark, for all.
         open_days: of each day that is not settled for a pair, how the pair's last step ended.
         accepted: decisions on single symbol-days.
+        delisted: by exchange/stream/symbol or exchange/stream, decisions that no more data are to come.
         inventory_months: months (YYYYMM) whose oldest successes have moved to files of their own.
+        quality: days (YYYYMMDD) that wait because they are PARTIAL, or have windows that cannot be understood.
     """
 
     remedy: ClassVar[str] = "Restore it, or run `quantlab state rebuild`"
@@ -173,7 +215,9 @@ class State(Record):
     seeds: tuple[Seed, ...] | None = None
     settled_pairs: dict[str, Ranges] | None = None
     accepted: dict[str, Acceptance] | None = None
+    delisted: dict[str, Delisted] | None = None
     inventory_months: tuple[str, ...] | None = None
+    quality: dict[str, QualityNote] | None = None
 
     @field_validator("last_compacted_date", "catch_up_from")
     @classmethod
@@ -226,6 +270,11 @@ class State(Record):
             return self.watermark + _ONE_DAY
         return parse_day(self.catch_up_from) if self.catch_up_from else None
 
+    @property
+    def beginning(self) -> dt.date | None:
+        """The first day that pairs owe, whoever configured them and when; None if nothing was ever begun."""
+        return parse_day(self.catch_up_from) if self.catch_up_from else self.first_open_day
+
     def day(self, day: dt.date) -> DayRecord | None:
         """The record of a day."""
         return self.days.get(day_text(day))
@@ -248,8 +297,20 @@ class State(Record):
         return any(contains(ranges, text) for ranges in (self.settled_pairs or {}).values())
 
     def owes(self, pair: Pair, day: dt.date) -> bool:
-        """Whether a day is to be settled for a pair: it is not, and does not lie before the beginning."""
-        return self.catch_up_from is not None and day_text(day) >= self.catch_up_from and not self.covers(pair, day)
+        """Whether a day is to be settled for a pair: it is not, and does not lie before the beginning, or was begun.
+
+        What lies before the beginning is an operator's matter; but a day that was asked for, and put off because it is
+        PARTIAL, is looked at again like any other.
+        """
+        if self.covers(pair, day):
+            return False
+        begun = str(pair) in self.open_days.get(day_text(day), {})
+        return begun or (self.beginning is not None and day >= self.beginning)
+
+    def waits(self, day: dt.date) -> QualityNote | None:
+        """Why a day is left open although nothing failed: it is PARTIAL, and looked at again. None if it is not."""
+        note = (self.quality or {}).get(day_text(day))
+        return note if note is not None and note.waits else None
 
     def noted(self, state_key: str) -> str | None:
         """What an operator could accept about a symbol-day: that it is stale, or else that it is quarantined."""
@@ -260,8 +321,12 @@ class State(Record):
 
     def is_accepted(self, state_key: str) -> bool:
         """Whether an operator has accepted a symbol-day as it is now."""
+        return self.why_accepted(state_key) is not None
+
+    def why_accepted(self, state_key: str) -> str | None:
+        """Why an operator has accepted a symbol-day as it is now; None if nobody has."""
         acceptance = (self.accepted or {}).get(state_key)
-        return acceptance is not None and acceptance.of == self.noted(state_key)
+        return acceptance.reason if acceptance is not None and acceptance.of == self.noted(state_key) else None
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -298,7 +363,7 @@ def salvage(content: bytes) -> State | None:
         return None
     kept: dict[str, Any] = {}
     for name, value in document.items():
-        if name in ("days", "partitions", "accepted", "open_days") and isinstance(value, dict):
+        if name in ("days", "partitions", "accepted", "delisted", "open_days", "quality") and isinstance(value, dict):
             kept[name] = {key: item for key, item in value.items() if _is_valid({name: {key: item}})}
         elif name == "settled_pairs":
             # None would mean a state of an earlier version, in which days are settled for whatever pair.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from quantlab_dagster.errors import AuditFailed, BadPart, QuantlabError
 from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.lake.market import SymbolDay
-from quantlab_dagster.lake.store.transfers import check_content
+from quantlab_dagster.lake.store.local import check_downloaded
 from quantlab_dagster.market.outcome import Verdict, VerifiedDay
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
 from quantlab_dagster.work.merging import Merging, Recipe
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.market.place import MarketPlace
+    from quantlab_dagster.market.quality.reading import Qualities
     from quantlab_dagster.market.records import DayMeta
     from quantlab_dagster.work.messages import Digested
 
@@ -42,10 +43,15 @@ async def verify_pair(
     """
     if not symbols:
         symbols = await place.symbols(pair)
+    qualities = place.qualities(keep=False)
     async with Merging(place.limits) as merging:
         verified = [
             await verify_symbol_day(
-                place, SymbolDay(pair.exchange, pair.stream, symbol, day), merging, against_raw=against_raw
+                place,
+                SymbolDay(pair.exchange, pair.stream, symbol, day),
+                merging,
+                against_raw=against_raw,
+                qualities=qualities,
             )
             for symbol in sorted(symbols)
         ]
@@ -53,7 +59,12 @@ async def verify_pair(
 
 
 async def verify_symbol_day(
-    place: MarketPlace, symbol_day: SymbolDay, merging: Merging, *, against_raw: bool = True
+    place: MarketPlace,
+    symbol_day: SymbolDay,
+    merging: Merging,
+    *,
+    against_raw: bool = True,
+    qualities: Qualities | None = None,
 ) -> VerifiedDay | None:
     """Verify one symbol-day; None where there is neither a published day nor a raw part.
 
@@ -62,12 +73,14 @@ async def verify_symbol_day(
         symbol_day: which.
         merging: reads the published file, and merges the raw parts again.
         against_raw: whether to do that.
+        qualities: where it is asked what the day is worth; None asks anew.
 
     Raises:
         StoreError: a listing or a download failed.
     """
     try:
-        plan = await plan_symbol_day(place.raw, place.compact, symbol_day, Requested())
+        quality = await (qualities or place.qualities(keep=False)).of(symbol_day.day)
+        plan = await plan_symbol_day(place.raw, place.compact, symbol_day, Requested(), quality)
     except QuantlabError as error:
         if isinstance(error, OSError):
             raise
@@ -77,6 +90,8 @@ async def verify_symbol_day(
     if plan.published.data is None:
         if plan.action is Action.QUARANTINED:
             return VerifiedDay(symbol_day, Verdict.QUARANTINED, (plan.reason,))
+        if plan.action in (Action.QUARANTINE, Action.SKIP):
+            return VerifiedDay(symbol_day, Verdict.NOT_PUBLISHED, (plan.reason,))
         return VerifiedDay(symbol_day, Verdict.NOT_PUBLISHED, (f"{len(plan.parts)} raw parts, but no data.parquet",))
     with scratch_directory(place.limits.scratch_base) as scratch:
         return await _verify_file(place, plan, merging, scratch, against_raw=against_raw)
@@ -90,7 +105,7 @@ async def _verify_file(
     info = await place.compact.download(plan.published.data.key, path)
 
     async def check_copy() -> None:  # what was damaged here since is no wrong day
-        await asyncio.to_thread(check_content, place.compact.name(info.key), path, info.received)
+        await asyncio.to_thread(check_downloaded, place.compact.name(info.key), path, info)
 
     try:
         digested = await merging.digest(path, place.order.column)

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import MalformedObject, UnaddressableKey
-from quantlab_dagster.lake.warehouse import Told, find_hours, is_compacted
+from quantlab_dagster.lake.warehouse import Scope, Told, Turn, find_hours, find_tables, is_compacted
+from quantlab_dagster.warehouse.company import still_aside, without
 from quantlab_dagster.warehouse.pack import pack, small_files
-from quantlab_dagster.warehouse.slot import find_slots, read_slot
+from quantlab_dagster.warehouse.slot import find_slots, read_slot, refuse_slots_of_another_layout
 
 if TYPE_CHECKING:
-    import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from quantlab_dagster.lake.store.objects import ObjectInfo
-    from quantlab_dagster.lake.warehouse import AppHour, Scope
+    from quantlab_dagster.lake.warehouse import AppHour
     from quantlab_dagster.warehouse.place import WarehousePlace
     from quantlab_dagster.warehouse.slot import Corrupt, Slot
 
-__all__ = ["HourLook", "LakeLook", "Totals", "look_at", "look_at_slots", "look_over", "read_slots"]
+__all__ = ["HourLook", "LakeLook", "Totals", "look_at", "look_at_slots", "look_over", "read_slots", "without_tables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class HourLook:
         merges: number of files that would become one, for each output.
         bytes_in: size of the files to be merged.
         corrupt: files known not to be mergeable, which are still there.
+        waiting: files known to unite with no other, which are still there.
         slot: its slot, if that says more than "idle".
         unreadable: why its slot cannot be read, or its files cannot be listed; empty if they can.
         unfinished: what somebody left, or is at; empty if nothing.
@@ -53,6 +54,12 @@ class HourLook:
     unfinished: str = ""
     vanished: int = 0
     unlisted: bool = False
+    waiting: tuple[Corrupt, ...] = ()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is something to do, or to say."""
+        return bool(self.needs_work or self.corrupt or self.waiting)
 
     @property
     def needs_work(self) -> bool:
@@ -97,16 +104,14 @@ class LakeLook:
 
     Attributes:
         totals: over all cold partitions of the scope.
-        looks: at the partitions that need work or have corrupt files, sorted. The others are not kept: a lake may
+        looks: at the partitions that need work or have files that stay, sorted. The others are not kept: a lake may
             have half a million of them.
         told: what is odd, unexplained, or belongs to others, for people: it is left out, with all that is below.
-        seen_whole_at: when runs had last looked at all of the history, if that is known.
     """
 
     totals: Totals
     looks: tuple[HourLook, ...]
     told: Told
-    seen_whole_at: dt.datetime | None = None
 
     @property
     def work(self) -> list[HourLook]:
@@ -115,15 +120,27 @@ class LakeLook:
         return sorted(needing, key=lambda look: (not look.unfinished, -look.partition.hour.timestamp()))
 
 
-async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
+async def look_over(
+    place: WarehousePlace, scope: Scope, tables: Mapping[str, str] | None = None, turn: Turn | None = None
+) -> LakeLook:
     """Look at every cold partition of the scope. Costs a listing for a thousand files, not one each.
+
+    Args:
+        place: the event lake.
+        scope: which partitions.
+        tables: prefixes that are known to belong to table formats, and which.
+        turn: which directories beside the apps are looked into where the scope is not everything; else all of them.
 
     Raises:
         TableFormat: the lake is a table of a format that keeps account of its files.
+        SettingsError: another layout has left something unfinished in partitions of this one.
         StoreError: a listing failed; it is never taken for an empty one.
     """
+    everything = scope == Scope()
     scope, told = place.cold(scope), Told()
+    told.tables |= tables or {}
     slots = await look_at_slots(place, scope, told)
+    await refuse_slots_of_another_layout(place.slots, sorted(told.of_another_layout))
     totals = Totals()
     looks: list[HourLook] = []
     seen: set[AppHour] = set()
@@ -140,14 +157,36 @@ async def look_over(place: WarehousePlace, scope: Scope) -> LakeLook:
         totals.files += len(files)
         totals.small += look.small
         totals.size_bytes += sum(file.size_bytes for file in files)
-        if look.needs_work or look.corrupt:
+        if look.is_kept:
             looks.append(look)
 
-    await find_hours(place.lake, scope, take, told, place.layout)
+    await find_hours(place.lake, scope, take, told, place.layout, None if everything else turn or Turn())
     looks += [look_at(place, partition, [], slots) for partition in slots if partition not in seen]
-    # Nothing is touched of what another format keeps account of.
+    return LakeLook(totals, await without_tables(place, looks, told), told)
+
+
+async def without_tables(
+    place: WarehousePlace, looks: Iterable[HourLook], told: Told, sound: Collection[str] = ()
+) -> tuple[HourLook, ...]:
+    """Those of the looks that are ours, sorted: nothing is touched of what another format keeps account of.
+
+    Args:
+        place: the event lake.
+        looks: at partitions.
+        told: which tables are known; told of more.
+        sound: apps of which it was seen just now that they are none.
+
+    Raises:
+        StoreError: a listing failed.
+    """
     ours = [look for look in looks if not look.partition.prefix.startswith(tuple(told.tables))]
-    return LakeLook(totals, tuple(sorted(ours, key=lambda look: look.partition)), told)
+    apps = {look.partition.app for look in ours if look.needs_work}.difference(sound)
+    closed = tuple(await find_tables(place.lake, apps, told, place.layout))
+    return tuple(sorted((look for look in ours if not look.partition.prefix.startswith(closed)), key=_partition_of))
+
+
+def _partition_of(look: HourLook) -> AppHour:
+    return look.partition
 
 
 async def look_at_slots(place: WarehousePlace, scope: Scope, told: Told) -> dict[AppHour, Slot | MalformedObject]:
@@ -155,6 +194,7 @@ async def look_at_slots(place: WarehousePlace, scope: Scope, told: Told) -> dict
     slots = await find_slots(place.slots, place.layout, scope)
     for path in slots.odd:
         told.tell_odd(path)
+    told.of_another_layout |= set(slots.of_another)
     return await read_slots(place, slots.items)
 
 
@@ -184,9 +224,8 @@ def look_at(
     slot = slots.get(partition)
     readable = None if isinstance(slot, MalformedObject) else slot
     known = readable.corrupt if readable else ()
-    corrupt = tuple(item for item in known if item.is_among(files))
-    bad = {(item.name, item.etag) for item in corrupt}
-    mergeable = [file for file in files if (file.name, file.etag) not in bad]
+    there = tuple(item for item in known if item.is_among(files))
+    mergeable = without(files, still_aside(files, there, readable.company if readable else None))
     bins = pack(mergeable, place.rules)
     chosen = [file for found in bins for file in found]
     return HourLook(
@@ -196,11 +235,12 @@ def look_at(
         new=sum(not is_compacted(file.name) for file in chosen),
         merges=tuple(len(found) for found in bins),
         bytes_in=sum(file.size_bytes for file in chosen),
-        corrupt=corrupt,
+        corrupt=tuple(item for item in there if not item.waits),
+        waiting=tuple(item for item in there if item.waits),
         slot=readable,
         unreadable=str(slot) if isinstance(slot, MalformedObject) else "",
         unfinished=_unfinished(place, readable) if readable else "",
-        vanished=len(known) - len(corrupt),
+        vanished=len(known) - len(there),
     )
 
 

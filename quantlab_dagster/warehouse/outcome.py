@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,7 +36,8 @@ class Replacement:
         bytes_in: of the inputs.
         bytes_out: of the output.
         rows: in it.
-        doubled_seconds: how long a reader that lists the partition may have seen its rows twice.
+        doubled_seconds: how long a reader that lists the partition may have seen its rows twice; where it was tried
+            more than once, from the first time on.
         kept: inputs that had changed meanwhile and were left alone.
         recovered: whether the plan was found, rather than made just now.
     """
@@ -62,8 +63,10 @@ class HourOutcome:
         error: class name of the error that made it fail, empty otherwise.
         replacements: what was replaced, also before a failure.
         corrupt: files that cannot be merged, and stay.
+        waiting: files that unite with no other, and stay until one comes.
         files_left: event files that are there now, as far as known.
         seconds: wall-clock time.
+        withheld: why its files may not be read, so that it is left out; empty if they may.
     """
 
     partition: AppHour
@@ -74,6 +77,20 @@ class HourOutcome:
     corrupt: tuple[Corrupt, ...] = ()
     files_left: int = 0
     seconds: float = 0.0
+    withheld: str = ""
+    waiting: tuple[Corrupt, ...] = ()
+
+    def then(self, later: HourOutcome) -> HourOutcome:
+        """How the work ended that was tried once more: as it did then, with what was replaced before."""
+        status = later.status
+        if status is HourStatus.UNTOUCHED and self.replacements:
+            status = HourStatus.COMPACTED
+        return replace(
+            later,
+            status=status,
+            replacements=self.replacements + later.replacements,
+            seconds=self.seconds + later.seconds,
+        )
 
     def total(self, name: str) -> int:
         """Sum of an attribute over the replacements."""
@@ -81,11 +98,12 @@ class HourOutcome:
 
 
 def undone(outcomes: Iterable[HourOutcome]) -> list[HourOutcome]:
-    """Those after which their hour is not done: they failed, or another compactor is still at work.
+    """Those after which their hour is not done: they failed, may not be read, or another compactor is still at work.
 
     An hour is done if nothing of it is undone, whichever of its apps needed work, and also if none did.
     """
-    return [outcome for outcome in outcomes if outcome.status in (HourStatus.FAILED, HourStatus.BUSY)]
+    open_ = (HourStatus.FAILED, HourStatus.BUSY)
+    return [outcome for outcome in outcomes if outcome.status in open_ or outcome.withheld]
 
 
 class HourListener(Protocol):
@@ -115,5 +133,7 @@ def hour_line(outcome: HourOutcome) -> str:
         text += f"{'; ' if outcome.replacements else ''}{outcome.status.value} ({outcome.reason})"
     kept = sum(len(item.kept) for item in outcome.replacements)
     text += f"; changed files kept: {kept}" if kept else ""
+    waiting = name_some([item.name for item in outcome.waiting], 3)
+    text += f"; alone of their kind: {waiting}" if waiting else ""
     corrupt = name_some([item.name for item in outcome.corrupt], 3)
     return text + (f"; CORRUPT, left in place: {corrupt}" if corrupt else "")

@@ -27,7 +27,8 @@ _GOOD_PART = 4
 """An earlier output is merged again if it is at most so many times as large as what is merged with it: then late files
 that trickle in are written a number of times that grows with the logarithm of their number."""
 _MOST_LEFT = 8
-"""More earlier outputs than these are not left beside new files: they are merged, whatever it costs."""
+"""More earlier outputs than these are not left beside new files: they are merged, whatever it costs. One more, which a
+merge adds, is not left without new ones either: others than us may have named many tiny files so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def pack(files: Sequence[ObjectInfo], rules: Rules, shrink: float = 1.0) -> list
 
     About as few outputs as fit into twice the target, of even sizes, so that no sliver is left. Files that were merged
     before are merged again only if there are new ones, so that a second run finds nothing to do; and only if these are
-    a good part of them, so that tiny late files do not rewrite an hour.
+    a good part of them, so that tiny late files do not rewrite an hour; or if they are too many.
 
     The largest file goes first, each into the bin that is emptiest by then (LPT: Graham, "Bounds on multiprocessing
     timing anomalies", 1969).
@@ -75,7 +76,8 @@ def pack(files: Sequence[ObjectInfo], rules: Rules, shrink: float = 1.0) -> list
     weights = {file: _weight(file, shrink) for file in small_files(files, rules)}
     # What would outgrow an output by itself is left alone.
     small = sorted((file for file in weights if weights[file] <= capacity), key=lambda f: (-weights[f], f.key.encode()))
-    if len(small) < max(rules.min_files, _LEAST_FILES) or all(is_compacted(file.name) for file in small):
+    settled = len(small) <= _MOST_LEFT + 1 and all(is_compacted(file.name) for file in small)
+    if len(small) < max(rules.min_files, _LEAST_FILES) or settled:
         return []
     small = _worth_merging(small)
     bins = _fewest_bins(small, weights, capacity)

@@ -6,27 +6,24 @@ A compactor that stalled for an hour cannot put it back after others merged it f
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import ObjectNotFound, PlanStuck, StoreError
-from quantlab_dagster.lake.store.objects import first_error
 from quantlab_dagster.lake.warehouse import list_hour
 from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.warehouse import AppHour
-    from quantlab_dagster.warehouse.slot import Claim, Input, ReplacementPlan
+    from quantlab_dagster.warehouse.slot import Claim, ReplacementPlan
 
 __all__ = ["Completed", "complete"]
 
 logger = logging.getLogger(__name__)
 
-_DELETES_AT_ONCE = 32
 _MOST_NAMED = 5
 
 
@@ -125,18 +122,8 @@ def _foreign(store: Store, key: str, cause: str) -> StoreError:
 
 async def _delete_inputs(store: Store, partition: AppHour, plan: ReplacementPlan) -> tuple[str, ...]:
     """Delete exactly the bytes that were read. Returns the names of inputs that had changed, and stay."""
-    gate = asyncio.Semaphore(_DELETES_AT_ONCE)
-
-    async def delete(item: Input) -> bool:
-        async with gate:
-            return await store.delete_unchanged(partition.key(item.name), item.etag)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(delete(item)) for item in plan.inputs]
-    except BaseExceptionGroup as errors:
-        raise first_error(errors) from errors
-    kept = tuple(item.name for item, task in zip(plan.inputs, tasks, strict=True) if not task.result())
+    gone = await store.delete_all_unchanged([(partition.key(item.name), item.etag) for item in plan.inputs])
+    kept = tuple(item.name for item, is_gone in zip(plan.inputs, gone, strict=True) if not is_gone)
     for name in kept:
         logger.warning("%s was replaced after it had been read: it is kept", store.name(partition.key(name)))
     return kept

@@ -12,19 +12,19 @@ import os
 import socket
 import uuid
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 
-from quantlab_dagster.errors import Conflict, StoreUnavailable, UnaddressableKey
-from quantlab_dagster.lake.discovery import Found
+from quantlab_dagster.errors import Conflict, MalformedObject, SettingsError, StoreUnavailable, UnaddressableKey
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.lake.store.objects import Staged, first_error
 from quantlab_dagster.lake.warehouse import SLOTS, AppHour
 from quantlab_dagster.work.stopping import ended_within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import ObjectInfo
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
     from quantlab_dagster.work.clock import Clock
 
 __all__ = [
+    "DRIFTED",
     "SILENT_AFTER",
     "Claim",
     "Corrupt",
+    "FoundSlots",
     "Input",
     "ReplacementPlan",
     "Slot",
     "find_slots",
     "new_holder",
     "read_slot",
+    "refuse_slots_of_another_layout",
 ]
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ logger = logging.getLogger(__name__)
 SILENT_AFTER = dt.timedelta(minutes=15)
 """A claim that was not renewed for so long may be taken over. Correctness does not depend on it, nor on clocks that
 agree: whoever lost a slot cannot write into it, and throws its work away."""
+
+DRIFTED = "does not unite with the others: "
+"""How the reason begins of a file that is sound, and the only one of its kind."""
 
 _RENEW_SECONDS = 120.0
 _STOP_SECONDS = 5.0
@@ -72,6 +78,11 @@ class Corrupt(BaseModel):
     name: str
     etag: str
     reason: str
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is wrong with it but that it is alone: it is tried again when another file comes."""
+        return self.reason.startswith(DRIFTED)
 
     def is_among(self, files: Sequence[ObjectInfo]) -> bool:
         """Whether it is still there, unchanged."""
@@ -124,8 +135,10 @@ class Slot(Record):
         since: when; renewed while the holder is alive.
         plan: while planned.
         corrupt: files of the partition that are known not to be mergeable.
+        company: which new files lay beside those of them that wait (`company_of`); None if there were none.
     """
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"company"})
     remedy: ClassVar[str] = (
         "Nothing is done in this partition until an operator restores the slot; never delete one that may hold a plan"
     )
@@ -136,6 +149,7 @@ class Slot(Record):
     since: AwareDatetime | None = None
     plan: ReplacementPlan | None = None
     corrupt: tuple[Corrupt, ...] = ()
+    company: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -173,12 +187,28 @@ async def read_slot(slots: Store, partition: AppHour) -> tuple[Slot, str | None]
     return Slot.read(content, slots.name(partition.slot_key)), info.etag
 
 
-async def find_slots(slots: Store, layout: Layout, scope: Scope) -> Found[AppHour]:
-    """Partitions of the scope whose slots say more than "idle": one listing per app and thousand slots.
+@dataclass(frozen=True, slots=True)
+class FoundSlots:
+    """Slots that say more than "idle".
+
+    Attributes:
+        items: their partitions.
+        odd: paths that cannot be addressed, for people.
+        of_another: keys of slots that another layout has for partitions of this one.
+    """
+
+    items: tuple[AppHour, ...]
+    odd: tuple[str, ...]
+    of_another: tuple[str, ...]
+
+
+async def find_slots(slots: Store, layout: Layout, scope: Scope) -> FoundSlots:
+    """Slots of the scope that say more than "idle": one listing per app and thousand slots.
 
     An app among whose slots is a name that no request can hold is left out, and told as odd.
     """
     found: list[AppHour] = []
+    of_another: list[str] = []
     names = await slots.list_names(SLOTS)
     odd = [f"{SLOTS}{name}" for name in names.odd]
     for app in layout.apps_of_slots(names.directories):
@@ -188,13 +218,44 @@ async def find_slots(slots: Store, layout: Layout, scope: Scope) -> Found[AppHou
         try:
             async for page in slots.pages(prefix, layout.slot_keys(app, scope.first, scope.last)):
                 for info in page:
-                    partition = AppHour.of_slot(info.key, layout) if info.size_bytes != _IDLE_BYTES else None
+                    if info.size_bytes == _IDLE_BYTES:
+                        continue
+                    partition = AppHour.of_slot(info.key, layout)
                     if partition is not None and partition in scope:
                         found.append(partition)
+                    elif partition is None and layout.is_slot_of_another(info.key):
+                        of_another.append(info.key)
         except UnaddressableKey:
             odd.append(f"{prefix} (something in it)")
             continue
-    return Found(tuple(found), tuple(odd))
+    return FoundSlots(tuple(found), tuple(odd), tuple(of_another))
+
+
+async def refuse_slots_of_another_layout(slots: Store, keys: Iterable[str]) -> None:
+    """See that another layout has left nothing unfinished where this one would work.
+
+    Its plan would not be known here: inputs and output would be merged, and their rows be there twice, for good.
+
+    Args:
+        slots: where the slots are.
+        keys: of slots that another layout has for partitions of this one.
+
+    Raises:
+        SettingsError: one of them is not idle, or cannot be read.
+        StoreError: one cannot be fetched.
+    """
+    for key in keys:
+        found = await slots.get_if_exists(key)
+        try:
+            said: str = Slot.read(found[0], slots.name(key)).state if found is not None else "idle"
+        except MalformedObject:
+            said = "unreadable"
+        if said != "idle":
+            raise SettingsError(
+                "WAREHOUSE_LAYOUT",
+                f"{slots.name(key)}, by another layout the slot of a directory that this one explains, too, is {said}",
+                "Set the layout that was there before, and run `quantlab warehouse recover`; then change it",
+            )
 
 
 class Claim:
@@ -244,13 +305,13 @@ class Claim:
         """
         await self._write(Slot(state="planned", holder=self._holder, since=self._clock(), plan=plan, corrupt=corrupt))
 
-    async def release(self, corrupt: tuple[Corrupt, ...]) -> None:
+    async def release(self, corrupt: tuple[Corrupt, ...], company: str | None = None) -> None:
         """Make the slot idle.
 
         Raises:
             Conflict: another compactor has it now.
         """
-        await self._write(Slot(corrupt=corrupt))
+        await self._write(Slot(corrupt=corrupt, company=company if any(item.waits for item in corrupt) else None))
 
     async def check(self) -> None:
         """See that the slot is still as we know it.

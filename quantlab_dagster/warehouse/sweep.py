@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantlab_dagster.errors import MalformedObject, StoreError
-from quantlab_dagster.lake.warehouse import AppHour, Scope, Told, is_compacted
+from quantlab_dagster.lake.store.objects import PROBE_DIRECTORY
+from quantlab_dagster.lake.warehouse import AppHour, Scope, Told, find_apps, find_tables, is_compacted
 from quantlab_dagster.warehouse.checks import findings
 from quantlab_dagster.warehouse.compact import compact_hours
 from quantlab_dagster.warehouse.look import look_at_slots, look_over, read_slots
@@ -20,14 +21,20 @@ from quantlab_dagster.warehouse.looking import (
     keep,
     look_at_changes,
     read_look,
+    tables_of,
+    with_tables,
+    with_withheld,
+    withheld_of,
 )
 from quantlab_dagster.warehouse.outcome import undone
 from quantlab_dagster.warehouse.place import Requested
-from quantlab_dagster.warehouse.slot import read_slot
+from quantlab_dagster.warehouse.servers import check_servers
+from quantlab_dagster.warehouse.slot import read_slot, refuse_slots_of_another_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from quantlab_dagster.lake.store.objects import Staged
     from quantlab_dagster.warehouse.look import HourLook
     from quantlab_dagster.warehouse.outcome import HourListener, HourOutcome, HourStatus
     from quantlab_dagster.warehouse.place import WarehousePlace
@@ -79,38 +86,65 @@ async def sweep(
         full: look at all of the history.
 
     Raises:
+        ServerUnsafe: a server ignores a condition on which safety rests: nothing was done.
+        SettingsError: another layout has left something unfinished here, or the slots are another lake's.
         StoreError: the lake cannot be listed. What goes wrong in one partition is in its outcome.
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
+    await check_servers(place)
     known = await read_look(place)
     record = known[0]
+    if record is None and scope != Scope():  # a narrow look does not come by all slots
+        told = Told()
+        await look_at_slots(place, Scope(), told)
+        await refuse_slots_of_another_layout(place.slots, sorted(told.of_another_layout))
     wide = scope == Scope()
-    if wide and (full or record is None or record.seen_whole_at is None):
+    whole = wide and (full or record is None or not record.suffices)
+    if whole:
         lake = await look_over(place, scope)
         seen = Seen(lake, after_all(record, lake, place.clock()))
     elif wide:
         seen = await look_at_changes(place, record or LookRecord())
         lake = seen.lake
     else:
-        lake = await look_over(place, scope)
+        lake = await look_over(place, scope, tables_of(record))
         seen = await look_at_changes(place, record or LookRecord(), history=False)
     work = [look.partition for look in lake.work][:most]
     left = len(lake.work) - len(work)
     historic = {partition.prefix for partition in work if not is_recent(place, partition)}
-    if historic:  # so that the next run finds them if this one dies
-        await keep(place, record or LookRecord(), add=historic)
+    kept: tuple[LookRecord | None, str | None] | None = known
+    if historic or (work and record is None):
+        # So that the next run finds them if this one dies, and whoever has another layout or lake knows of us.
+        kept = await keep(place, record or LookRecord(), add=historic, known=known)
     outcomes = await compact_hours(place, work, listener)
     await discard_strays(place, scope)  # now that what they were made for is recovered
     # What is wrong is judged over the whole lake: a run over one hour must not hide what another one found.
     looks = {look.partition: look for look in (*seen.lake.looks, *lake.looks)}
     told = seen.lake.told
-    told.odd |= lake.told.odd
+    told.add(lake.told)
     slots = await read_slots(place, {*(one.partition for one in outcomes), *_with_slots(looks.values())})
-    found = findings(slots, looks.values(), place.clock(), outcomes, told)
-    troubled = {one.prefix for one in slots} | {item.partition.prefix for item in undone(outcomes)}
+    now = with_withheld(
+        seen.record if wide and not left else record or LookRecord(),
+        {item.partition.prefix: item.withheld for item in outcomes if item.withheld},
+        {item.partition.prefix for item in outcomes},
+    )
+    now = with_tables(now, told.tables, record)
+    found = findings(slots, looks.values(), place.clock(), outcomes, told, withheld_of(now))
+    unfinished = {
+        one.prefix for one, slot in slots.items() if isinstance(slot, MalformedObject) or slot.state != "idle"
+    }
+    unfinished |= {one.partition.prefix for one in undone(outcomes) if not one.withheld}
     done = historic | {look.partition.prefix for look in looks.values()}
-    now = seen.record if wide and not left else record or LookRecord()
-    await keep(place, now, add=troubled, remove=done - troubled, known=None if historic else known)
+    with_bad_files = {one.prefix for one in slots} - unfinished
+    await keep(
+        place,
+        now,
+        add=unfinished,
+        also=with_bad_files,
+        remove=done - unfinished,
+        whole=whole and not left,
+        known=kept,
+    )
     return Sweep(
         tuple(sorted(outcomes, key=lambda outcome: outcome.partition)),
         lake.totals.hours,
@@ -135,20 +169,31 @@ async def recover(
         scope: which partitions.
         listener: told of progress.
         requested: what is asked for, beyond the usual.
+
+    Raises:
+        ServerUnsafe, StoreError: as `sweep`.
     """
     started, before = time.monotonic(), place.lake.requests.by_kind()
+    await check_servers(place)
     requested = replace(requested or Requested(), recover_only=True)
+    known, _ = await read_look(place)
     told = Told()
+    told.tables |= tables_of(known)
     slots = await look_at_slots(place, place.cold(scope), told)
     unfinished = [
         partition
         for partition, slot in slots.items()
         if isinstance(slot, MalformedObject) or slot.state != "idle" or (requested.retry_corrupt and slot.corrupt)
     ]
-    outcomes = await compact_hours(place, unfinished, listener, requested)
+    closed: set[str] = set()
+    if unfinished:
+        await find_apps(place.lake, place.layout)  # which refuses a lake that is a table
+        closed = await find_tables(place.lake, {one.app for one in unfinished}, told, place.layout)
+    ours = [one for one in unfinished if not one.prefix.startswith((*told.tables, *closed))]
+    outcomes = await compact_hours(place, ours, listener, requested)
     await discard_strays(place, scope)
     slots_now = await look_at_slots(place, Scope(), told)
-    found = findings(slots_now, (), place.clock(), told=told)
+    found = findings(slots_now, (), place.clock(), told=told, withheld=withheld_of(known))
     seconds = time.monotonic() - started
     return Sweep(tuple(outcomes), len(slots), 0, tuple(found), seconds, _since(place, before))
 
@@ -170,6 +215,9 @@ async def discard_strays(place: WarehousePlace, scope: Scope) -> int:
         return 0
     discarded = 0
     for upload in uploads:
+        if upload.key.startswith(f"{PROBE_DIRECTORY}/"):
+            await _discard(place, upload)  # a run that is just trying the server out makes another
+            continue
         partition = AppHour.of_key(upload.key, place.layout)
         if partition is None or partition not in scope or not is_compacted(upload.key.rpartition("/")[2]):
             continue  # not ours
@@ -182,8 +230,13 @@ async def discard_strays(place: WarehousePlace, scope: Scope) -> int:
         # Not even if the claim is silent: whoever holds it may wake, and write a plan. It is discarded when the slot is
         # idle again, or has another one's plan.
         if not planned and slot.state != "claimed":
-            try:
-                discarded += await place.lake.discard(upload)
-            except StoreError as error:
-                logger.warning("an upload that a crash left cannot be discarded: %s", error)
+            discarded += await _discard(place, upload)
     return discarded
+
+
+async def _discard(place: WarehousePlace, upload: Staged) -> bool:
+    try:
+        return await place.lake.discard(upload)
+    except StoreError as error:
+        logger.warning("an upload that a crash left cannot be discarded: %s", error)
+        return False

@@ -285,6 +285,8 @@ def _environment(directory: Path, limits: Limits) -> dict[str, str]:
         "POLARS_TEMP_DIR": str(directory),
         "POLARS_OOC_SPILL_DIR": str(directory / "spill"),
         "POLARS_OOC_MEMORY_BUDGET_MB": str(max(64, limits.merge_budget >> 20)),
+        # NumPy's, for linear algebra: nothing here needs them, and each core's spins before it sleeps.
+        "OPENBLAS_NUM_THREADS": "1",
     }
 
 

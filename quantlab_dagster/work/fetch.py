@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from quantlab_dagster.errors import BadPart, ObjectChanged, ObjectNotFound, StoreUnavailable
 from quantlab_dagster.kernel.terms import Part
+from quantlab_dagster.lake.store.local import check_downloaded
 from quantlab_dagster.lake.store.objects import first_error
-from quantlab_dagster.lake.store.transfers import check_content, may_be_md5
+from quantlab_dagster.lake.store.transfers import may_be_md5
 from quantlab_dagster.work.decoder import ChildEnded
 from quantlab_dagster.work.messages import AddParts, FinishSurvey, Handed
 
@@ -104,15 +105,16 @@ class Copies:
         self._arrived[got.name] = (path, got)
 
     def check(self) -> None:
-        """See that all are what arrived (CPU-bound: 0.9 GB/s here; nothing to do where parts are in memory).
+        """See that all are what arrived (nothing to do where parts are in memory).
 
         To be called before a part is blamed, and before a file that was made of them is published.
 
         Raises:
             ScratchUnusable: one was damaged since: no part is at fault, and what was made of them is not right.
+            ObjectChanged: one, which is the object itself, was written to meanwhile.
         """
         for path, got in self._arrived.values():
-            check_content(self._store.name(got.key), path, got.received)
+            check_downloaded(self._store.name(got.key), path, got)
 
 
 async def fetch_survey(

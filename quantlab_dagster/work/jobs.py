@@ -10,10 +10,11 @@ from quantlab_dagster.errors import BadPart
 from quantlab_dagster.kernel.digest import column_dtypes, digest_file
 from quantlab_dagster.kernel.grouping import Grouping, group_parts
 from quantlab_dagster.kernel.merge import merge
-from quantlab_dagster.kernel.parts import FooterReader
+from quantlab_dagster.kernel.parts import FooterReader, KnownLayouts
 from quantlab_dagster.kernel.survey import Surveyor
 from quantlab_dagster.kernel.terms import Merged, Part
 from quantlab_dagster.kernel.trial import try_part
+from quantlab_dagster.work.limits import usable_cores
 from quantlab_dagster.work.messages import (
     AddParts,
     Digest,
@@ -46,6 +47,7 @@ class Jobs:
         self._surveyors: dict[int, Surveyor] = {}
         self._surveys: dict[int, Survey] = {}
         self._dropped: set[int] = set()
+        self._layouts = KnownLayouts()
 
     def drop(self, request: Drop) -> None:
         """Forget a job, and what may still come of it."""
@@ -96,6 +98,8 @@ class Jobs:
                 request.budget_bytes,
                 request.total_bytes,
                 kept_elsewhere=lambda: self._kept_bytes(request.job),
+                threads=usable_cores(),
+                known=self._layouts,
             )
         self._surveyors[request.job].add(_parts(request.parts, contents))
 
@@ -131,6 +135,7 @@ class Jobs:
             row_group_rows=request.row_group_rows,
             threads=request.threads,
             split=request.split,
+            observer=request.observer,
             cancelled=still_at_it,
         )
 

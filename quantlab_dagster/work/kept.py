@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.lake.store.transfers import EtagDigest
+from quantlab_dagster.lake.store.transfers import file_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,12 +92,10 @@ class Kept:
             path.write_bytes(copy.content)
         else:
             os.link(copy.content, path)
-        if copy.info.received:
+        if copy.info.checksum is not None or copy.info.linked:
             return copy.info
         # Whoever fetches into a file wants its sum, to see later whether the file is still what came.
-        digest = EtagDigest.like(copy.info.etag)
-        await digest.take(path.read_bytes())
-        return replace(copy.info, received=digest.etag())
+        return replace(copy.info, checksum=file_checksum(path))
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
         """Forget what is not needed any more; everything if nothing is named."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.errors import QuantlabError
     from quantlab_dagster.kernel.grouping import Grouping
-    from quantlab_dagster.kernel.terms import Merged, Order, Part
+    from quantlab_dagster.kernel.terms import Merged, Observer, Order, Part
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.work.decoder import Child
     from quantlab_dagster.work.fetch import Source
@@ -55,6 +55,8 @@ class Recipe:
         row_group_rows: rows per row group of the file; None for the usual number.
         cores: of those that the merges share; None for all.
         split: whether floats may be split into streams of bytes (`kernel.encodings`).
+        observer: from the range of the order column (None without rows), who watches the rows of the merge; None for
+            nobody. It is sent to the process that merges.
     """
 
     order: Order
@@ -63,6 +65,7 @@ class Recipe:
     row_group_rows: int | None = None
     cores: int | None = None
     split: bool = True
+    observer: Callable[[tuple[int, int] | None], Observer | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,7 @@ class Merging:
             row_group_rows=recipe.row_group_rows,
             threads=max(1, usable_cores() * (recipe.cores or self.cores) // self.cores),
             split=recipe.split,
+            observer=recipe.observer(surveyed.key_range),
         )
 
     async def _culprit(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from quantlab_dagster.kernel.terms import FileDigest, Order
+    from quantlab_dagster.kernel.terms import FileDigest, Observer, Order
 
 __all__ = [
     "AddParts",
@@ -98,6 +98,7 @@ class Merge:
     row_group_rows: int | None
     threads: int
     split: bool
+    observer: Observer | None = None
 
 
 @dataclass(frozen=True, slots=True)

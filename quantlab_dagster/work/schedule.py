@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 __all__ = ["Schedule", "cron_schedules"]
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
+_TERM = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(d|h|min|ms|m|s|us|\u00b5s|\u03bcs|ns)")
+_DURATION = re.compile(f"\\+?(?:{_TERM.pattern})+")
+_SECONDS = {
+    "d": Fraction(86_400),
+    "h": Fraction(3600),
+    "min": Fraction(60),
+    "m": Fraction(60),
+    "s": Fraction(1),
+    "ms": Fraction(1, 10**3),
+    "us": Fraction(1, 10**6),
+    "\u00b5s": Fraction(1, 10**6),
+    "\u03bcs": Fraction(1, 10**6),
+    "ns": Fraction(1, 10**9),
+}
+"""Go's units (it knows two letters for micro), and `d` and `min`."""
 _CRON_FIELDS = 5
 _FIELD = re.compile(r"[0-9A-Za-z*,/#?L-]+")
+_MINUTE_SECONDS = 60
 _HOUR_MINUTES, _DAY_MINUTES = 60, 24 * 60
 
 
@@ -39,19 +55,19 @@ def cron_schedules(text: str) -> tuple[str, ...]:
     """The cron strings (UTC) of a schedule; together they say when it ticks.
 
     Args:
-        text: a cron string of five fields, or a duration such as `15m`, `1h`, `90m`, `1d` or Go's `1h0m0s` that divides
-            an hour or a day; it is counted from midnight.
+        text: a cron string of five fields, or a duration that divides an hour or a day, such as `15m`, `1h`, `90m`,
+            `1d`, or any of Go's (`1h0m0s`, `1.5h`, `3600000ms`); it is counted from midnight.
 
     Raises:
         ValueError: it is neither.
     """
     text = " ".join(text.split())
-    match = _DURATION.fullmatch(text)
-    if match and text:
-        days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
-        if seconds:
+    if _DURATION.fullmatch(text):
+        terms = _TERM.findall(text)
+        minutes = sum((Fraction(number) * _SECONDS[unit] for number, unit in terms), Fraction()) / _MINUTE_SECONDS
+        if minutes.denominator != 1:
             raise ValueError(f"{text!r} has seconds: hours become cold by the minute at best, so use 1m or more")
-        return _every(days * _DAY_MINUTES + hours * _HOUR_MINUTES + minutes, text)
+        return _every(minutes.numerator, text)
     fields = text.split(" ")
     if len(fields) == _CRON_FIELDS and all(_FIELD.fullmatch(field) for field in fields):
         return (text,)

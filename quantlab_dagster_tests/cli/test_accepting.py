@@ -15,11 +15,13 @@ from quantlab_dagster.cli.app import main
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.market.settling import begin, seed, settle_day
-from quantlab_dagster.market.state import Acceptance, DayRecord, LateScan, PartitionRecord, State, utc_text
+from quantlab_dagster.market.state import Acceptance, DayRecord, Delisted, LateScan, PartitionRecord, State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import PAIR, Lakes, spec, symbol_day
+
+pytestmark = pytest.mark.present
 
 DAY = last_eligible_day(utc_now())
 ADA = symbol_day(day=DAY)
@@ -114,6 +116,48 @@ def test_a_quarantine_is_fine_once_it_is_accepted_and_comes_back_with_other_raw_
     assert (code, list(said["quarantined"]), said["accepted"]) == (1, [KEY], {})
 
 
+def test_what_looks_at_a_quarantine_says_that_it_is_accepted_and_goes_by_it(quantlab: Desk) -> None:
+    quantlab.lakes.put_spec(spec(day=DAY, parts=2, rows=20))
+    bad = raw(quantlab.lakes, "part-1999999999-000001.parquet")
+    bad.write_bytes(b"PAR1 is no part")
+
+    def found(command: str) -> tuple[int, str | None, str]:
+        """Exit code, what the document says of the acceptance, and what is told to people."""
+        code, output, _ = quantlab(*command.split(), "--date", f"{DAY}", "--json")
+        document = json.loads(output)
+        [item] = document["symbol_days"] if isinstance(document, dict) else document
+        code_for_people, told, _ = quantlab(*command.split(), "--date", f"{DAY}")
+        assert code_for_people == code
+        return code, item["accepted"], told
+
+    for command in ("compact", "verify"):
+        code, accepted, told = found(command)
+        assert (code, accepted, "accepted" in told) == (1, None, False), command
+    assert quantlab("state", "accept", KEY, "--reason", "the collector broke")[0] == 0
+    for command, summary in (
+        ("compact", "1 symbol-days: 0 built (0 rows), 0 quarantined or failed, 1 accepted"),
+        ("compact --retry-quarantine", "1 symbol-days: 0 built (0 rows), 0 quarantined or failed, 1 accepted"),
+        ("verify", "0 right, 0 wrong, 0 not published, 1 accepted"),
+    ):
+        code, accepted, told = found(command)
+        assert (code, accepted) == (0, "the collector broke"), command
+        assert told.splitlines()[-2:] == [f"accepted {KEY}: the collector broke", summary]
+    assert "│ quarantined, accepted │" in told
+    bad.write_bytes(b"PAR1 is another part that is none")
+    code, accepted, told = found("compact")
+    assert (code, accepted, "accepted" in told) == (1, None, False), "the decision is void"
+
+
+def test_a_state_that_cannot_be_understood_accepts_nothing_and_hides_nothing(quantlab: Desk) -> None:
+    quantlab.lakes.put_spec(spec(day=DAY, parts=2, rows=20))
+    raw(quantlab.lakes, "part-1999999999-000001.parquet").write_bytes(b"PAR1 is no part")
+    assert quantlab("catch-up")[0] == 1
+    assert quantlab("state", "accept", KEY, "--reason", "the collector broke")[0] == 0
+    asyncio.run(quantlab.lakes.compact.put("compacted/_state.json", b"{"))
+    code, output, errors = quantlab("verify", "--date", f"{DAY}")
+    assert (code, "0 right, 0 wrong, 1 not published" in output) == (1, True), errors
+
+
 def test_a_late_day_that_failed_too_often_says_how_it_ends_and_ends_so(quantlab: Desk) -> None:
     quantlab.lakes.put_spec(spec(day=DAY, parts=2, rows=20))
     assert quantlab("catch-up")[0] == 0
@@ -170,6 +214,35 @@ def test_an_accepted_day_and_its_open_symbol_days_are_let_be_until_their_raw_par
     assert (code, said["accepted"]) == (0, {})
 
 
+def test_a_silent_symbol_is_red_until_it_is_acknowledged_as_delisted(quantlab: Desk) -> None:
+    code, _, errors = quantlab("state", "delisted", "binance/bbo/btcusdt", "--reason", "a slip")
+    assert (code, "is no exchange/stream/symbol" in errors) == (2, True), errors
+    quantlab.lakes.put_spec(spec(day=DAY, parts=2, rows=20))
+    assert quantlab("catch-up")[0] == 0
+
+    def spoke(state: State | None) -> State:
+        assert state is not None
+        return state.model_copy(update={"partitions": state.partitions | SPOKE})
+
+    asyncio.run(StateStore(quantlab.lakes.compact).update(spoke))
+    code, said = quantlab.status()
+    before = f"{DAY - dt.timedelta(days=1)}"
+    assert (code, said["silent"]) == (
+        1,
+        [{"name": "binance/bbo/btcusdt", "symbols": 1, "last": before, "none_on": f"{DAY}"}],
+    )
+    output = quantlab("status")[1]
+    assert f"FAIL nothing_silent: binance/bbo/btcusdt: none on {DAY}, the last on {before}" in output
+    assert quantlab("catch-up")[0] == 1
+
+    code, output, errors = quantlab("state", "delisted", "binance/bbo/btcusdt", "--reason", "merged")
+    assert (code, "binance/bbo/btcusdt counts as delisted until" in output) == (0, True), errors
+    code, said = quantlab.status()
+    assert (code, said["silent"], said["delisted"]) == (0, [], {"binance/bbo/btcusdt": "merged"})
+    assert "delisted binance/bbo/btcusdt: merged" in quantlab("status")[1]
+    assert quantlab("catch-up")[0] == 0
+
+
 # ---- exit codes of what is not accepted, and of what is --------------------------------------------------------------
 
 THEN = utc_text(utc_now())
@@ -177,6 +250,13 @@ OLD = f"{DAY - dt.timedelta(days=2):%Y%m%d}"
 BAD = {KEY: PartitionRecord(status="quarantine", updated_at=THEN, error="a bad part", raw_fingerprint="abc")}
 STALE = LateScan(stale={KEY: "abc"})
 ACCEPTED = {KEY: Acceptance(of="abc", reason="known", updated_at=THEN)}
+SPOKE = {
+    f"binance/bbo/btcusdt/{DAY - dt.timedelta(days=number):%Y%m%d}": PartitionRecord(
+        status="success", rows=1, updated_at=THEN
+    )
+    for number in (1, 2, 3)
+}
+GONE = {"binance/bbo/btcusdt": Delisted(day=f"{DAY:%Y%m%d}", reason="known", updated_at=THEN)}
 FAILED = {f"{DAY:%Y%m%d}": DayRecord(status="failed", updated_at=THEN, reason="the store")}
 
 
@@ -191,6 +271,8 @@ FAILED = {f"{DAY:%Y%m%d}": DayRecord(status="failed", updated_at=THEN, reason="t
         pytest.param({"late_scan": STALE}, {"not_stale"}, id="stale"),
         pytest.param({"late_scan": STALE, "accepted": ACCEPTED}, set(), id="accepted stale"),
         pytest.param({"late_scan": LateScan(odd=("x=y",))}, {"no_unclaimed_raw_prefix"}, id="odd"),
+        pytest.param({"partitions": SPOKE}, {"nothing_silent"}, id="silent"),
+        pytest.param({"partitions": SPOKE, "delisted": GONE}, set(), id="silent and delisted"),
         pytest.param({"last_compacted_date": "20620101"}, {"freshness"}, id="in the future"),
     ],
 )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.outcome import Outcome
     from quantlab_dagster.market.state import State
 
+pytestmark = pytest.mark.present
+
 
 @pytest.fixture
 def day() -> dt.date:
@@ -140,7 +142,8 @@ def test_open_days_are_run_although_late_parts_cannot_be_looked_for(
     original = Store.list_names
 
     async def list_names(store: Store, prefix: str) -> Any:
-        return await (original(store, prefix) if prefix else no_pairs())
+        fails = not prefix and store.url == lakes.raw_url
+        return await (no_pairs() if fails else original(store, prefix))
 
     monkeypatch.setattr(Store, "list_names", list_names)
     report, _ = caught_up()

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.synthetic.market import corrupt_part
@@ -23,7 +24,12 @@ from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.contract.snapshots import check, shape_of
 from quantlab_dagster_tests.lakes import Lakes, first_two_swapped, oracle, same_rows, spec, symbol_day
 
+pytestmark = pytest.mark.present
+
 ROOT = Path(__file__).parents[2]
+WORKSPACE_LOCATION = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"][0]["python_module"][
+    "location_name"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,9 @@ def test_runs_are_in_dagsters_history(quantlab: Shell, lakes: Lakes) -> None:
         assert [run.run_id] == report["runs"]
         assert run.status is dg.DagsterRunStatus.SUCCESS
         assert run.job_name == "compact_day"
+        assert run.remote_job_origin is not None, "the pages show it beside the runs of the code location"
+        assert run.remote_job_origin.location_name == WORKSPACE_LOCATION
+        assert run.tags["dagster/max_retries"] == "0", "nobody launches it again: a person is watching it"
         assert run.tags["dagster/partition"] == "2026-01-08"
         assert instance.get_materialized_partitions(dg.AssetKey(["compact", "binance", "bbo"])) == {"2026-01-08"}
 
@@ -270,9 +279,14 @@ def test_the_demo_ends_with_exactly_its_planted_part_quarantined(tmp_path: Path)
     demo = Shell(tmp_path, {})
     done = demo("demo")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Quarantined, as planted: binance/bbo/xrpusdt/20260108" in done.stdout
+    assert "Quarantined, as planted, and accepted: binance/bbo/xrpusdt/20260108" in done.stdout
     assert "14 of them verified against their raw parts" in done.stdout
     assert "make dev" in done.stdout
+    told = (done.stdout + done.stderr).splitlines()
+    assert [line for line in told if "binance/bbo/adausdt/20260109" in line] == [
+        line for line in done.stderr.splitlines() if "adausdt/20260109: 300 parts, " in line
+    ], "once: while it is done"
+    assert done.stdout.startswith("made 3,950 raw parts")
     again = demo("demo", "--json")
     assert again.returncode == 0, again.stdout + again.stderr
     check("document-demo", shape_of(json.loads(again.stdout)))
@@ -383,6 +397,7 @@ def test_repair_rebuilds_exactly_what_is_wrong_and_has_its_raw_parts(quantlab: S
     assert {item["action"] for item in plain["symbol_days"]} == {"up_to_date"}, "taken over as it is"
     done = quantlab("compact", "--date", "2026-01-08", "--repair")
     assert "4 symbol-days were wrong or missing" in done.stdout
+    assert "2 quarantined or failed" in done.stdout
     assert done.returncode == 1, "two of them could not be rebuilt"
     assert "more-than-is-left/20260108: QUARANTINED: " in done.stderr
     assert "says 3,000 rows, and the raw parts now have 60: nothing was replaced" in done.stderr

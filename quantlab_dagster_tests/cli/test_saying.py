@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from quantlab_dagster import settings
 from quantlab_dagster.cli.app import main
+from quantlab_dagster.cli.demo import demo_specs, make_demo_events, make_demo_lake
+from quantlab_dagster.cli.runs.market import RunReport
+from quantlab_dagster.market.plan import Requested
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import Lakes, spec
 
 if TYPE_CHECKING:
+    import datetime as dt
     from pathlib import Path
 
 
@@ -35,6 +39,19 @@ def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakes:
     monkeypatch.chdir(tmp_path)
     found.put_spec(spec("adausdt"))
     return found
+
+
+@pytest.fixture
+def compacted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What runs were asked for, none of which is made."""
+    asked: list[dict[str, Any]] = []
+
+    def compact_days(_: object, days: list[dt.date], __: object, **options: Any) -> RunReport:
+        asked.append({"days": days, **options})
+        return RunReport()
+
+    monkeypatch.setattr("quantlab_dagster.cli.runs.market.compact_days", compact_days)
+    return asked
 
 
 def quantlab(capsys: pytest.CaptureFixture[str], arguments: str) -> tuple[object, str, str]:
@@ -64,6 +81,59 @@ def test_a_symbol_of_the_compact_lake_alone_is_known(lakes: Lakes, capsys: pytes
     assert "binance/bbo/gone/20260108" in out
 
 
+def test_symbols_come_from_a_file_too(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], tmp_path: Path, compacted: list[dict[str, Any]]
+) -> None:
+    lakes.put_spec(spec("btcusdt"))
+    (tmp_path / "names").write_text("# ours\nadausdt  # the first\n\nbtcusdt\n")
+    assert quantlab(capsys, "compact --date 2026-01-08 --symbols-file names")[0] == 0
+    assert compacted[0]["symbols"] == ["adausdt", "btcusdt"]
+    assert not compacted[0]["roll_up"]
+
+
+def test_a_file_of_symbols_as_exchanges_and_spreadsheets_write_them(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], tmp_path: Path, compacted: list[dict[str, Any]]
+) -> None:
+    lakes.put_spec(spec("btcusdt"))
+    (tmp_path / "names").write_bytes(b"\xef\xbb\xbfADAUSDT\r\nBtcUsdt\r\n")
+    assert quantlab(capsys, "compact --date 2026-01-08 --symbols-file names")[0] == 0
+    assert compacted[0]["symbols"] == ["adausdt", "btcusdt"]
+
+
+@pytest.mark.guards("nothing-matched")
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"# none\n", "names no symbol"), (b"\xff", "UTF-8"), (b"adausd", "adausdt")]
+)
+def test_a_file_of_symbols_that_matches_nothing_is_a_usage_error(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "names").write_bytes(content)
+    code, _, err = quantlab(capsys, "compact --date 2026-01-08 --symbols-file names")
+    assert code == 2
+    assert said in err
+    code, _, err = quantlab(capsys, "compact --date 2026-01-08 --symbols-file nowhere")
+    assert (code, "nowhere" in err) == (2, True)
+    assert lakes.compact_keys() == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "days"),
+    [
+        ("", ["2026-01-06", "2026-01-07", "2026-01-08"]),
+        ("--newest-first", ["2026-01-08", "2026-01-07", "2026-01-06"]),
+        ("--max-days 2", ["2026-01-06", "2026-01-07"]),
+        ("--newest-first --max-days 2", ["2026-01-08", "2026-01-07"]),
+    ],
+)
+def test_a_range_is_worked_on_in_the_order_and_as_far_as_asked(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], compacted: list[dict[str, Any]], options: str, days: list[str]
+) -> None:
+    assert lakes.compact_keys() == {}
+    assert quantlab(capsys, f"compact --date 2026-01-06 --to 2026-01-08 --retry-quarantine {options}")[0] == 0
+    assert [str(day) for day in compacted[0]["days"]] == days
+    assert compacted[0]["requested"] == Requested(retry_quarantine=True)
+
+
 @pytest.mark.guards("nothing-matched")
 @pytest.mark.parametrize("command", ["compact", "plan", "status", "recover"])
 def test_an_app_that_matches_nothing_is_a_usage_error(
@@ -76,6 +146,17 @@ def test_an_app_that_matches_nothing_is_a_usage_error(
     assert lakes.compact_keys() == {}
 
 
+def test_where_there_is_nothing_to_show_that_is_a_sentence(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lakes.compact_keys() == {}
+    none = "no symbol-day of 2026-02-08 … 2026-02-09 has raw parts or a published file\n"
+    dates = "--date 2026-02-08 --to 2026-02-09"
+    assert quantlab(capsys, f"plan {dates}")[:2] == (0, f"nothing to do: {none}")
+    assert quantlab(capsys, f"verify {dates}")[:2] == (0, f"nothing to verify: {none}")
+    assert quantlab(capsys, "warehouse plan")[:2] == (0, "nothing to do: no hour needs work\n")
+    for command in (f"plan {dates}", f"verify {dates}", "warehouse plan"):
+        assert quantlab(capsys, f"{command} --json") == (0, "[]\n", "")
+
+
 @pytest.mark.guards("which-lake")
 def test_commands_name_the_lakes_they_look_at(lakes: Lakes, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("plan --date 2026-01-08", "verify --date 2026-01-08", "status", "catch-up"):
@@ -85,6 +166,20 @@ def test_commands_name_the_lakes_they_look_at(lakes: Lakes, capsys: pytest.Captu
     _, out, err = quantlab(capsys, "plan --date 2026-01-08 --json")
     assert json.loads(out)
     assert err == ""
+
+
+def test_what_is_looked_at_of_the_demo_are_both_of_its_lakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_demo_lake(tmp_path / "demo-lake", demo_specs()[-1:], scale=0.01)
+    make_demo_events(tmp_path / "demo-lake")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUANTLAB_METRICS_FILE", str(tmp_path / "quantlab.prom"))
+    _, out, _ = quantlab(capsys, "status")
+    assert "event lake           demo-lake/warehouse/events" in out
+    assert "cold hours           12 looked at, of 2 apps" in out
+    assert quantlab(capsys, "metrics write")[0] == 0
+    assert 'quantlab_lake_judged_timestamp_seconds{lake="events"}' in (tmp_path / "quantlab.prom").read_text()
 
 
 @pytest.mark.parametrize("command", ["compact", "recover"])

@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,9 @@ def put_hours(lake: EventLake, *hours_before: int, app: str = "demo") -> Rows:
 
 
 def kill_after_publishing(lake: EventLake) -> None:
-    """Let a run die when its output is visible and all inputs are still there: after its fourth change."""
+    """Let a run die when its output is visible and all inputs are still there: after its fifth change."""
     command = [sys.executable, "-m", "quantlab_dagster_tests.warehouse.killed"]
-    command += [lake.url, str(lake.scratch), "4", SOON.isoformat()]
+    command += [lake.url, str(lake.scratch), "5", SOON.isoformat()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
@@ -158,15 +159,22 @@ def test_status_is_one_while_hours_are_late_and_zero_once_they_are_merged(quantl
     assert "demo/2026-01-15T10 (4)" in late.stdout
 
     assert quantlab("warehouse", "compact").returncode == 0
-    calm = quantlab("warehouse", "status", "--json")
+    brief = quantlab.json("warehouse", "status")
+    assert (brief["whole"], brief["cold_hours"]) == (False, 0), "what a run looks at: these hours are history"
+    time.sleep(1.1)  # it is said in whole seconds
+    calm = quantlab("warehouse", "status", "--json", "--full")
     assert calm.returncode == 0, calm.stdout
     document = json.loads(calm.stdout)
-    assert (document["cold_hours"], document["files"], document["backlog"]) == (2, 2, [])
+    assert (document["whole"], document["cold_hours"], document["files"], document["backlog"]) == (True, 2, 2, [])
+    assert brief["seen_whole_at"] < document["seen_whole_at"], "a run did, and now we"
+    assert brief["checks"] == document["checks"]
     assert {name: check["passed"] for name, check in document["checks"].items()} == {
         "no_corrupt_files": True,
         "no_unfinished_plans": True,
         "no_hours_of_small_files": True,
         "every_file_explained": True,
+        "server_is_safe": True,
+        "every_file_readable": True,
     }
 
 
@@ -214,7 +222,10 @@ def test_a_corrupt_file_is_exit_code_one_and_the_others_are_merged(quantlab: Typ
     assert bad.name in lake.names()
 
     again = quantlab("warehouse", "compact")
-    assert (again.returncode, again.stdout) == (0, "no hour needed work\n"), "it is not read again"
+    assert again.returncode == 1, "it is wrong as long as it is there"
+    first_line, check = again.stdout.splitlines()
+    assert first_line == "no hour needed work", "it is not read again"
+    assert check.startswith(f"FAIL no_corrupt_files: cannot be merged, and stay as they are: {PARTITION.key(bad.name)}")
     status = quantlab("warehouse", "status")
     assert status.returncode == 1
     assert "corrupt files        1" in status.stdout
@@ -238,6 +249,7 @@ def test_an_unreadable_slot_is_named_and_stops_no_other_hour(quantlab: Typed, la
     assert "Traceback" not in done.stderr
     assert "hours compacted 1: 4 files → 1, " in done.stdout
     assert ", failed 1" in done.stdout
+    assert "FAIL no_unfinished_plans: to be completed: demo/2026-01-15T10 (unreadable slot)" in done.stdout
     assert len(lake.names(BEFORE)) == 1
     assert len(lake.names()) == 4
     assert lake.rows() == original
@@ -397,6 +409,20 @@ def test_a_run_is_in_dagsters_history_and_counted_although_the_schedule_is_disab
     assert float(counted[f"quantlab_compaction_output_files_total{{{labels}}}"]) == 2
 
 
+@pytest.mark.guards("table-compacted")
+def test_a_plan_names_tables_and_what_no_pattern_matches(quantlab: Typed, lake: EventLake) -> None:
+    put_hours(lake, 0)
+    asyncio.run(lake.store.put("app_id=demo/_delta_log/0.json", b"x"))
+    asyncio.run(lake.store.put("app_id=shop/year=2026/month=01/day=15/hour=10/part-0", b"x"))
+    planned = quantlab("warehouse", "plan", "--hour", "2026-01-15T10").stdout
+    assert "nothing to do: no hour needs work" in planned
+    assert "left out, it belongs to a table of Delta: app_id=demo/" in planned
+    assert (
+        "left out, WAREHOUSE_FILES does not match it: app_id=shop/year=2026/month=01/day=15/hour=10/part-0" in planned
+    )
+
+
+@pytest.mark.guards("overlooked-lake")
 def test_a_lake_of_another_layout_is_a_finding_until_the_layout_is_set(
     quantlab: Typed, lake: EventLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +435,12 @@ def test_a_lake_of_another_layout_is_a_finding_until_the_layout_is_set(
     template = "{app}/year={Y}/month={m}/day={d}/hour={H}"
     assert f"WAREHOUSE_LAYOUT may have to be {template}" in lost.stdout
     assert "left out, WAREHOUSE_LAYOUT does not explain it: demo/" in quantlab("warehouse", "plan").stdout
+    compacted = quantlab("warehouse", "compact")
+    assert compacted.returncode == 1, "a timer must not take it for an empty lake"
+    assert "no hour needed work\nFAIL every_file_explained: the layout does not explain demo/" in compacted.stdout
+    assert f"WAREHOUSE_LAYOUT may have to be {template}" in compacted.stdout
+    document = quantlab.json("warehouse", "compact")
+    assert list(document["failed_checks"]) == ["every_file_explained"]
 
     monkeypatch.setenv("WAREHOUSE_LAYOUT", template)
     monkeypatch.setenv("WAREHOUSE_SLOTS_URL", str(root.parent / "slots"))

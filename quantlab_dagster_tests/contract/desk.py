@@ -19,6 +19,7 @@ import pytest
 
 from quantlab_dagster.cli.app import main
 from quantlab_dagster.synthetic.market import DaySpec, corrupt_part, write_local_day
+from quantlab_dagster.synthetic.quality import WindowsSpec, write_local_windows
 from quantlab_dagster.synthetic.warehouse import HourSpec, corrupt_event_file, write_local_hour
 
 if TYPE_CHECKING:
@@ -114,9 +115,11 @@ def market_data(desk: Desk) -> None:
     kept, waiting, bad = _like("btcusdt"), _like("ethµsdt"), _like("xrpusdt", "okx")
     one_day = f"--date {DAY} --json"
     desk("status --json", exits=1, document="status")
+    write_local_windows(desk.raw, WindowsSpec(DAY, bad=1))
     for spec in (BUILT, kept):
         write_local_day(desk.raw, spec)
     desk(f"plan {one_day}", exits=0, document="plan")
+    desk(f"cost {one_day}", exits=0, document="cost")
     desk(f"compact {one_day}", exits=0, document="compact")
 
     min((desk.raw / kept.prefix).iterdir()).unlink()
@@ -131,6 +134,18 @@ def market_data(desk: Desk) -> None:
     desk(f"verify {one_day}", exits=1, document="verify")
     desk(f"compact {one_day}", exits=1, document="compact", **_no_room(desk))
     _catch_up(desk)
+    _accept(desk, bad)
+    desk(f"calendar {bad.day} --json", exits=0, document="calendar")
+    desk("prune --json", exits=0, document="prune")
+    desk("state show", exits=0, document="state")
+
+
+def _accept(desk: Desk, bad: DaySpec) -> None:
+    """A quarantine that an operator lets be: with it all is well."""
+    desk(f"state accept {bad.exchange}/bbo/{bad.symbol}/{bad.day:%Y%m%d} --reason damaged", exits=0)
+    for command in ("compact", "verify"):
+        desk(f"{command} --date {bad.day} --exchange {bad.exchange} --json", exits=0, document=command)
+    desk("status --json", exits=1, document="status")
 
 
 def _catch_up(desk: Desk) -> None:
@@ -149,8 +164,15 @@ def _catch_up(desk: Desk) -> None:
     _put_corrupt(desk, done)
     _forget_late_scan(desk.compact / "compacted" / "_state.json")
     desk("catch-up --json", exits=1, document="catch-up", QUANTLAB_CATCH_UP_ATTEMPTS="1", **_no_room(desk))
+    write_local_windows(desk.raw, WindowsSpec(last, bad=1))
+    malformed = desk.raw / "quality" / f"date={last:%Y%m%d}" / "window=0015.json"
+    malformed.write_bytes(_MALFORMED)
+    _go_silent(desk.compact / "compacted" / "_state.json", last)
+    desk("state delisted okx/bbo/left --reason merged", exits=0)
     desk("status --json", exits=1, document="status")
-    desk("state show", exits=0, document="state")
+    desk("quality --last 2 --json", exits=1, document="quality")
+    _flush_now(desk, "gone")
+    desk("live --exchange okx --json", exits=1, document="live", QUANTLAB_METRICS_FILE="")
 
 
 def rebuilt_state(desk: Desk, other: Desk) -> None:
@@ -179,12 +201,13 @@ def events(desk: Desk) -> None:
     _put_slot(desk, vanished, {"corrupt": [{"name": "gone.parquet", "etag": "1", "reason": "damaged"}]})
     desk("warehouse plan --json", exits=0, document="warehouse-plan")
     desk("warehouse status --json", exits=1, document="warehouse-status")
-    desk("warehouse compact --json", exits=1, document="warehouse-compact")
+    desk("warehouse status --app demo --json", exits=1, document="warehouse-status")
+    desk("warehouse compact --json", exits=1, document="warehouse-compact", COMPACTION_HOOK_COMMAND="true")
     desk("warehouse status --json", exits=1, document="warehouse-status")
 
     write_local_hour(desk.events, recovered)
     _put_plan(desk, recovered)
-    desk("warehouse recover --json", exits=1, document="warehouse-recover")
+    desk("warehouse recover --json", exits=1, document="warehouse-recover", COMPACTION_HOOK_COMMAND="no-such-program")
     for command in ("compact", "recover"):
         desk(f"warehouse {command} --json", exits=1, document=f"warehouse-{command}", **_no_lake(desk))
 
@@ -212,6 +235,23 @@ def _forget_late_scan(state: Path) -> None:
     document = json.loads(state.read_text())
     del document["late_scan"]
     state.write_text(json.dumps(document))
+
+
+def _go_silent(state: Path, last: dt.date) -> None:
+    """Three symbols have data until the day before the last settled one."""
+    document = json.loads(state.read_text())
+    for number in range(1, 4):
+        day = f"{last - dt.timedelta(days=number):%Y%m%d}"
+        record = {"status": "success", "rows": 1, "total_size_bytes": 1, "updated_at": document["updated_at"]}
+        document["partitions"] |= {f"okx/bbo/{symbol}/{day}": record for symbol in ("gone", "left", "mute")}
+    state.write_text(json.dumps(document, indent=1))
+
+
+def _flush_now(desk: Desk, symbol: str) -> None:
+    now = dt.datetime.now(dt.UTC)
+    directory = desk.raw / f"exchange=okx/stream=bbo/symbol={symbol}/date={now:%Y%m%d}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"part-{int(now.timestamp())}-000001.parquet").write_bytes(b"x")
 
 
 def _put_plan(desk: Desk, spec: HourSpec) -> None:

@@ -29,8 +29,10 @@ _FORMATS = {
 
 # Keys that are data: all of their values have one shape.
 _NAMES = {
+    "YYYY-MM-DD": r"\d{4}-\d{2}-\d{2}",
     "YYYYMMDD": r"\d{8}",
     "exchange/stream/symbol/YYYYMMDD": r"[^/= ]+/[^/= ]+/[^/= ]+/\d{8}",
+    "exchange/stream/symbol": r"[^/= ]+/[^/= ]+/[^/= ]+",
     "exchange/stream": r"[^/= ]+/[^/= ]+",
     "app_id=…/year=…/month=…/day=…/hour=…/file": r"app_id=[^/]+/year=\d+/month=\d+/day=\d+/hour=\d+/[^/]+\.parquet",
     "file": r"[^/]+\.parquet",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from quantlab_dagster_tests.contract.desk import Desk
 
-MARKET = ("compact", "plan", "verify", "status", "catch-up")
+pytestmark = pytest.mark.present
+
+MARKET = ("compact", "cost", "plan", "verify", "status", "catch-up", "quality", "live", "prune", "calendar")
 EVENTS = ("warehouse-compact", "warehouse-recover", "warehouse-plan", "warehouse-status")
 
 
@@ -86,7 +88,7 @@ def test_the_words_are_as_they_were() -> None:
 def test_the_words_are_in_the_documents(market_desk: Desk, events_desk: Desk) -> None:
     compacted = symbol_days(market_desk, "compact")
     assert words(compacted, "status") == {"success", "quarantine", "failed"}
-    assert words(compacted, "action") == {"build", "up_to_date", "keep"}
+    assert words(compacted, "action") == {"build", "up_to_date", "keep", "quarantined"}
     assert words(compacted, "error") == {"", "MalformedObject"}
     assert words(symbol_days(market_desk, "catch-up"), "status") == {"success", "quarantine", "failed"}
     planned = [item for document in market_desk.documents("plan") for item in document]

@@ -9,6 +9,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantlab_dagster.lake.store.objects import ObjectInfo
 from quantlab_dagster.lake.warehouse import output_name
+from quantlab_dagster.market.quality.records import DayQuality, QualityDay, SeenWindow
+from quantlab_dagster.market.quality.rules import Rules
 from quantlab_dagster.market.records import DayMeta, Quarantine, Source, Sources, fingerprint
 from quantlab_dagster.market.state import DayRecord, LateScan, PartitionRecord, Round, State
 from quantlab_dagster.warehouse.slot import Corrupt, Input, ReplacementPlan, Slot
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantlab_dagster.lake.record import Record
+
+pytestmark = pytest.mark.present
 
 SOURCES = (
     Source(name="part-1767873600-000001.parquet", size_bytes=1234, etag="9e107d9d372bb6826bd81d3542a419d6"),
@@ -75,6 +80,19 @@ RECORDS: dict[str, Record] = {
         source_files=2,
     ),
     "quarantine-without-part": Quarantine(raw_fingerprint=FINGERPRINT, reason="why"),
+    "quarantine-of-a-bad-day": Quarantine(raw_fingerprint=FINGERPRINT, reason="why", day_quality="BAD"),
+    "quality-day": QualityDay.of(
+        dt.date(2026, 1, 8),
+        DayQuality.judged(
+            {
+                "0000": SeenWindow(etag="1", dropped_events=7, offline_seconds={"binance": 2.5}),
+                "0015": SeenWindow(etag="2", is_partial=True),
+                "0030": SeenWindow(etag="3", problem="why"),
+            },
+            Rules(),
+            looked_at_again=True,
+        ),
+    ),
     "state": State(
         last_compacted_date="20260107",
         catch_up_from="20260105",
@@ -158,9 +176,15 @@ def documents_below(lake: Path, name: str) -> list[Any]:
     return [json.loads(content) for content in contents if content.startswith("{")]
 
 
-@pytest.mark.parametrize("name", ["meta", "sources", "quarantine"])
+@pytest.mark.parametrize("name", ["meta", "sources", "quarantine", "quality_day"])
 def test_an_object_beside_a_day_is_as_it_was(market_desk: Desk, name: str) -> None:
     check(f"object-{name}", shape_of(*documents_below(market_desk.compact, f"{name}.json")))
+
+
+def test_what_was_seen_of_windows_is_as_it_was(market_desk: Desk) -> None:
+    [path] = (market_desk.compact / "compacted" / "quality").iterdir()
+    found = json.loads(path.read_text())
+    check("object-seen-windows", shape_of(*(found | {"windows": {"HHMM": one}} for one in found["windows"].values())))
 
 
 def test_the_state_is_as_it_was(market_desk: Desk) -> None:
@@ -182,13 +206,23 @@ def test_the_record_of_looks_is_as_it_was(events_desk: Desk) -> None:
 
 
 def test_there_is_nothing_else_in_the_lakes(market_desk: Desk, events_desk: Desk) -> None:
-    assert names(market_desk.compact) == {".quantlab-locks", "compacted", "exchange=binance", "exchange=okx"}
+    assert names(market_desk.compact) == {
+        ".quantlab-locks",
+        "calendar",
+        "compacted",
+        "exchange=binance",
+        "exchange=okx",
+    }
     files = [path for path in (market_desk.compact / "compacted").rglob("*") if path.is_file()]
-    assert [path.name for path in files] == ["_state.json"], "the journal is folded, and empty"
-    published = (path for path in market_desk.compact.rglob("date=*") if "compacted" not in path.parts)
+    names_of = sorted(path.relative_to(market_desk.compact / "compacted").as_posix() for path in files)
+    assert names_of == ["_state.json", "quality/20260108.json"], "the journal is folded, and empty"
+    calendar = names(market_desk.compact / "calendar")
+    assert {"date=20260108", "month=202601.html"} <= calendar
+    assert [name for name in calendar if not re.fullmatch(r"date=\d{8}|month=\d{6}\.html", name)] == []
+    published = market_desk.compact.glob("exchange=*/stream=*/symbol=*/date=*")
     beside = {name for path in published for name in names(path)}
-    assert beside == {"data.parquet", "meta.json", "sources.json", "quarantine.json"}
-    assert names(market_desk.file(BUILT, "")) == {"data.parquet", "meta.json", "sources.json"}
+    assert beside == {"data.parquet", "meta.json", "sources.json", "quality_day.json", "quarantine.json"}
+    assert names(market_desk.file(BUILT, "")) == {"data.parquet", "meta.json", "sources.json", "quality_day.json"}
     assert names(events_desk.events) == {".quantlab-locks", "_compaction", "app_id=demo"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +43,11 @@ from quantlab_dagster_tests.dead_runs import LIVING, killed, put_run, tags_of
 from quantlab_dagster_tests.lakes import PAIR, Lakes, Recorder, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from quantlab_dagster.market.outcome import Outcome
+
+pytestmark = pytest.mark.present
 
 HERE = Machine("box", "boot-1", "4026531836")
 ELSEWHERE = replace(LIVING, machine=replace(LIVING.machine, name="elsewhere", boot="another"))
@@ -129,16 +132,16 @@ def test_the_time_is_that_of_dagsters_run_monitoring() -> None:
 
 
 def test_tags_say_which_process_it_is() -> None:
-    assert process_in(command_line_tags()) == LIVING
+    assert process_in(command_line_tags("a run")) == LIVING
     assert process_in(tags_of(ELSEWHERE)) == ELSEWHERE
-    good = command_line_tags()
+    good = command_line_tags("a run")
     for name, value in [
-        ("quantlab/host", ""),
-        ("quantlab/host", "a/b"),
-        ("quantlab/pid", ""),
-        ("quantlab/pid", "-1"),
-        ("quantlab/pid", "0"),
-        ("quantlab/pid", "x"),
+        (".dagster/quantlab_host", ""),
+        (".dagster/quantlab_host", "a/b"),
+        (".dagster/quantlab_pid", ""),
+        (".dagster/quantlab_pid", "-1"),
+        (".dagster/quantlab_pid", "0"),
+        (".dagster/quantlab_pid", "x"),
     ]:
         assert process_in({**good, name: value}) is None
     assert process_in({}) is None
@@ -216,7 +219,7 @@ def put_launched(
 ) -> str:
     """A run that Dagster launched, with tags that were written for it, or for another one."""
     run = create_run_for_test(instance, status=status, tags=tags, remote_job_origin=ORIGIN)
-    instance.add_run_tags(run.run_id, {"quantlab/process_of": of or run.run_id})
+    instance.add_run_tags(run.run_id, {".dagster/quantlab_process_of": of or run.run_id})
     return str(run.run_id)
 
 
@@ -249,12 +252,13 @@ def test_a_step_says_which_process_executes_its_run(
     instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = create_run_for_test(instance, tags=tags_of(killed()), remote_job_origin=ORIGIN)
-    context = SimpleNamespace(run=run, instance=instance, log=logging.getLogger("step"))
+    job = SimpleNamespace(executor_def=dg.in_process_executor)
+    context = SimpleNamespace(run=run, instance=instance, log=logging.getLogger("step"), job_def=job)
     say_which_process(cast("dg.OpExecutionContext", context))
     found = instance.get_run_by_id(run.run_id)
     assert found
     assert process_in(found.tags) == LIVING
-    assert found.tags["quantlab/process_of"] == run.run_id
+    assert found.tags[".dagster/quantlab_process_of"] == run.run_id
     instance.delete_run(run.run_id)
     say_which_process(cast("dg.OpExecutionContext", context))
     assert "cannot say which process this is" in caplog.text
@@ -265,6 +269,21 @@ def test_a_step_says_which_process_executes_its_run(
     found = instance.get_run_by_id(command.run_id)
     assert found
     assert found.tags == command.tags, "the command has said so"
+
+
+@pytest.mark.parametrize(("executor", "pid"), [("multiprocess", os.getppid), ("celery", None), ("k8s", None)])
+def test_a_step_that_is_not_its_run_names_no_process_but_the_runs(
+    instance: dg.DagsterInstance, executor: str, pid: Callable[[], int] | None
+) -> None:
+    """A run whose worker dies is not dead: another worker does the step."""
+    run = create_run_for_test(instance, remote_job_origin=ORIGIN)
+    job = SimpleNamespace(executor_def=SimpleNamespace(name=executor))
+    context = SimpleNamespace(run=run, instance=instance, log=logging.getLogger("step"), job_def=job)
+    say_which_process(cast("dg.OpExecutionContext", context))
+    found = instance.get_run_by_id(run.run_id)
+    assert found
+    process = process_in(found.tags)
+    assert (process.pid if process else None) == (pid() if pid else None)
 
 
 def test_every_job_runs_in_one_process() -> None:

@@ -216,8 +216,18 @@ def test_what_cannot_work_is_said_at_once(options: dict[str, Any], complaint: st
 @pytest.mark.parametrize(
     ("lake", "url", "options", "remedy"),
     [
-        ("raw", "no/such", {}, "Set QUANTLAB_RAW_URL to one that does, or run `make demo` for first lakes"),
-        ("warehouse", "no/such", {}, "Set WAREHOUSE_URL to one that does, or run `make demo` for first lakes"),
+        (
+            "raw",
+            "no/such",
+            {},
+            "Set QUANTLAB_RAW_URL to one that does, or run `quantlab demo`, `make demo`, for lakes",
+        ),
+        (
+            "warehouse",
+            "no/such",
+            {},
+            "Set WAREHOUSE_URL to one that does, or run `quantlab demo`, `make demo`, for lakes",
+        ),
         ("compact", "gs://x", {}, "Set QUANTLAB_COMPACT_URL to s3://bucket/prefix, file:///directory or a path"),
         ("compact", "s3://", {}, "Set QUANTLAB_COMPACT_URL, as in s3://bucket/prefix"),
         ("raw", "s3://bucket", {"region_name": "no where"}, "Set AWS_REGION, as in us-east-1"),

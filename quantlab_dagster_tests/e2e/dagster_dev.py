@@ -142,12 +142,14 @@ def _start(env: Mapping[str, str], stack: ExitStack) -> DagsterDev:
 
 
 @contextmanager
-def session(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program and its descendants in a session, in the repository's directory, and kill them all in the end."""
+def session(
+    argv: list[str], log: Path, env: Mapping[str, str], *, cwd: Path = REPOSITORY
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program and its descendants in a session, and kill them all in the end."""
     with log.open("wb") as output:
         popen = subprocess.Popen(
             ["/bin/sh", "-c", GUARDED, "sh", *argv],
-            cwd=REPOSITORY,
+            cwd=cwd,
             env=dict(env),
             stdin=subprocess.PIPE,  # the watchdog kills the group when it ends, hence when we die in whatever way
             stdout=output,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.present]
 
 _DAYS = 3
 _KILLS = int(os.environ.get("KILLS", "5"))
@@ -285,10 +285,9 @@ def test_the_sensor_finishes_the_day(raw: Raw, deployment: Deployment, monkeypat
 
 
 def _tick(definitions: dg.Definitions, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
-    [sensor] = definitions.sensors or ()
-    assert isinstance(sensor, dg.SensorDefinition)
     resources: dict[str, Any] = dict(definitions.resources or {})
     repository = definitions.get_repository_def()
+    sensor = repository.get_sensor_def("catch_up")
     with dg.build_sensor_context(instance, repository_def=repository, resources=resources) as context:
         result = sensor(context)
     assert isinstance(result, dg.SensorResult)

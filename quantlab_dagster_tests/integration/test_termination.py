@@ -55,7 +55,7 @@ def _wait_for_work(lakes: Lakes, process: subprocess.Popen[str], marker: str) ->
 @pytest.mark.guards("half-published", "signal-lost")
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("delay", [0.0, 0.4, 1.5])
+@pytest.mark.parametrize("delay", [0.0, 0.4, 1.0])
 def test_stopped_in_the_middle(
     made: tuple[Lakes, list[RawPart]], tmp_path: Path, how: signal.Signals, delay: float
 ) -> None:
@@ -68,13 +68,16 @@ def test_stopped_in_the_middle(
     time.sleep(delay)
     process.send_signal(how)
     asked = time.monotonic()
-    output, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert time.monotonic() - asked < _STOPS_WITHIN_SECONDS
     assert "Traceback" not in errors, errors
     finished = process.returncode == 0
     after = Lakes(lakes.rig, lakes.raw_url, compact_url, lakes.scratch)
-    if not finished:
-        assert not [key for key in after.compact_keys() if key.endswith("meta.json")], (output, errors)
+    published = [key for key in after.compact_keys() if key.endswith("meta.json")]
+    if finished or published:  # a fast machine is through by then: what is there is whole
+        assert same_rows(after.published(symbol_day()), oracle(parts))
+    if published and not finished and how != signal.SIGKILL:
+        assert "published as revision 1" in errors, "what stands is not said"
     if how != signal.SIGKILL:
         assert not [path for path in lakes.scratch.rglob("*") if path.is_file()], "scratch is left"
         with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -82,7 +85,7 @@ def test_stopped_in_the_middle(
             assert run.is_finished, run.status
 
     again = _start(lakes, compact_url, home)
-    output, errors = again.communicate(timeout=120)
+    _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert same_rows(after.published(symbol_day()), oracle(parts))
     assert not [path for path in lakes.scratch.rglob("*") if path.is_file()], "scratch of a killed run is left"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from quantlab_dagster_tests.conftest import Rig
 
+pytestmark = pytest.mark.present
+
 ONE_DAY = dt.timedelta(days=1)
 
 

@@ -66,7 +66,7 @@ def check(survey: Survey, plan: WindowPlan, keys: Ints) -> list[int]:
         assert (cut_indices(plan.cuts, keys, positions) == belongs).all()
     assert (cut_indices(plan.cuts, keys, positions) == belongs).all()
     pieces = dict(by_window(pl.DataFrame({"position": positions}), belongs))
-    assert list(pieces) == sorted(set(belongs.tolist()))
+    assert sorted(pieces) == sorted(set(belongs.tolist()))
     assert all(
         rows["position"].to_list() == np.flatnonzero(belongs == index).tolist() for index, rows in pieces.items()
     )

@@ -14,6 +14,7 @@ import pytest
 
 from quantlab_dagster.errors import AuditFailed, Cancelled
 from quantlab_dagster.kernel.budget import row_bytes, window_rows
+from quantlab_dagster.kernel.columns import Columns, unite
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import merge
 from quantlab_dagster.kernel.survey import KEPT_SHARE, Order, Surveyor
@@ -445,21 +446,41 @@ def test_row_bytes_are_those_of_the_varying_columns() -> None:
     assert row_bytes(survey_of([part_of("a", table.slice(0, 0))])) == 1
 
 
+@pytest.mark.parametrize(("scan_rows", "times"), [(1_000, 1), (10, 3)], ids=["one run", "two runs"])
+def test_schemas_of_one_run_are_united_once(scan_rows: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several, each by itself and then all of them."""
+    united: list[int] = []
+
+    def told(parts: list[Part], *arguments: Any, **options: Any) -> Columns:
+        united.append(len(parts))
+        return unite(parts, *arguments, **options)
+
+    monkeypatch.setattr("quantlab_dagster.kernel.survey.unite", told)
+    monkeypatch.setattr("quantlab_dagster.kernel.survey._ROWS_PER_SCAN", scan_rows)
+    tables = [pa.table({"ts_event": range(10), "label": ["x"] * 10, name: range(10)}) for name in ("a", "b")]
+    parts = [part_of(f"part-{at}", table) for at, table in enumerate(tables)]
+    found = survey_of(parts, order=Order(numbered=False), keep=True)
+    assert len(united) == times
+    assert found.columns.varying == ["ts_event", "a", "b"]
+    assert found.columns.constants == {"label": "x"}
+    assert survey_of(parts, keep=True).columns.dtypes == found.columns.dtypes  # with numbers, that is asked again
+
+
 def test_a_large_part_is_surveyed_in_slices_whatever_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantlab_dagster.kernel.survey._ROWS_PER_SCAN", 100)
     scanned: list[int] = []
-    order_values = Surveyor._order_values
+    order_frame = Surveyor._order_frame
 
-    def spy(self: Surveyor, *arguments: Any) -> pl.Series:
-        values = order_values(self, *arguments)
-        scanned.append(len(values))
-        return values
+    def spy(self: Surveyor, *arguments: Any) -> pl.DataFrame:
+        frame = order_frame(self, *arguments)
+        scanned.append(frame.height)
+        return frame
 
-    monkeypatch.setattr(Surveyor, "_order_values", spy)
+    monkeypatch.setattr(Surveyor, "_order_frame", spy)
     small = pa.table({"ts_event": range(10)})
     large = part_of("c", pa.table({"ts_event": range(1_000)}), row_group_size=60)
     survey = survey_of([part_of("a", small), part_of("b", small), large, part_of("d", small)])
-    assert scanned == [20, *[120] * 8, 40, 10]
+    assert sorted(scanned) == sorted([20, *[120] * 8, 40, 10]), "runs are scanned side by side"
     assert survey.key_range == (0, 999)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +12,7 @@ from collections import Counter
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -18,21 +21,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantlab_dagster.kernel.digest import add_hashes, digest_file, row_hashes, sequence_hash
+from quantlab_dagster.kernel.digest import add_hashes, add_sequence, digest_file, row_hashes
 from quantlab_dagster.kernel.survey import Order
-from quantlab_dagster_tests.kernel.building import EVENTS, Compacted, compact
+from quantlab_dagster.synthetic.market import DaySpec, generate_parts
+from quantlab_dagster_tests.kernel.building import EVENTS, Compacted, compact, on_disk, part_from
 from quantlab_dagster_tests.kernel.oracle import Oracle, spelled
 from quantlab_dagster_tests.kernel.strategies import DrawnPart, drawn_days, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from random import Random
 
 TICKS = Order()
 
 _BUDGETS = st.sampled_from([1, 2_000, 10_000, 40_000, 512 << 20])
 _STRIDES = st.sampled_from([1, 2, 7, 512])
 _THREADS = st.integers(1, 4)
+# Read here: tests themselves run without settings.
+_COMBINATIONS = int(os.environ.get("QUANTLAB_BYTE_COMBINATIONS", "40"))
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +162,15 @@ def test_hashes_of_rows_depend_on_the_rows_alone(frame: pl.DataFrame, cuts: list
         assert total(frame, frame[:1]) != total(frame)
         assert total(frame, frame[:1], frame[:1]) != total(frame)
 
-    in_order = add_hashes(0, sequence_hash(row_hashes(frame), 5))
+    in_order = add_sequence(0, row_hashes(frame), 5)
     pieces = [frame.slice(low, high - low) for low, high in pairwise(bounds) if high > low]
     firsts = [5 + low for low, high in pairwise(bounds) if high > low]
-    hashes = [sequence_hash(row_hashes(piece), first) for piece, first in zip(pieces, firsts, strict=True)]
-    assert reduce(add_hashes, hashes, 0) == in_order
+    found = 0
+    for piece, first in zip(pieces, firsts, strict=True):
+        found = add_sequence(found, row_hashes(piece), first)
+    assert found == in_order
     moved = row_hashes(frame[order]).to_list() != row_hashes(frame).to_list()
-    assert (add_hashes(0, sequence_hash(row_hashes(frame[order]), 5)) != in_order) == moved
+    assert (add_sequence(0, row_hashes(frame[order]), 5) != in_order) == moved
 
 
 @pytest.mark.guards("bytes-vary")
@@ -189,6 +196,35 @@ def test_bytes_depend_on_the_raw_objects_alone(tmp_path: Path) -> None:
     assert len({run["sha256"] for run in found}) == 1
     assert [run["windows"] > 1 for run in found] == [False, True, True]
     assert [run["distributed"] for run in found] == [False, False, True]
+
+
+@pytest.mark.guards("bytes-vary")
+def test_bytes_are_the_same_in_many_random_ways_to_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Budgets, cuts, samples, threads, runs of the survey, kept or not, from memory or the disk: 40 in CI, more by
+    QUANTLAB_BYTE_COMBINATIONS.
+    """
+    monkeypatch.setattr("quantlab_dagster.kernel.writer.ROW_GROUP_ROWS", 5_000)
+    spec = DaySpec("binance", "trade", "btcusdt", dt.date(2026, 1, 8), parts=40, rows=22_000)
+    in_memory = [part_from(part.name, part.data) for part in sorted(generate_parts(spec), key=lambda part: part.name)]
+    sources = {"memory": in_memory, "disk": [on_disk(part, tmp_path / "parts") for part in in_memory]}
+    random, seen, found = Random(20_260_108), Counter[str](), set[str]()
+    for number in range(_COMBINATIONS):
+        monkeypatch.setattr("quantlab_dagster.kernel.survey._ROWS_PER_SCAN", random.choice([500, 3_000, 1 << 18]))
+        made = compact(
+            sources[random.choice(["memory", "disk"])],
+            tmp_path,
+            stride=random.choice([1, 7, 64, 512]),
+            budget_bytes=int(10 ** random.uniform(5, 9)),
+            keep=random.random() < 0.3,
+            threads=random.randint(1, 4),
+            name=f"{number}.parquet",
+        )
+        found.add(hashlib.sha256(made.data).hexdigest())
+        made.path.unlink()
+        seen["windows" if made.merged.windows > 1 else "one window"] += 1
+        seen["distributed"] += made.merged.distributed
+    assert len(found) == 1
+    assert min(seen["windows"], seen["one window"], seen["distributed"]) >= 5, f"all ways are taken: {seen}"
 
 
 @pytest.mark.slow

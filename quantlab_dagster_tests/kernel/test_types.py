@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.errors import AuditFailed, MachineFault, SchemaConflict
-from quantlab_dagster.kernel import writer
+from quantlab_dagster.kernel import layout, writer
 from quantlab_dagster.kernel.layout import restored
 from quantlab_dagster.kernel.leaves import Leaf
 from quantlab_dagster.kernel.merge import merge
+from quantlab_dagster.kernel.parts import FooterReader
 from quantlab_dagster.kernel.survey import Order, Surveyor
 from quantlab_dagster_tests.kernel.building import compact, on_disk, part_from, part_of, read_back, survey_of
 from quantlab_dagster_tests.kernel.spark.readings import READINGS, compared, told
@@ -217,6 +219,43 @@ def test_required_and_field_ids_stay_where_all_parts_agree(tmp_path: Path) -> No
         True,
     )
     assert mixed.type.value_field.metadata is None
+
+
+def test_id_in_which_parts_differ_goes_from_a_flat_column_too() -> None:
+    def ids(*identities: str) -> Any:
+        fields = [pa.field("x", pa.int32(), metadata={"PARQUET:field_id": one}) for one in identities]
+        parts = [one_column(f"part-{at}", pa.array([1], one.type), one) for at, one in enumerate(fields)]
+        return survey_of(parts).columns.types["x"].field.metadata
+
+    assert ids("7", "7") == {b"PARQUET:field_id": b"7"}
+    assert ids("7", "8") is None
+
+
+def test_columns_of_one_type_and_several_ids_are_each_given_back() -> None:
+    """What the writer makes of a type is remembered, for this id and this nullability."""
+    for nullable, identity in itertools.product((True, False), ("7", "8", None)):
+        pairs = {"PARQUET:field_id": identity} if identity else None
+        one = pa.field("x", pa.int32(), nullable, pairs)
+        part = one_column("part", pa.array([1], pa.int32()), one)
+        found = FooterReader("ts_event").read(part).layout.types["x"].field
+        assert (found.nullable, found.metadata) == (nullable, one.metadata)
+
+
+def test_the_writer_is_asked_once_for_each_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hour of events brings files of other schemas, of the same few columns."""
+    asked: list[str] = []
+    written_as = layout._written_as
+
+    def told(one: pa.Field, *, int96: bool) -> Any:
+        asked.append(one.name)
+        return written_as(one, int96=int96)
+
+    monkeypatch.setattr(layout, "_written_as", told)
+    table = pa.table({"ts_event": [1], "asked_once": [1.5], "other": ["x"]})
+    layout._flat_written_as.cache_clear()
+    for names in (["ts_event", "asked_once"], ["ts_event", "other", "asked_once"], ["ts_event", "other"]):
+        FooterReader("ts_event").read(part_of("part", table.select(names)))
+    assert asked == ["ts_event", "asked_once", "other"]
 
 
 def test_a_required_column_that_a_part_lacks_is_not_required(tmp_path: Path) -> None:

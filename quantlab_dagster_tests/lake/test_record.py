@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
+from quantlab_dagster.errors import MalformedObject
 from quantlab_dagster.lake.record import Record
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -32,3 +34,16 @@ def test_bytes_are_those_of_pythons_own_json(value: object) -> None:
     """Which wrote them before: a day that is published again has the same bytes, and an idle slot the same length."""
     wanted = json.dumps({"value": value, "extra": value}, indent=2, ensure_ascii=False) + "\n"
     assert Sample(value=value, extra=value).dump() == wanted.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"no json", "is not a valid Sample record (Invalid JSON: "),
+        (b"{}", "is not a valid Sample record (value: Field required)"),
+    ],
+)
+def test_a_record_that_cannot_be_understood_says_where_and_why(content: bytes, why: str) -> None:
+    with pytest.raises(MalformedObject) as caught:
+        Sample.read(content, "some/object.json")
+    assert str(caught.value).startswith(f"some/object.json: {why}")

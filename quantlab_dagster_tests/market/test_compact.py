@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,7 +23,9 @@ from quantlab_dagster.market.outcome import PairOutcome, Status, Verdict, line
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.verify import verify_pair
 from quantlab_dagster.synthetic.market import FOREIGN_FILES, RawPart, corrupt_part, empty_part, generate_parts
+from quantlab_dagster.work.decoder import Child
 from quantlab_dagster.work.merging import Merging, Recipe
+from quantlab_dagster.work.messages import Merge
 from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.lakes import (
     DAY,
@@ -76,7 +79,7 @@ def test_a_day_is_published_whole_sorted_and_described(lakes: Lakes) -> None:
     assert meta["sha256"] == hashlib.sha256(data).hexdigest()
     assert meta["source_files"] == 13
     assert meta["day_quality"] == "UNKNOWN"
-    assert meta["post_filter_version"] is None
+    assert meta["post_filter_version"] == "1.0.0"
     assert meta["revision"] == 1
     assert meta["data_size_bytes"] == len(data)
     assert meta["data_etag"] == lakes.compact_keys()[symbol_day().key("data.parquet")]
@@ -91,9 +94,9 @@ def test_a_part_costs_one_get_and_a_day_few_requests(lakes: Lakes) -> None:
     lakes.put_spec(spec(parts=40, rows=400))
     requests = lakes.run().requests
     assert requests["raw GET"] == 40
-    assert requests["raw LIST"] == 2  # the pair's symbols, the symbol-day's parts
+    assert requests["raw LIST"] == 3  # the pair's symbols, the symbol-day's parts, the day's quality windows
     assert "raw HEAD" not in requests
-    assert requests["compact PUT"] == 3
+    assert requests["compact PUT"] == 4
 
 
 @pytest.mark.guards("consolidated-twice")
@@ -276,6 +279,29 @@ def test_similar_symbols_do_not_mix(lakes: Lakes) -> None:
     assert [item.status for item in outcome.outcomes] == [Status.SUCCESS] * 3
     assert same_rows(lakes.published(symbol_day("btc")), oracle(btc))
     assert lakes.published(symbol_day(hostile)).num_rows == 600
+
+
+def test_a_local_part_that_is_written_into_while_it_is_read_is_read_again(
+    local_lakes: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a local lake are linked into scratch, not copied: what is written there reaches the merge."""
+    [first, *others] = local_lakes.put_spec(spec(rows=60_000))
+    day, call, merges = symbol_day(), Child.call, []
+    larger = next(iter(generate_parts(spec(rows=66_000, seed=2))))
+
+    async def spoil(child: Child, request: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(request, Merge):
+            merges.append(request)
+            if len(merges) == 1:
+                with (Path(local_lakes.raw_url) / day.key(first.name)).open("r+b") as file:
+                    file.write(larger.data)
+                    file.truncate()
+        return await call(child, request, *arguments, **options)
+
+    monkeypatch.setattr(Child, "call", spoil)
+    [item] = local_lakes.run(place=local_lakes.place(memory_budget=1 << 20)).outcomes
+    assert (item.status, item.action, len(merges)) == (Status.SUCCESS, Action.BUILD, 2), item.reason
+    assert same_rows(local_lakes.published(day), oracle([replace(larger, name=first.name), *others]))
 
 
 @pytest.mark.guards("memory-grows")

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy.exc
 
 from quantlab_dagster.cli.app import main
+from quantlab_dagster.cli.demo import demo_specs, make_demo_events, make_demo_lake
 from quantlab_dagster.cli.documents import judgement_document
 from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.market.checks import findings_by_asset
@@ -18,8 +19,9 @@ from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.catchup import CatchUp, Decided, Decision
 from quantlab_dagster.market.judgement import Judgement, Standing, judge
 from quantlab_dagster.market.rollup import RawPrefixes
-from quantlab_dagster.market.state import Acceptance, DayRecord, LateScan, PartitionRecord, State, utc_text
+from quantlab_dagster.market.state import Acceptance, DayRecord, Delisted, LateScan, PartitionRecord, State, utc_text
 from quantlab_dagster.metrics import MetricsTarget, record_judgement
+from quantlab_dagster.settings import DEMO_LAKE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +74,9 @@ def tried(decision: Decision, failures: int = 2, *, late: bool = False, number: 
     return CatchUp(decided=(Decided(day(number), late, decision, failures, "as was decided"),))
 
 
+SPOKE = {f"{KEY[:-2]}{number:02}": PartitionRecord(status="success", rows=1, updated_at=THEN) for number in (9, 10, 11)}
+ROLLED_UP = {"20260112": DayRecord(status="no_files", updated_at=THEN)}
+GONE = Delisted(day="20260113", reason="known", updated_at=THEN)
 QUARANTINED = {"partitions": {KEY: record("quarantine", "abc")}}
 
 SITUATIONS: dict[str, tuple[State | None, dict[str, Any], set[str], dict[str, float]]] = {
@@ -172,6 +177,18 @@ SITUATIONS: dict[str, tuple[State | None, dict[str, Any], set[str], dict[str, fl
         {"no_unclaimed_raw_prefix", "not_stale"},
         {},
     ),
+    "silent": (
+        settled(partitions=SPOKE, days=ROLLED_UP),
+        {},
+        {"nothing_silent"},
+        {"silent_symbols": 1, "delisted": 0},
+    ),
+    "silent and delisted": (
+        settled(partitions=SPOKE, days=ROLLED_UP, delisted={KEY.rpartition("/")[0]: GONE}),
+        {},
+        set(),
+        {"silent_symbols": 0, "delisted": 1},
+    ),
     "an exchange nobody configured": (
         settled(),
         {"raw": RawPrefixes(RAW.claimed, ("kraken/bbo",))},
@@ -256,6 +273,20 @@ def test_dagster_refuses_the_second_evaluation_of_a_partition_outside_of_runs() 
         instance.report_runless_asset_event(first)
         with pytest.raises(sqlalchemy.exc.IntegrityError):
             instance.report_runless_asset_event(second)
+
+
+def test_status_looks_at_both_lakes_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is configured: both lakes are the demo's, as for every other command."""
+    monkeypatch.chdir(tmp_path)
+    make_demo_lake(DEMO_LAKE, demo_specs(), scale=0.01)
+    make_demo_events(DEMO_LAKE)
+    with pytest.raises(SystemExit):
+        main(["status", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert "problem" not in document["event_lake"], document["event_lake"]
+    assert document["event_lake"]["checks"]["no_hours_of_small_files"]["passed"] is False, "they wait to be merged"
 
 
 def test_status_shows_both_lakes_and_one_that_is_wrong_hides_nothing(

@@ -12,7 +12,7 @@ from quantlab_dagster.lake.store.objects import ObjectInfo
 from quantlab_dagster.market.plan import Action, Published, Requested, decide, load_published
 from quantlab_dagster.market.records import DayMeta, Quarantine, Source, fingerprint
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.lakes import Lakes, parquet_bytes, spec, symbol_day
+from quantlab_dagster_tests.lakes import NO_WINDOWS, Lakes, parquet_bytes, spec, symbol_day
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,8 +121,16 @@ NOT_META = "data.parquet is not what meta.json says"
 )
 def test_what_is_done(listed: str, published: Published, requested: Requested, action: Action, reason: str) -> None:
     sources = parts(listed)
-    decided, why = decide(sources, fingerprint(sources), published, requested)
+    decided, why = decide(sources, fingerprint(sources), published, requested, NO_WINDOWS)
     assert (decided, reason in why) == (action, True), why
+
+
+def test_a_quarantine_is_tried_again_on_request_alone_and_nothing_else_is() -> None:
+    sources, retry = parts("abc"), Requested(retry_quarantine=True)
+    held = replace(Published(), quarantine=Quarantine(raw_fingerprint=fingerprint(sources), part="a", reason="bad"))
+    assert decide(sources, fingerprint(sources), held, PLAIN, NO_WINDOWS)[0] is Action.QUARANTINED
+    assert decide(sources, fingerprint(sources), held, retry, NO_WINDOWS)[0] is Action.BUILD
+    assert decide(sources, fingerprint(sources), OURS, retry, NO_WINDOWS)[0] is Action.UP_TO_DATE
 
 
 @pytest.mark.guards("shrink-vanished")
@@ -130,7 +138,7 @@ def test_what_is_done(listed: str, published: Published, requested: Requested, a
 @pytest.mark.parametrize("published", [OURS, OURS_UNKNOWN, broken(OURS), broken(OURS_UNKNOWN), OURS_HALF_DONE])
 def test_replaced_parts_are_never_taken_for_those_that_were_read(published: Published, requested: Requested) -> None:
     """As many as there were, with other content."""
-    decided, _ = decide(OTHERS, fingerprint(OTHERS), published, requested)
+    decided, _ = decide(OTHERS, fingerprint(OTHERS), published, requested, NO_WINDOWS)
     assert decided is (Action.KEEP if published.committed else Action.BROKEN)
 
 
@@ -138,10 +146,10 @@ def test_replaced_parts_are_never_taken_for_those_that_were_read(published: Publ
 def test_a_quarantine_holds_while_its_raw_parts_do(stands: Published) -> None:
     late = parts("abcd")
     published = replace(stands, quarantine=Quarantine(raw_fingerprint=fingerprint(late), part="x", reason="bad"))
-    assert decide(late, fingerprint(late), published, PLAIN) == (Action.QUARANTINED, "bad")
-    assert decide(late, fingerprint(late), published, OVERWRITE)[0] is Action.BUILD
+    assert decide(late, fingerprint(late), published, PLAIN, NO_WINDOWS) == (Action.QUARANTINED, "bad")
+    assert decide(late, fingerprint(late), published, OVERWRITE, NO_WINDOWS)[0] is Action.BUILD
     more = parts("abcde")
-    assert decide(more, fingerprint(more), published, PLAIN)[0] is Action.BUILD
+    assert decide(more, fingerprint(more), published, PLAIN, NO_WINDOWS)[0] is Action.BUILD
 
 
 @pytest.mark.guards("mutant-fingerprint")

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantlab_dagster.errors import Conflict, ShrinkRefused, StoreUnavailable
+from quantlab_dagster.errors import AuditFailed, Conflict, ShrinkRefused, StoreUnavailable
 from quantlab_dagster.kernel.digest import digest_file
 from quantlab_dagster.kernel.merge import Merged
 from quantlab_dagster.kernel.sums import file_sha256
 from quantlab_dagster.lake.market import META, SOURCES
+from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.transfers import Growing
+from quantlab_dagster.lake.store.uploading import uploading
+from quantlab_dagster.market import compact
 from quantlab_dagster.market.compact import compact_pair
 from quantlab_dagster.market.outcome import Status, refused
 from quantlab_dagster.market.plan import Action, Plan, Requested, plan_symbol_day
@@ -21,7 +25,7 @@ from quantlab_dagster.market.publish import publish_day
 from quantlab_dagster.synthetic.market import generate_parts
 from quantlab_dagster.work.merging import Built, Merging
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.lakes import Lakes, Recorder, oracle, parquet_bytes, same_rows, spec, symbol_day
+from quantlab_dagster_tests.lakes import NO_WINDOWS, Lakes, Recorder, oracle, parquet_bytes, same_rows, spec, symbol_day
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,7 +50,7 @@ def lakes(tmp_path: Path) -> Lakes:
 
 def planned(lakes: Lakes, *, allow_shrink: bool = False) -> Plan:
     requested = Requested(overwrite=True, allow_shrink=allow_shrink)
-    return asyncio.run(plan_symbol_day(lakes.raw, lakes.compact, DAY, requested))
+    return asyncio.run(plan_symbol_day(lakes.raw, lakes.compact, DAY, requested, NO_WINDOWS))
 
 
 def publish(lakes: Lakes, plan: Plan, table: pa.Table) -> DayMeta:
@@ -58,7 +62,12 @@ def publish(lakes: Lakes, plan: Plan, table: pa.Table) -> DayMeta:
     sha256 = file_sha256(file)
     merged = Merged(digest.rows, low, high, {}, size, 1, distributed=False, histogram=(), digest=digest, sha256=sha256)
     built = Built(merged, sha256, 0.0)
-    return asyncio.run(publish_day(lakes.compact, plan, file, built))
+
+    async def published() -> DayMeta:
+        async with uploading(lakes.compact, DAY.key("data.parquet"), file, early=False) as upload:
+            return await publish_day(lakes.compact, plan, upload, built)
+
+    return asyncio.run(published())
 
 
 @pytest.mark.guards("shrink-unknown-sources", "mutant-shrink")
@@ -145,6 +154,21 @@ def test_data_replaced_while_it_was_published_is_noticed(
         publish(lakes, planned(lakes), lakes.published(DAY))
 
 
+def test_data_of_another_size_than_was_audited_is_noticed_whatever_its_etag(
+    lakes: Lakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(lakes.compact)
+    head, plan, rows = kind.head, planned(lakes), lakes.published(DAY)
+
+    async def shorter(self: Store, key: str) -> Any:
+        info = await head(self, key)
+        return replace(info, size_bytes=info.size_bytes - 1) if info and key == DAY.key("data.parquet") else info
+
+    monkeypatch.setattr(kind, "head", shorter)
+    with pytest.raises(Conflict, match="was replaced while it was being published"):
+        publish(lakes, plan, rows)
+
+
 @pytest.mark.guards("writer-lost-sources")
 def test_a_writer_that_lost_puts_back_the_sources_of_the_one_that_won(
     lakes: Lakes, monkeypatch: pytest.MonkeyPatch
@@ -175,6 +199,56 @@ def test_a_writer_that_lost_puts_back_the_sources_of_the_one_that_won(
     assert item.action is Action.BUILD, item.reason
 
 
+# ---- large days ------------------------------------------------------------------------------------------------------
+
+
+def sent_while_it_is_built(monkeypatch: pytest.MonkeyPatch, *, least: int = -1) -> None:
+    """Days of more than so many bytes are, and files of more than a kilobyte are sent in parts."""
+    monkeypatch.setattr(compact, "MULTIPART_BYTES", least)
+    monkeypatch.setattr(limits, "MULTIPART_BYTES", 1 << 10)
+    monkeypatch.setattr(limits, "STREAM_BYTES", 1 << 10)
+
+
+@pytest.mark.parametrize(("least", "early"), [(-1, True), (1 << 30, False)])
+def test_only_large_days_are_sent_while_they_are_built(
+    lakes: Lakes, monkeypatch: pytest.MonkeyPatch, least: int, *, early: bool
+) -> None:
+    sent_while_it_is_built(monkeypatch, least=least)
+    before, released = lakes.published(DAY), []
+    release = Growing.release
+
+    def noted(self: Growing, sha256: str) -> None:
+        released.append(sha256)
+        release(self, sha256)
+
+    monkeypatch.setattr(Growing, "release", noted)
+    [item] = lakes.run(overwrite=True).outcomes
+    assert (item.action, same_rows(lakes.published(DAY), before)) == (Action.BUILD, True)
+    assert released == ([lakes.meta(DAY)["sha256"]] if early else [])
+
+
+@pytest.mark.parametrize("damage", ["a part", "the file"])
+def test_a_large_day_that_is_not_proved_stays_as_it_was(
+    lakes: Lakes, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    before = {key: content for key, content in lakes.compact_keys().items() if not key.endswith("quarantine.json")}
+    sent_while_it_is_built(monkeypatch)
+    if damage == "a part":
+        late = replace(next(iter(generate_parts(spec(seed=9, parts=2)))), name="part-1767999999-000001.parquet")
+        lakes.put_raw(DAY, [replace(late, data=late.data[:-100])])
+    else:
+
+        async def failing(*_: Any, **__: Any) -> Any:
+            await asyncio.sleep(0.2)
+            raise AuditFailed("data.parquet", "rows are missing")
+
+        monkeypatch.setattr(Merging, "build", failing)
+    [item] = lakes.run(overwrite=True).outcomes
+    assert item.status is (Status.QUARANTINE if damage == "a part" else Status.FAILED)
+    after = {key: content for key, content in lakes.compact_keys().items() if not key.endswith("quarantine.json")}
+    assert after == before
+
+
 # ---- a death in the middle -------------------------------------------------------------------------------------------
 
 
@@ -201,21 +275,25 @@ def dying_before(monkeypatch: pytest.MonkeyPatch, kind: type[Store], write: int)
 @pytest.mark.parametrize("write", [1, 2, 3])
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("source_files", [12, None])
+@pytest.mark.parametrize("large", [False, True])
 def test_a_publication_of_late_parts_that_died_is_finished_by_the_next_run(
-    lakes: Lakes, monkeypatch: pytest.MonkeyPatch, write: int, foreign: bool, source_files: int | None
+    lakes: Lakes, monkeypatch: pytest.MonkeyPatch, write: int, foreign: bool, source_files: int | None, large: bool
 ) -> None:
     parts = list(generate_parts(spec()))
     late = replace(next(iter(generate_parts(spec(seed=9, parts=2)))), name="part-1767999999-000001.parquet")
     if foreign:
         lakes.disown(DAY, source_files=source_files)
     lakes.put_raw(DAY, [late])
+    if large:
+        sent_while_it_is_built(monkeypatch)
+    # The upload of a large day is begun first; what it brings is there when it ends.
     revive = dying_before(monkeypatch, type(lakes.compact), write)
     unknown = foreign and source_files is None
     [item] = lakes.run(overwrite=True, allow_shrink=unknown).outcomes
     assert (item.status, item.error) == (Status.FAILED, "StoreUnavailable")
     revive()
     [item] = lakes.run().outcomes
-    if unknown and write == 1:  # nothing was done, and it is not known whether anything is missing
+    if unknown and write <= 1 + large:  # nothing was done, and it is not known whether anything is missing
         assert item.action is Action.UP_TO_DATE
         return
     assert item.action is Action.BUILD, item.reason
@@ -224,7 +302,12 @@ def test_a_publication_of_late_parts_that_died_is_finished_by_the_next_run(
 
 
 @pytest.mark.guards("put-not-compared")
-def test_a_file_that_changed_after_its_audit_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_that_changed_after_its_audit_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, large: bool
+) -> None:
+    if large:
+        sent_while_it_is_built(monkeypatch)
     lakes = Lakes.of(Rig("local", None, tmp_path))
     lakes.put_spec(spec())
     build = Merging.build

@@ -20,6 +20,7 @@ from quantlab_dagster.synthetic.market import RawPart, corrupt_part, generate_pa
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import (
     DAY,
+    NO_WINDOWS,
     NOON_AFTER,
     PAIR,
     Lakes,
@@ -93,7 +94,7 @@ def ran(lakes: Lakes, **options: Any) -> Outcome:
 
 
 def planned(lakes: Lakes) -> Plan:
-    return asyncio.run(plan_symbol_day(lakes.raw, lakes.compact, THERE, Requested()))
+    return asyncio.run(plan_symbol_day(lakes.raw, lakes.compact, THERE, Requested(), NO_WINDOWS))
 
 
 # ---- what was read is not known --------------------------------------------------------------------------------------

@@ -125,9 +125,9 @@ class EventLake:
         """Put a made-up hour."""
         return self.put(AppHour(hour_spec.app_id, hour_spec.hour), generate_event_files(hour_spec))
 
-    def sweep(self, scope: Scope | None = None, **options: Any) -> Sweep:
-        """Compact what needs it; options are those of `place`."""
-        return asyncio.run(sweep(self.place(**options), scope or Scope(), HourRecorder()))
+    def sweep(self, scope: Scope | None = None, *, full: bool = False, **options: Any) -> Sweep:
+        """Compact what needs it; other options are those of `place`."""
+        return asyncio.run(sweep(self.place(**options), scope or Scope(), HourRecorder(), full=full))
 
     def objects(self) -> list[ObjectInfo]:
         """Every object but the slots."""

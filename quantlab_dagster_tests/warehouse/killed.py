@@ -2,9 +2,10 @@
 
 python -m quantlab_dagster_tests.warehouse.killed URL SCRATCH N NOW
 
-The environment says how to reach S3. It prints `died after change N: METHOD` and is killed; or it prints
-`made M changes` and ends with 0: there was no N-th change, and the work was done. Any other end is a failure: 3, the
-work was not done; 4, it lived though it made N changes; 5, it made none, so nothing of the store was watched.
+The environment says how to reach S3; and if it names a DIRECT_ENDPOINT_URL, what the server honours is asked there.
+It prints `died after change N: METHOD` and is killed; or it prints `made M changes` and ends with 0: there was no N-th
+change, and the work was done. Any other end is a failure: 3, the work was not done; 4, it lived though it made N
+changes; 5, it made none, so nothing of the store was watched.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import datetime as dt
 import os
 import signal
 import sys
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ import boto3
 
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.lake.store.probing import answers_of
 from quantlab_dagster.lake.warehouse import Scope
 from quantlab_dagster.warehouse.pack import Rules
 from quantlab_dagster.warehouse.place import WarehousePlace
@@ -32,7 +35,7 @@ from quantlab_dagster_tests.warehouse.event_lakes import HourRecorder
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
 
-CHANGES = ("compare_and_swap", "stage", "publish", "discard", "delete_unchanged")
+CHANGES = ("compare_and_swap", "stage", "publish", "discard", "delete_unchanged", "delete_all_unchanged")
 
 
 def kill_after(store: Store, number: int) -> list[str]:
@@ -66,6 +69,11 @@ def main(url: str, scratch: Path, number: int, now: dt.datetime) -> int:
     if url.startswith("s3:"):  # not through the resource, which would import Dagster first
         s3 = S3Options(boto3.Session(), os.environ["AWS_REGION"], os.environ["AWS_ENDPOINT_URL"])
     store = open_store(url, s3)
+    direct = os.environ.get("DIRECT_ENDPOINT_URL")
+    if s3 and direct:
+        known = open_store(url, replace(s3, endpoint_url=direct))
+        asyncio.run(known.capabilities())
+        answers_of(url, s3.endpoint).update(answers_of(url, direct))
     made = kill_after(store, number)
     place = WarehousePlace(store, Rules(), Limits(64 << 20, scratch_base=scratch), clock=lambda: now)
     done = asyncio.run(sweep(place, Scope(), HourRecorder()))

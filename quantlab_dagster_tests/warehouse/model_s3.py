@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 from quantlab_dagster.errors import Conflict, ObjectNotFound
+from quantlab_dagster.lake.store.capabilities import Capabilities
+from quantlab_dagster.lake.store.deleting import delete_all
 from quantlab_dagster.lake.store.objects import Names, ObjectInfo, Range, Requests, Staged
 
 if TYPE_CHECKING:
@@ -31,9 +33,11 @@ class Bucket:
 
     Attributes:
         swaps: whether a compare-and-swap compares.
+        bulk_compares: whether a request that deletes several objects compares their ETags.
     """
 
     swaps: bool = True
+    bulk_compares: bool = True
     objects: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
     uploads: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -67,6 +71,9 @@ class Behaviour(Protocol):
     async def after(self, what: str) -> None:
         """May wait, or raise: then the request was done, and its answer is lost."""
 
+    async def between(self) -> bool:
+        """May wait, within a request on several objects; whether the server fails on the next one, and says so."""
+
 
 class _Calm:
     async def before(self, what: str) -> None:
@@ -75,11 +82,14 @@ class _Calm:
     async def after(self, what: str) -> None:
         pass
 
+    async def between(self) -> bool:
+        return False
+
 
 class ModelStore:
     """A store as one compactor sees it."""
 
-    url = "s3://model"
+    url = address = "s3://model"
 
     def __init__(self, bucket: Bucket, behaviour: Behaviour | None = None) -> None:
         self.bucket = bucket
@@ -93,6 +103,11 @@ class ModelStore:
 
     def name(self, key: str) -> str:
         return f"{self.url}/{key}"
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(
+            create_if_absent=True, replace_if_match=True, delete_if_match=True, bulk_delete=True, part_etags=True
+        )
 
     async def pages(self, prefix: str, keys: Range) -> AsyncIterator[list[ObjectInfo]]:
         after = keys.after
@@ -177,7 +192,28 @@ class ModelStore:
         await self._behaviour.after("DELETE")
         return not current or current[1] == etag
 
-    async def stage(self, key: str, path: Path, *, sha256: str | None = None) -> Staged:
+    async def delete_all_unchanged(self, versions: Sequence[tuple[str, str]]) -> list[bool]:
+        return await delete_all(versions, self.delete_unchanged, self._delete_together)
+
+    async def _delete_together(self, versions: Sequence[tuple[str, str]]) -> set[str]:
+        """One request; the server deletes one object after the other, and others may come between."""
+        await self._behaviour.before("DELETE")
+        self.requests.add("DELETE")
+        deleted: set[str] = set()
+        for key, etag in versions:
+            if await self._behaviour.between():
+                continue
+            current = self.bucket.objects.get(key)
+            if current and (current[1] == etag or not self.bucket.bulk_compares):
+                self.bucket.remove(key)
+                deleted.add(key)
+        await self._behaviour.after("DELETE")
+        return deleted
+
+    def check_place(self, _key: str) -> None:
+        """Every place is good."""
+
+    async def stage(self, key: str, path: Path, *, sha256: str | None = None, like: Sequence[str] = ()) -> Staged:  # noqa: ARG002
         await self._behaviour.before("PUT")
         self.requests.add("PUT", 2)
         content, upload_id = path.read_bytes(), f"upload-{next(self.bucket.numbers)}"

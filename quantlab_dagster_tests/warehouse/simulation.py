@@ -1,7 +1,8 @@
 """The protocol of replacement, simulated: compactors, a sink and a server of one seed, which can be replayed.
 
-Every request may stall, be the last of its compactor, or lose its answer. Files hold ids of rows, one a line; a merge
-joins them. Nothing but the merge is a model of the compactor: slots, plans and replacements are those of the project.
+Every request may stall, be the last of its compactor, or lose its answer; one that deletes several objects may fail for
+some of them, or be cut off half-way by a death. Files hold ids of rows, one a line; a merge joins them. Nothing but the
+merge is a model of the compactor: slots, plans and replacements are those of the project.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Simulated:
         doubled: rows that are there more than once.
         changes: to the store.
         deaths: of compactors.
+        failed_deletes: objects that the server said it could not delete, among several of a request.
+        replaced: rows of files that the sink wrote anew under their old names. They may be there or not, once.
         outcome: of the last compactor, which nothing disturbed.
     """
 
@@ -61,6 +64,8 @@ class Simulated:
     doubled: int
     changes: int
     deaths: int
+    failed_deletes: int
+    replaced: int
     outcome: HourOutcome
 
 
@@ -70,7 +75,9 @@ class _World:
     bucket: Bucket
     steps: int = 0
     deaths: int = 0
+    failed_deletes: int = 0
     written: Counter[str] = field(default_factory=Counter)
+    replaced: Counter[str] = field(default_factory=Counter)
 
     async def wait(self, most: int) -> None:
         for _ in range(self.random.randint(0, most)):
@@ -102,6 +109,18 @@ class _Trouble:
         if 0.97 < chance < 0.98 and what != "PUT":
             raise StoreUnavailable(what, "timed out")
 
+    async def between(self) -> bool:
+        chance = self.world.random.random()
+        await self.world.wait(60 if chance < 0.04 else 1)
+        if not self.dead and chance > 0.99:
+            self.dead = True
+            self.world.deaths += 1
+        if self.dead:
+            raise _Died  # the server may have stopped half-way
+        failed = 0.9 < chance < 0.95
+        self.world.failed_deletes += failed
+        return failed
+
 
 class _Joining:
     """Stands for the merging of a run."""
@@ -119,19 +138,20 @@ class _Joining:
         return SimpleNamespace(merged=merged, sha256=hashlib.sha256(joined).hexdigest(), seconds=0.0)
 
 
-def simulate(seed: int, scratch: Path, *, swaps: bool = True) -> Simulated:
+def simulate(seed: int, scratch: Path, *, swaps: bool = True, bulk_compares: bool = True) -> Simulated:
     """One partition, two to four compactors in succession and at once, a sink that goes on writing.
 
     Args:
         seed: decides everything.
         scratch: an empty directory.
         swaps: whether the server compares before it swaps.
+        bulk_compares: whether it compares before it deletes one of several objects.
     """
-    return asyncio.run(_simulate(seed, scratch, swaps=swaps))
+    return asyncio.run(_simulate(seed, scratch, Bucket(swaps=swaps, bulk_compares=bulk_compares)))
 
 
-async def _simulate(seed: int, scratch: Path, *, swaps: bool) -> Simulated:
-    world = _World(random.Random(seed), Bucket(swaps=swaps))
+async def _simulate(seed: int, scratch: Path, bucket: Bucket) -> Simulated:
+    world = _World(random.Random(seed), bucket)
     _write(world, world.random.randint(2, 6))
     actors = [_compactor(world, scratch) for _ in range(world.random.randint(2, 4))]
     await asyncio.gather(_sink(world), *actors)
@@ -144,28 +164,43 @@ async def _simulate(seed: int, scratch: Path, *, swaps: bool) -> Simulated:
     return Simulated(
         seed,
         lost=(world.written - rows).total(),
-        doubled=(rows - world.written).total(),
+        doubled=(rows - world.written - world.replaced).total(),
         changes=next(world.bucket.numbers),
         deaths=world.deaths,
+        failed_deletes=world.failed_deletes,
+        replaced=world.replaced.total(),
         outcome=outcome,
     )
 
 
 def _write(world: _World, files: int) -> None:
     for _ in range(files):
-        number = next(world.bucket.numbers)
-        rows = [f"{number}-{at}" for at in range(world.random.randint(1, 9))]
-        world.written.update(rows)
-        world.bucket.write(
-            PARTITION.key(f"events_{world.random.random()}.parquet"), "".join(f"{r}\n" for r in rows).encode()
-        )
+        _write_file(world, PARTITION.key(f"events_{world.random.random()}.parquet"))
+
+
+def _write_file(world: _World, key: str) -> None:
+    number = next(world.bucket.numbers)
+    rows = [f"{number}-{at}" for at in range(world.random.randint(1, 9))]
+    world.written.update(rows)
+    world.bucket.write(key, "".join(f"{row}\n" for row in rows).encode())
 
 
 async def _sink(world: _World) -> None:
-    """Late files."""
+    """Late files; now and then one that takes the place of an earlier one, if that is still there."""
     for _ in range(world.random.randint(0, 5)):
         await world.wait(300)
-        _write(world, world.random.randint(1, 2))
+        names = sorted(key for key in world.bucket.objects if "/events_" in key)
+        if names and world.random.random() < 0.3:
+            _rewrite(world, world.random.choice(names))
+        else:
+            _write(world, world.random.randint(1, 2))
+
+
+def _rewrite(world: _World, key: str) -> None:
+    rows = Counter(world.bucket.objects[key][0].decode().split())
+    world.written -= rows
+    world.replaced += rows
+    _write_file(world, key)
 
 
 async def _compactor(world: _World, scratch: Path) -> None:

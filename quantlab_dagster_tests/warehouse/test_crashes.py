@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.lake.store.objects import PROBE_DIRECTORY
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.lake.store.probing import answers_of
 from quantlab_dagster.lake.warehouse import SLOTS, Scope
 from quantlab_dagster.synthetic.warehouse import generate_event_files
 from quantlab_dagster.warehouse import slot as slot_module
@@ -90,13 +93,14 @@ def run_and_kill(lake: EventLake, number: int, env: dict[str, str], changes: lis
 
 METHODS = {"claim": "compare_and_swap", "plan": "compare_and_swap", "release": "compare_and_swap"}
 METHODS |= {"look": "compare_and_swap"}  # the record of what was looked at
-METHODS |= {"stage": "stage", "publish": "publish", "delete": "delete_unchanged"}
+METHODS |= {"stage": "stage", "publish": "publish", "delete": "delete_unchanged", "deleted": "delete_all_unchanged"}
 
 
 @pytest.mark.guards("rows-doubled", "scratch-left")
 @pytest.mark.slow
 def test_killed_after_every_change(rig: Rig) -> None:
-    changes = ["claim", "stage", "plan", "publish", *["delete"] * FILES, "release", "look"]
+    deletes = [] if rig.name == "seaweedfs" else ["delete"] * FILES  # which takes them in one request
+    changes = ["look", "claim", "stage", "plan", "publish", *deletes, "deleted", "release", "look"]
     methods = [METHODS[change] for change in changes]
     for number in itertools.count(1):
         lake = EventLake.of(rig)
@@ -134,7 +138,12 @@ def test_killed_at_every_request(seaweed: S3Server, tmp_path: Path) -> None:
         original = rows_of(lake.put_spec(spec(files=FILES, seed=number)))
         with FaultProxy(seaweed.endpoint_url) as proxy:
             rule = proxy.stall(nth=number, after_forwarding=True)
-            env = {**os.environ, **rig.env(), "AWS_ENDPOINT_URL": proxy.url}
+            env = {
+                **os.environ,
+                **rig.env(),
+                "AWS_ENDPOINT_URL": proxy.url,
+                "DIRECT_ENDPOINT_URL": seaweed.endpoint_url,
+            }
             process = subprocess.Popen(killed_command(lake, 0), env=env)
             while process.poll() is None and not rule.fired:
                 with suppress(TimeoutError):
@@ -150,6 +159,23 @@ def test_killed_at_every_request(seaweed: S3Server, tmp_path: Path) -> None:
         check_all_well(lake, original)
         assert len(lake.names()) == 1
     assert number > 15
+
+
+@pytest.mark.server
+def test_killed_while_it_tries_out_what_the_server_honours(seaweed: S3Server, tmp_path: Path) -> None:
+    lake = EventLake.of(Rig("seaweedfs", seaweed, tmp_path))
+    original = rows_of(lake.put_spec(spec(files=FILES)))
+    with FaultProxy(seaweed.endpoint_url) as proxy:
+        rule = proxy.stall("PUT", rf"{re.escape(PROBE_DIRECTORY)}/.*partNumber", after_forwarding=True)
+        env = {**os.environ, **lake.rig.env(), "AWS_ENDPOINT_URL": proxy.url}
+        process = subprocess.Popen(killed_command(lake, 0), env=env)
+        rule.wait(60)
+        process.kill()
+        process.wait()
+    assert [key.partition("/")[0] for key in lake.staged()] == [PROBE_DIRECTORY]
+    assert (lake.rows(), lake.slot()) == (original, Slot())
+    lake.sweep(now=SOON + LATER)
+    check_all_well(lake, original)
 
 
 # ---- stalled ---------------------------------------------------------------------------------------------------------
@@ -224,7 +250,7 @@ def test_a_compactor_that_stalls_at_any_step_and_wakes_hours_later(rig: Rig) -> 
         assert lake.rows() == rows_of(originals), f"stalled before request {number}: {store.at}"
         lake.sweep(now=SOON + 8 * LATER)
         check_all_well(lake, rows_of(originals))
-    assert set(CHANGES) - {"discard"} <= set(seen)
+    assert set(CHANGES) - {"discard", "delete_unchanged"} <= set(seen)
     assert rig.server or {"list_objects", "list_names", "get_together", "head", "staged_below"} <= set(seen)
 
 
@@ -381,7 +407,8 @@ FAULTY = {
     "begin": ("POST", UPLOADS),
     "part": ("PUT", PART_UPLOAD),
     "publish": ("POST", r"uploadId="),
-    "delete": ("DELETE", r"events_"),
+    "delete": ("POST", r"\?delete$"),
+    "delete one": ("DELETE", r"events_"),
     "list": ("GET", r"list-type=2"),
     "get": ("GET", r"events_"),
     "head": ("HEAD", r""),
@@ -395,8 +422,9 @@ def test_a_store_that_fails_now_and_then(tmp_path: Path, seaweed: S3Server, requ
     lake = EventLake.of(Rig("seaweedfs", seaweed, tmp_path))
     original = rows_of(lake.put_spec(spec(files=FILES)))
     with FaultProxy(seaweed.endpoint_url) as proxy:
+        store = through(lake, proxy, request_name)
         rule = break_requests(proxy, request_name, fault, times=1)
-        done = asyncio.run(sweep(lake.place(store=through(lake, proxy)), Scope(), HourRecorder()))
+        done = asyncio.run(sweep(lake.place(store=store), Scope(), HourRecorder()))
     assert rule.fired == 1
     assert [outcome.status for outcome in done.outcomes] == [HourStatus.COMPACTED], done.outcomes
     check_all_well(lake, original)
@@ -410,8 +438,8 @@ def test_a_store_that_goes_on_failing(tmp_path: Path, seaweed: S3Server, request
     lake = EventLake.of(Rig("seaweedfs", seaweed, tmp_path))
     original = rows_of(lake.put_spec(spec(files=FILES)))
     with FaultProxy(seaweed.endpoint_url) as proxy:
+        place = lake.place(store=through(lake, proxy, request_name, retries=1))
         rule = break_requests(proxy, request_name, fault, times=None)
-        place = lake.place(store=through(lake, proxy, retries=1))
         with suppress(QuantlabError):
             done = asyncio.run(sweep(place, Scope(), HourRecorder()))
             assert all(outcome.status is not HourStatus.UNTOUCHED for outcome in done.outcomes)
@@ -421,10 +449,15 @@ def test_a_store_that_goes_on_failing(tmp_path: Path, seaweed: S3Server, request
     check_all_well(lake, original)
 
 
-def through(lake: EventLake, proxy: FaultProxy, retries: int = 3) -> Store:
+def through(lake: EventLake, proxy: FaultProxy, request_name: str, retries: int = 3) -> Store:
+    """A store that knows what the server honours, so that no trial of it is what breaks."""
     assert lake.rig.server is not None
     options = replace(s3_options(lake.rig.server, retries=retries), endpoint_url=proxy.url)
-    return open_store(lake.url, options)
+    store = open_store(lake.url, options)
+    asyncio.run(store.capabilities())
+    if request_name == "delete one":
+        answers_of(lake.url, proxy.url)["bulk_delete"] = ""
+    return store
 
 
 def break_requests(proxy: FaultProxy, request_name: str, fault: str, times: int | None) -> Any:

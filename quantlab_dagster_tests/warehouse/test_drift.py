@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from quantlab_dagster.synthetic.warehouse import EventFile
-from quantlab_dagster.warehouse.outcome import HourStatus
+from quantlab_dagster.warehouse.checks import NO_CORRUPT_FILES
+from quantlab_dagster.warehouse.outcome import HourStatus, hour_line
+from quantlab_dagster.warehouse.slot import Slot
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.warehouse.event_lakes import LATER, PARTITION, SOON, EventLake, rows_of
 
@@ -31,6 +34,19 @@ def events(first: int, number: int, **columns: object) -> list[EventFile]:
         pq.write_table(
             pa.table({"timestamp_ms": pa.array([n]), **{k: pa.array([v]) for k, v in columns.items()}}), sink
         )
+        files.append(EventFile(f"events_{n:04d}.parquet", sink.getvalue().to_pybytes()))
+    return files
+
+
+def filled_files(first: int, number: int, rows: int, value: str | int) -> list[EventFile]:
+    """Files of so many rows whose values do not compress."""
+    files = []
+    for n in range(first, first + number):
+        random = Random(n)
+        values = [random.getrandbits(62) for _ in range(rows)]
+        column = [f"{value}{one}" for one in values] if isinstance(value, str) else values
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"timestamp_ms": pa.array([n] * rows), "v": pa.array(column)}), sink)
         files.append(EventFile(f"events_{n:04d}.parquet", sink.getvalue().to_pybytes()))
     return files
 
@@ -75,17 +91,122 @@ def test_a_late_file_joins_the_output_that_it_unites_with(lake: EventLake) -> No
 
 def test_a_drifted_file_that_was_alone_is_merged_when_it_has_company(lake: EventLake) -> None:
     put = lake.put(PARTITION, [*events(0, 4, v=1), *events(4, 1, v="x")])
-    [outcome] = lake.sweep().outcomes
-    assert [item.name for item in outcome.corrupt] == ["events_0004.parquet"]
-    assert outcome.corrupt[0].reason.startswith("does not unite with the others: column 'v'")
+    done = lake.sweep()
+    [outcome] = done.outcomes
+    assert ([item.name for item in outcome.waiting], outcome.corrupt) == (["events_0004.parquet"], ())
+    assert outcome.waiting[0].reason.startswith("does not unite with the others: column 'v'")
+    assert hour_line(outcome).endswith("; alone of their kind: events_0004.parquet")
+    [said] = [finding for finding in done.findings if finding.name == NO_CORRUPT_FILES]
+    assert said.passed, "nothing is wrong with it"
+    assert "events_0004.parquet (does not unite" in said.text
     assert lake.sweep().outcomes == ()
 
     put += lake.put(PARTITION, events(5, 1, v="y"))
     [outcome] = lake.sweep().outcomes
-    assert (outcome.corrupt, [item.inputs for item in outcome.replacements]) == ((), [2])
-    assert lake.slot().corrupt == ()
+    assert (outcome.waiting, [item.inputs for item in outcome.replacements]) == ((), [2])
+    assert lake.slot() == Slot()
     assert lake.rows() == rows_of(put)
     assert lake.sweep().outcomes == ()
+
+
+@pytest.mark.guards("drifted-redone")
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [("0123.parquet", 1), ("0123.parquet", 2), ("zzz.parquet", 1)],
+    ids=["first", "first of three kinds", "last"],
+)
+def test_a_drifted_file_beside_outputs_is_looked_at_once_whatever_its_name(
+    lake: EventLake, name: str, outputs: int
+) -> None:
+    """A name before `compacted_` comes first of all: it must not be taken for the kind from which others differ."""
+    others = [[], events(4, 4, v=1.5)][outputs - 1]
+    put = lake.put(PARTITION, [*events(0, 4, v="x"), *others])
+    lake.sweep()
+    [odd] = events(9, 1, v=True)
+    put += lake.put(PARTITION, [EventFile(name, odd.data)])
+    [outcome] = lake.sweep().outcomes
+    assert ([item.name for item in outcome.waiting], outcome.replacements) == ([name], ())
+    again = lake.sweep(now=SOON + 4 * LATER)
+    assert (again.outcomes, [finding.name for finding in again.findings if not finding.passed]) == ((), [])
+    assert lake.rows() == rows_of(put)
+
+
+@pytest.mark.guards("drifted-redone")
+def test_files_that_are_all_alone_are_looked_at_once(lake: EventLake) -> None:
+    put = lake.put(PARTITION, [*events(0, 1, v=1), *events(1, 1, v="x"), *events(2, 1, v=True)])
+    [outcome] = lake.sweep().outcomes
+    assert len(outcome.waiting) == 3
+    assert all("column 'v'" in item.reason for item in outcome.waiting)
+    assert lake.sweep().outcomes == ()
+
+    put += lake.put(PARTITION, events(3, 1, v=2))
+    [outcome] = lake.sweep().outcomes
+    assert ([item.inputs for item in outcome.replacements], len(outcome.waiting)) == ([2], 2)
+    assert lake.sweep().outcomes == ()
+    assert lake.rows() == rows_of(put)
+
+
+@pytest.mark.guards("drifted-stays-alone")
+def test_a_late_file_beside_a_large_output_of_its_kind_is_not_corrupt_and_is_merged_when_others_come(
+    lake: EventLake,
+) -> None:
+    """The output of its own kind is too large to be written again for it, the other kind's is not."""
+    put = lake.put(PARTITION, [*filled_files(0, 4, 4_000, "x"), *filled_files(4, 4, 200, 1)])
+    lake.sweep()
+    large, small = sorted((info.size_bytes for info in lake.objects()), reverse=True)
+    [late] = filled_files(8, 1, 600, "x")
+    assert small < 4 * len(late.data)
+    assert large > 4 * (small + len(late.data)), "it is left as it is"
+    put += lake.put(PARTITION, [late])
+    done = lake.sweep()
+    [outcome] = done.outcomes
+    assert ([item.name for item in outcome.waiting], outcome.corrupt) == ([late.name], ())
+    assert all(finding.passed for finding in done.findings)
+    assert lake.sweep(now=SOON + LATER).outcomes == ()
+
+    put += lake.put(PARTITION, [*filled_files(9, 1, 1, "x"), *filled_files(10, 1, 1, "x")])
+    [outcome] = lake.sweep().outcomes
+    assert ([item.inputs for item in outcome.replacements], outcome.waiting) == ([3], ())
+    assert len(lake.names()) == 3
+    assert lake.rows() == rows_of(put)
+    assert lake.slot() == Slot()
+    assert lake.sweep(now=SOON + LATER).outcomes == ()
+
+
+@pytest.mark.guards("drifted-redone")
+def test_a_file_that_waits_is_tried_again_when_another_comes_and_not_while_one_stays(lake: EventLake) -> None:
+    """Beside those that wait lies a new file that is as large as wanted."""
+    put = lake.put(PARTITION, [*filled_files(0, 1, 5_000, "x"), *events(1, 1, v=1), *events(2, 1, v=True)])
+    target = len(put[0])
+    [outcome] = lake.sweep(target_size=target).outcomes
+    assert (len(outcome.waiting), outcome.replacements) == (2, ())
+    assert lake.sweep(now=SOON + LATER, target_size=target).outcomes == ()
+
+    put += lake.put(PARTITION, events(3, 1, v=2))
+    [outcome] = lake.sweep(target_size=target).outcomes
+    assert ([item.inputs for item in outcome.replacements], len(outcome.waiting)) == ([2], 1)
+    assert lake.sweep(now=SOON + LATER, target_size=target).outcomes == ()
+    assert lake.rows() == rows_of(put)
+
+
+@pytest.mark.guards("outputs-pile-up")
+@pytest.mark.parametrize(("one", "other", "inputs"), [(10, 0, [10]), (9, 0, []), (5, 6, []), (4, 11, [11])])
+def test_many_small_files_named_as_outputs_are_merged_once_as_far_as_they_unite(
+    lake: EventLake, one: int, other: int, inputs: list[int]
+) -> None:
+    """As another compactor left them, or ours before its target was raised."""
+    made = [*events(0, one, v=1), *events(one, other, v="x")]
+    put = lake.put(PARTITION, [EventFile(f"compacted_{file.name}", file.data) for file in made])
+    replacements = [item for outcome in lake.sweep().outcomes for item in outcome.replacements]
+    assert [item.inputs for item in replacements] == inputs
+    assert lake.rows() == rows_of(put)
+    again = lake.sweep(now=SOON + 4 * LATER)
+    assert (again.outcomes, [finding.name for finding in again.findings if not finding.passed]) == ((), [])
+
+    put += lake.put(PARTITION, events(90, 1, v=2))
+    lake.sweep()
+    assert lake.sweep(now=SOON + LATER).outcomes == ()
+    assert lake.rows() == rows_of(put)
 
 
 @pytest.mark.guards("drift-fails-hour", "corrupt-then-deleted")

@@ -12,11 +12,12 @@ from quantlab_dagster.lake.warehouse import AppHour, Scope
 from quantlab_dagster.warehouse import looking
 from quantlab_dagster.warehouse import sweep as sweep_module
 from quantlab_dagster.warehouse.checks import EVERY_FILE_EXPLAINED, NO_UNFINISHED_PLANS
+from quantlab_dagster.warehouse.judging import judge_now
 from quantlab_dagster.warehouse.looking import LookRecord, read_look
 from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
 from quantlab_dagster.warehouse.pack import Rules
 from quantlab_dagster.warehouse.place import WarehousePlace
-from quantlab_dagster.warehouse.slot import Input, ReplacementPlan, Slot
+from quantlab_dagster.warehouse.slot import Corrupt, Input, ReplacementPlan, Slot
 from quantlab_dagster.warehouse.sweep import sweep
 from quantlab_dagster_tests.warehouse.event_lakes import HourRecorder
 from quantlab_dagster_tests.warehouse.model_s3 import Bucket, ModelStore
@@ -78,6 +79,18 @@ def record(bucket: Bucket) -> LookRecord:
 
 def failing(done: Sweep) -> dict[str, str]:
     return {finding.name: finding.text for finding in done.findings if not finding.passed}
+
+
+def judged(bucket: Bucket, now: dt.datetime) -> dict[str, str]:
+    """What `status` finds wrong."""
+    place = WarehousePlace(ModelStore(bucket).store, Rules(), clock=lambda: now)
+    return {finding.name: finding.text for finding in asyncio.run(judge_now(place)).findings if not finding.passed}
+
+
+def late_hours(number: int) -> list[AppHour]:
+    """Hours of the history."""
+    last = NOW.replace(minute=0) - HOUR
+    return [AppHour("app0", last - 5 * 24 * HOUR - at * HOUR) for at in range(number)]
 
 
 def put_two(bucket: Bucket, partition: AppHour) -> AppHour:
@@ -169,6 +182,67 @@ def test_a_run_that_dies_in_the_history_is_come_back_to_by_the_next(
     assert record(bucket).again == ()
 
 
+@pytest.mark.guards("crash-unnoted")
+@pytest.mark.parametrize("scope", [Scope(), Scope((), NOW - 119 * 24 * HOUR)], ids=["all of it", "a part of it"])
+def test_a_catch_up_that_dies_is_seen_and_completed_however_many_hours_it_was_to_work_on(
+    monkeypatch: pytest.MonkeyPatch, worked_on: list[AppHour], scope: Scope
+) -> None:
+    bucket = filled(24 * 120, 1)
+    swept(bucket)
+    for partition in late_hours(201):
+        put_two(bucket, partition)
+
+    async def dies(_place: Any, partitions: Sequence[AppHour], _listener: Any) -> list[HourOutcome]:
+        assert len(partitions) == 201
+        bucket.write(partitions[0].slot_key, Slot(state="planned", holder="x", since=NOW, plan=PLAN).dump())
+        worked_on.append(partitions[0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep_module, "compact_hours", dies)
+        with pytest.raises(KeyboardInterrupt):
+            swept(bucket, scope=scope, full=True)
+    [begun] = worked_on
+    worked_on.clear()
+    monkeypatch.setattr(looking, "_PAGES", 0)  # not by luck
+    swept(bucket, NOW + HOUR, Scope((), NOW - HOUR))
+    assert worked_on == [], "a run over an hour does not see it, and leaves it to the next"
+    assert str(begun) in judged(bucket, NOW + HOUR)[NO_UNFINISHED_PLANS]
+    assert str(begun) in failing(swept(bucket, NOW + HOUR))[NO_UNFINISHED_PLANS]
+    assert begun in worked_on
+    bucket.write(begun.slot_key, Slot().dump())
+    swept(bucket, NOW + 2 * HOUR)
+    assert record(bucket).again == ()
+
+
+def test_of_hours_that_could_not_be_completed_none_is_forgotten_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket, hours = filled(24 * 120, 1), late_hours(201)
+    swept(bucket)
+    for partition in hours:
+        bucket.write(partition.slot_key, Slot(state="planned", holder="x", since=NOW, plan=PLAN).dump())
+    monkeypatch.setattr(looking, "_PAGES", 0)
+    swept(bucket, NOW + HOUR, full=True)  # which completes nothing here
+    assert "and 191 more" in judged(bucket, NOW + HOUR)[NO_UNFINISHED_PLANS]
+    assert {*hours} == {outcome.partition for outcome in swept(bucket, NOW + 2 * HOUR).outcomes}
+
+
+def test_many_hours_with_corrupt_files_do_not_make_every_run_look_at_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket = filled(24 * 120, 1)
+    for partition in late_hours(201):
+        info = bucket.objects[partition.key("compacted_x.parquet")]
+        corrupt = Corrupt(name="compacted_x.parquet", etag=info[1], reason="no Parquet file")
+        bucket.write(partition.slot_key, Slot(corrupt=(corrupt,)).dump())
+    swept(bucket)
+    assert len(record(bucket).again) == 200
+    monkeypatch.setattr(looking, "_PAGES", 0)
+    assert swept(bucket, NOW + HOUR).looked_at < 60
+    assert len(record(bucket).again) == 200
+
+
 def test_what_the_layout_does_not_explain_stays_a_finding_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = filled(24 * 10, 1)
     bucket.write("app_id=app0/latest/x.parquet", b"x")
@@ -177,3 +251,34 @@ def test_what_the_layout_does_not_explain_stays_a_finding_between_two_looks(monk
     assert "latest/x.parquet" in failing(swept(bucket, NOW + HOUR))[EVERY_FILE_EXPLAINED]
     bucket.remove("app_id=app0/latest/x.parquet")
     assert failing(swept(bucket, NOW + 2 * HOUR, full=True)) == {}
+
+
+@pytest.mark.guards("overlooked-lake", "looking-costs")
+def test_of_many_directories_beside_the_apps_each_run_looks_into_a_few_until_all_are_seen() -> None:
+    bucket = filled(24, 1)
+    for number in range(200):
+        bucket.write(f"a{number:03d}/readme.txt", b"x")
+    whole = swept(bucket)
+    assert whole.requests["LIST"] > 200
+    bucket.write("a123/x.parquet", b"x")
+    told = []
+    for run in range(1, 43):
+        done = swept(bucket, NOW + run * HOUR)
+        assert sum(done.requests.values()) <= 60
+        told.append("a123/x.parquet" in failing(done).get(EVERY_FILE_EXPLAINED, ""))
+    assert told.index(True) == 24, "five in a run"
+    assert told[24:] == [True] * 18, "it is said as long as it is there"
+    bucket.remove("a123/x.parquet")
+    for run in range(43, 46):
+        done = swept(bucket, NOW + run * HOUR)
+    assert failing(done) == {}, "and for two rounds of the history at most"
+
+
+def test_more_directories_beside_the_apps_than_are_looked_into_are_a_finding() -> None:
+    bucket = filled(24, 1)
+    for number in range(1000):
+        bucket.write(f"a{number:04d}/readme.txt", b"x")
+    assert failing(swept(bucket)) == {}
+    bucket.write("b/readme.txt", b"x")
+    text = "1,001 directories are not of the layout, of which 1,000 at most are looked into"
+    assert failing(swept(bucket, full=True)) == {EVERY_FILE_EXPLAINED: text}

@@ -66,6 +66,13 @@ def weight(files: Bin | list[ObjectInfo], shrink: float = 1.0) -> int:
         pytest.param({"a": 10, "b": 75}, ["a b"], id="only what was merged before settles early"),
         pytest.param({"a": 10, "a_compacted_b": 75}, ["a a_compacted_b"], id="only a name's beginning counts"),
         pytest.param({"compacted_a": 10, "compacted_b": 10}, [], id="only compacted files, though small"),
+        pytest.param({f"compacted_{n}": 1 for n in range(9)}, [], id="nine of them"),
+        pytest.param(
+            {f"compacted_{n}": 1 for n in "abcdefghij"},
+            ["compacted_" + " compacted_".join("abcdefghij")],
+            id="ten are more than merges leave",
+        ),
+        pytest.param({f"compacted_{n:02}": 75 for n in range(20)}, [], id="settled ones may be many"),
         pytest.param({"compacted_a": 10, "compacted_b": 10, "c": 100}, [], id="a new large file changes nothing"),
         pytest.param(
             {"compacted_a": 10, "compacted_b": 10, "c": 3}, ["c compacted_a compacted_b"], id="with a new one"
@@ -215,7 +222,7 @@ def test_whoever_looks_finds_work_in_the_same_partitions_whatever_the_expectatio
     assert bool(pack(files, rules, shrink)) == bool(pack(files, rules))
     small = small_files(files, rules)
     new = [file for file in small if not is_compacted(file.name)]
-    if not new or len(small) < max(2, rules.min_files):
+    if len(small) < max(2, rules.min_files) or not (new or len(small) > 9):
         assert pack(files, rules) == []
     elif len(new) > 1:
         assert {file for found in pack(files, rules) for file in found} & set(new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ class Fixture:
         return self.received(key)
 
     def received(self, key: str) -> ObjectInfo:
-        return replace(self.info(key), received=hashlib.md5(self.sent[key], usedforsecurity=False).hexdigest())
+        md5 = hashlib.md5(self.sent[key], usedforsecurity=False).hexdigest()
+        return replace(self.info(key), received=md5, checksum=zlib.crc32(self.sent[key]))
 
     def build(self, limits: Limits | None = None, **recipe: Any) -> Built:
         async def build() -> Built:
@@ -152,7 +154,7 @@ def test_contents_without_any_of_their_sums_are_believed(parts: Fixture, budget:
         return replace(info(name), etag=hashlib.sha256(name.encode()).hexdigest()[:32])
 
     def received_encrypted(key: str) -> ObjectInfo:
-        return replace(encrypted(key), received=received(key).received)
+        return replace(encrypted(key), received=received(key).received, checksum=received(key).checksum)
 
     parts.info, parts.received = encrypted, received_encrypted  # type: ignore[method-assign]
     assert parts.build(Limits(budget)).sha256 == right

@@ -15,6 +15,7 @@ from quantlab_dagster.work.schedule import cron_schedules
     ("text", "crons"),
     [
         ("1h0m0s", ("0 * * * *",)),
+        ("3600s", ("0 * * * *",)),
         ("15m0s", ("*/15 * * * *",)),
         ("1h", ("0 * * * *",)),
         ("60m", ("0 * * * *",)),
@@ -26,6 +27,16 @@ from quantlab_dagster.work.schedule import cron_schedules
         ("24h", ("0 0 * * *",)),
         ("90m", ("0 0,3,6,9,12,15,18,21 * * *", "30 1,4,7,10,13,16,19,22 * * *")),
         ("1h30m", ("0 0,3,6,9,12,15,18,21 * * *", "30 1,4,7,10,13,16,19,22 * * *")),
+        ("1.5h", ("0 0,3,6,9,12,15,18,21 * * *", "30 1,4,7,10,13,16,19,22 * * *")),
+        ("30m1h", ("0 0,3,6,9,12,15,18,21 * * *", "30 1,4,7,10,13,16,19,22 * * *")),
+        ("3600000ms", ("0 * * * *",)),
+        ("+.5h", ("*/30 * * * *",)),
+        ("0.1h", ("*/6 * * * *",)),
+        ("1.h", ("0 * * * *",)),
+        ("59m59.999s1000us", ("0 * * * *",)),
+        ("59m59.999s1000\u00b5s", ("0 * * * *",)),
+        ("59m59.999s1000\u03bcs", ("0 * * * *",)),
+        ("3600000000000ns", ("0 * * * *",)),
         (" 5  *  * * * ", ("5 * * * *",)),
         ("10 2 * * MON-FRI", ("10 2 * * MON-FRI",)),
     ],
@@ -34,7 +45,10 @@ def test_what_is_understood(text: str, crons: tuple[str, ...]) -> None:
     assert cron_schedules(text) == crons
 
 
-@pytest.mark.parametrize("text", ["", "  ", "h", "1", "0h", "7m", "5h", "2d", "25h", "1.5h", "-1h", "1h 30m", "hourly"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "  ", "h", "1", "0h", "0s", "7m", "5h", "2d", "25h", "2.5h", ".h", "1,5h", "1.5.h", "-1h", "1h 30m", "hourly"],
+)
 def test_what_is_not(text: str) -> None:
     with pytest.raises(ValueError, match=r"neither"):
         cron_schedules(text)
@@ -57,5 +71,6 @@ def test_durations_tick_evenly(minutes: int) -> None:
 
 
 def test_seconds_are_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match="has seconds"):
-        cron_schedules("30s")
+    for text in ("30s", "1h0m30s", "90s", "1500ms", "0.01h", "1h1ns"):
+        with pytest.raises(ValueError, match="has seconds"):
+            cron_schedules(text)

@@ -9,8 +9,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
+from dagster._core.utils import make_new_run_id
 
+from quantlab_dagster.cli.runs.engines import engines_shared
 from quantlab_dagster.cli.runs.home import ensure_dagster_home
+from quantlab_dagster.cli.runs.location import runs_located
 from quantlab_dagster.cli.runs.sqlite import files_held_open
 from quantlab_dagster.definitions import build_definitions
 from quantlab_dagster.defs.liveness import command_line_tags, end_dead_runs
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.settings import Settings
 
-__all__ = ["InProcess", "step_failures"]
+__all__ = ["InProcess", "step_errors", "step_failures"]
 
 T = TypeVar("T")
 
@@ -38,14 +41,16 @@ class InProcess:
     """
 
     def __init__(self, settings: Settings, job: str, tell: Callable[[str], None]) -> None:
-        ensure_dagster_home(settings)
+        ensure_dagster_home(settings, tell)
         self._job = build_definitions(settings).resolve_job_def(job)
         self._tell = tell
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(files_held_open())
+        self._stack.enter_context(engines_shared())
         self.instance = self._stack.enter_context(dg.DagsterInstance.get())
+        self._stack.enter_context(runs_located(self.instance))
         self.end_dead_runs()
         return self
 
@@ -74,20 +79,36 @@ class InProcess:
 
         Raises:
             QuantlabError: Dagster refuses to run it. A run that fails raises nothing.
+            KeyboardInterrupt: it was asked to stop; its run is then recorded as cancelled.
         """
+        run_id = make_new_run_id()
         try:
-            return self._job.execute_in_process(
+            result = self._job.execute_in_process(
+                run_id=run_id,
                 instance=self.instance,
                 run_config={
                     "ops": {name: {"config": config} for name, config in ops.items()},
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 },
                 raise_on_error=False,
-                tags={**command_line_tags(), **(tags or {})},
+                tags={**command_line_tags(run_id), **(tags or {})},
                 **options,
             )
         except dg.DagsterError as error:
             raise QuantlabError("Dagster", str(error).splitlines()[0], "See the message above") from error
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
+        if _was_interrupted(result):
+            # Dagster takes that for a failure, and whoever called would begin the next day.
+            self.instance.report_run_canceled(result.dagster_run, "Stopped by a signal.")
+            raise KeyboardInterrupt
+        return result
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    errors += [event.job_failure_data.error for event in result.all_events if event.is_job_failure]
+    return any(one is not None and one.cls_name == dg.DagsterExecutionInterruptedError.__name__ for one in errors)
 
 
 def step_failures(result: dg.ExecuteInProcessResult, known: Mapping[str, Collection[str]]) -> list[str]:
@@ -103,6 +124,13 @@ def step_failures(result: dg.ExecuteInProcessResult, known: Mapping[str, Collect
             details = event.step_failure_data.user_failure_data
             text = details.description if details else None
             text = text or (event.step_failure_data.error_display_string.strip().splitlines() or ["failed"])[0]
-            if not any(reason in text for reason in known.get(event.step_key or "", ()) if reason):
+            of_asset = (event.step_key or "").partition(".")[0]  # whose day may be several steps
+            if not any(reason in text for reason in known.get(of_asset, ()) if reason):
                 failures.append(f"{event.step_key}: {text}")
     return failures
+
+
+def step_errors(result: dg.ExecuteInProcessResult, key: str) -> set[str]:
+    """Class names of the errors by which steps failed as a whole, where their failure has them under this key."""
+    details = [event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure]
+    return {str(one.metadata[key].value) for one in details if one is not None and key in one.metadata}

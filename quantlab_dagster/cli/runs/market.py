@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from quantlab_dagster.access import catch_up_rules, open_market
@@ -11,7 +11,16 @@ from quantlab_dagster.defs.checks import changed_evaluations
 from quantlab_dagster.defs.history import CATCH_UP_TAG, busy_days, tries_of
 from quantlab_dagster.defs.market.checks import findings_by_asset
 from quantlab_dagster.defs.meter import MARKET_DATA, Meter
-from quantlab_dagster.defs.names import JOB, STATE_ASSET, SYMBOLS_JOB, SYMBOLS_OP, compact_key, configured_pairs
+from quantlab_dagster.defs.names import (
+    CALENDAR_ASSET,
+    JOB,
+    QUALITY_ASSET,
+    STATE_ASSET,
+    SYMBOLS_JOB,
+    SYMBOLS_OP,
+    compact_key,
+    configured_pairs,
+)
 from quantlab_dagster.defs.progress import extra_listener
 from quantlab_dagster.market.catchup import (
     CatchUp,
@@ -104,7 +113,7 @@ def compact_days(
         requested: what is allowed, beyond the usual.
     """
     requested = requested or Requested()
-    options: dict[str, Any] = {"overwrite": requested.overwrite, "allow_shrink": requested.allow_shrink}
+    options: dict[str, Any] = asdict(requested)
     with _Runner(settings, listener, tell, SYMBOLS_JOB if symbols else JOB) as runner:
         for day in days:
             if symbols:
@@ -177,7 +186,9 @@ def judge_after(settings: Settings, *, clock: Clock = utc_now, tell: Callable[[s
         rules = catch_up_rules(
             settings, pairs, clock(), busy=busy_days(instance), tries=lambda task: tries_of(instance, task)
         )
-        judgement = run_interruptible(judge_now(place, pairs, lambda state: decide_all(state, rules)))
+        judgement = run_interruptible(
+            judge_now(place, pairs, lambda state: decide_all(state, rules), usual_days=settings.usual_days)
+        )
         for event in changed_evaluations(instance, findings_by_asset(judgement)):
             instance.report_runless_asset_event(event)
     Meter.of(settings).judge(MARKET_DATA, judgement.gauges, clock())
@@ -263,7 +274,7 @@ class _Runner(InProcess):
             day,
             {_step(key): options for key in keys},
             _step,
-            asset_selection=[*keys, STATE_ASSET] if roll_up else keys,
+            asset_selection=[QUALITY_ASSET, *keys, *([STATE_ASSET, CALENDAR_ASSET] if roll_up else [])],
             tags=tags,
         )
 
@@ -274,6 +285,9 @@ class _Runner(InProcess):
     def _run(self, day: dt.date, ops: dict[str, Any], step_of: Callable[[dg.AssetKey], str], **options: Any) -> None:
         before = len(self.report.outcomes)
         result = self.execute(ops, partition_key=f"{day:%Y-%m-%d}", **options)
+        # What failed in a chunk of the day was tried again.
+        last = {outcome.symbol_day: outcome for outcome in self.report.outcomes[before:]}
+        self.report.outcomes[before:] = last.values()
         known: dict[str, list[str]] = {}  # by step, what its failure says of symbol-days
         for outcome in self.report.outcomes[before:]:
             if outcome.status is Status.FAILED:

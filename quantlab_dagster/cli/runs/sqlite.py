@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["files_held_open"]
 
+_KEPT = 16
+
 
 @contextmanager
 def files_held_open() -> Iterator[None]:
-    """Keep a connection to every SQLite file that is used in the body."""
-    kept: dict[str, sqlite3.Connection] = {}
+    """Keep a connection to the SQLite files that are used in the body: those used last, since each run has its own."""
+    kept: OrderedDict[str, sqlite3.Connection] = OrderedDict()
     turn = threading.Lock()
 
     def connected(connection: object, _: object) -> None:
@@ -42,6 +45,9 @@ def files_held_open() -> Iterator[None]:
                 kept[path] = sqlite3.connect(path, check_same_thread=False)
             # One that has read nothing is not counted among those that have the file open.
             kept[path].execute("SELECT count(*) FROM sqlite_master").fetchone()
+            kept.move_to_end(path)
+            if len(kept) > _KEPT:
+                kept.popitem(last=False)[1].close()
 
     event.listen(Engine, "connect", connected)
     try:

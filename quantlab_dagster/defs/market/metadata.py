@@ -6,42 +6,63 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from quantlab_dagster.defs.market.content import PICTURE, SCHEMA
+from quantlab_dagster.defs.market.has_data import NO_DATA
+from quantlab_dagster.defs.market.plausible import findings_table
 from quantlab_dagster.market.outcome import Outcome, PairOutcome, Status
+from quantlab_dagster.market.stream_columns import columns_of
 from quantlab_dagster.market.timeunit import ticks_per_second, time_of
 from quantlab_dagster.work.wording import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from quantlab_dagster.lake.market import Pair
 
 __all__ = ["describe"]
 
 _MOST_TABLE_ROWS = 500
 
 
-def describe(outcome: PairOutcome) -> dict[str, Any]:
+def describe(outcome: PairOutcome, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Metadata of a pair's day: totals over its symbol-days, tables of them, the columns, the picture.
 
     In the order of Dagster's pages: what went wrong and what an operator asks first, then what programs read. Numbers
     stay numbers, because the pages plot them over the days.
+
+    Args:
+        outcome: of the day.
+        before: what is still true of its latest materialisation, if nothing was built (`content.kept`).
     """
     published = outcome.having(Status.SUCCESS)
     built = [item for item in published if item.built]
+    kept = dict(before or {}) if not built else {}
     failed, quarantined = outcome.having(Status.FAILED), outcome.having(Status.QUARANTINE)
     rows = sum(item.rows for item in published)
     bytes_in = sum(item.bytes_in for item in published)
     bytes_out = sum(item.bytes_out for item in published)
     metadata: dict[str, Any] = {"summary": _summary(outcome)}
+    if metadata["summary"] == NO_DATA:
+        return {
+            **metadata,
+            "rows": 0,
+            "dagster/row_count": 0,
+            "dagster/partition_row_count": 0,
+        }
     if failed:
         metadata["failed"] = _reasons(failed, "reason")
     if quarantined:
         metadata["quarantine"] = _reasons(quarantined, "part and reason")
     if any(item.widened for item in built):
         metadata["widened"] = _widened(built)
+    if (found := findings_table(outcome.outcomes)) is not None:
+        metadata["market data"] = found
     metadata |= {"rows": rows, "parts": sum(item.parts for item in published)}
     metadata |= _time_range(outcome, published)
     if built:
         metadata |= _picture(outcome, built)
     metadata |= {
+        **kept,
         "symbol-day table": _table(outcome.outcomes),
         "symbol-days": len(outcome.outcomes),
         "symbol-days built": len(built),
@@ -63,7 +84,7 @@ def describe(outcome: PairOutcome) -> dict[str, Any]:
         "dagster/partition_row_count": rows,
     }
     if built:
-        metadata["dagster/column_schema"] = _column_schema(built)
+        metadata[SCHEMA] = _column_schema(outcome.pair, built)
     return metadata
 
 
@@ -75,17 +96,20 @@ def _picture(outcome: PairOutcome, built: Sequence[Outcome]) -> dict[str, Any]:
     if png is None:
         return {}
     picture = markdown_image(png, f"Events per minute of {outcome.pair}", outcome.day)
-    return {"events per minute": dg.MetadataValue.md(picture)}
+    return {PICTURE: dg.MetadataValue.md(picture)}
 
 
 def _summary(outcome: PairOutcome) -> str:
     """The day in one line."""
+    if all(item.status is Status.NO_FILES for item in outcome.outcomes):
+        return NO_DATA
     published = outcome.having(Status.SUCCESS)
     built = sum(item.built for item in published)
     counts = {
         "built": built,
         "as they were": len(published) - built,
         "quarantined": len(outcome.having(Status.QUARANTINE)),
+        "skipped": len(outcome.having(Status.SKIPPED)),
         "failed": len(outcome.having(Status.FAILED)),
     }
     ended = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number) or "no symbol-days"
@@ -177,12 +201,17 @@ def _widened(built: Sequence[Outcome]) -> dg.TableMetadataValue:
     )
 
 
-def _column_schema(built: Sequence[Outcome]) -> dg.TableSchema:
+def _column_schema(pair: Pair, built: Sequence[Outcome]) -> dg.TableSchema:
     """The columns of all symbol-days built; one whose dtype differs between them names all its dtypes."""
+    texts = {column.name: column.text for column in columns_of(pair.stream, published=True)}
     dtypes: dict[str, list[str]] = {}
     for item in built:
         for name, dtype in item.columns.items():
             known = dtypes.setdefault(name, [])
             if dtype not in known:
                 known.append(dtype)
-    return dg.TableSchema(columns=[dg.TableColumn(name, " or ".join(found)) for name, found in dtypes.items()])
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name, " or ".join(found), description=texts.get(name)) for name, found in dtypes.items()
+        ]
+    )

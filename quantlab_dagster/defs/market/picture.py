@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from quantlab_dagster.market.stream_rules import rules_of_stream
 from quantlab_dagster.market.timeunit import time_of
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.market.outcome import Outcome
 
-__all__ = ["draw_minutes", "events_per_minute", "markdown_image"]
+__all__ = ["draw_minutes", "events_per_minute", "markdown_image", "silent_minutes"]
 
 _MINUTES = 24 * 60
 # Dagster opens the picture in a dialog of four fifths of the window and does not scale it: 888 pixels fit a laptop.
@@ -49,12 +51,13 @@ def events_per_minute(outcome: Outcome) -> np.ndarray:
 def draw_minutes(title: str, outcomes: Sequence[Outcome]) -> bytes | None:
     """A PNG of the day's events per minute (UTC), or None if no symbol-day was built or no unit is known.
 
-    A pixel is as high or as dark as the busier of its two minutes. It is red if one of them is without an event,
-    between the first and the last event: a single empty minute shows.
+    A pixel is as high or as dark as the busier of its two minutes. It is red if one of them lies in a silence that is
+    surely above the limit of the stream (`market/stream_rules.py`): so many minutes in a row without an event. A quiet
+    stream is not red.
 
     Args:
         title: what it shows, without "events per minute".
-        outcomes: symbol-days built.
+        outcomes: symbol-days built, of one stream.
     """
     counted = [(outcome, events_per_minute(outcome)) for outcome in outcomes if outcome.minutes]
     counted = sorted((pair for pair in counted if pair[1].any()), key=lambda pair: -int(pair[1].sum()))
@@ -67,16 +70,18 @@ def draw_minutes(title: str, outcomes: Sequence[Outcome]) -> bytes | None:
     font = ImageFont.load_default(size=_FONT_SIZE)
     draw.text((_LEFT, 6), f"{title}: events per minute, UTC", fill=_INK, font=font)
     draw.text((_LEFT, 24), _caption(counted), fill=_INK, font=font)
-    draw.text((_LEFT + _WIDTH, 6), "red: a minute without an event", fill=_RED, font=font, anchor="ra")
+    limit = rules_of_stream(counted[0][0].symbol_day.stream).gap_seconds
+    if limit is not None:
+        draw.text((_LEFT + _WIDTH, 6), f"red: silent for {_duration(limit)}", fill=_RED, font=font, anchor="ra")
     for hour in range(0, 25, 3):
         x = _LEFT + hour * 60 // _MINUTES_PER_PIXEL
         draw.line([(x, _TOP), (x, height - _BOTTOM)], fill=_GRID)
         draw.text((x, height - _BOTTOM + 5), f"{hour:02d}:00", fill=_INK, font=font, anchor="ma")
-    _draw_bars(draw, np.sum([counts for _, counts in counted], axis=0))
+    _draw_bars(draw, np.sum([counts for _, counts in counted], axis=0), limit)
     draw.text((_LEFT - 8, _TOP + _BARS // 2), "together", fill=_INK, font=font, anchor="rm")
     for index, (outcome, counts) in enumerate(strips):
         y = _TOP + _BARS + _GAP + index * (_STRIP + _GAP)
-        image.paste(_strip(counts), (_LEFT, y))
+        image.paste(_strip(counts, limit), (_LEFT, y))
         draw.text((_LEFT - 8, y + _STRIP // 2), outcome.symbol_day.symbol[:20], fill=_INK, font=font, anchor="rm")
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
@@ -92,9 +97,9 @@ def _caption(counted: Sequence[tuple[Outcome, np.ndarray]]) -> str:
     return f"{int(total.sum()):,} events of {symbols} built{largest}, at most {int(total.max()):,} a minute{left_out}"
 
 
-def _draw_bars(draw: ImageDraw.ImageDraw, counts: np.ndarray) -> None:
+def _draw_bars(draw: ImageDraw.ImageDraw, counts: np.ndarray, limit: float | None) -> None:
     bottom = _TOP + _BARS
-    peaks, gaps = _pixels(counts)
+    peaks, gaps = _pixels(counts, limit)
     for index, (peak, gap) in enumerate(zip(peaks.tolist(), gaps.tolist(), strict=True)):
         x = _LEFT + index
         if gap:
@@ -104,8 +109,8 @@ def _draw_bars(draw: ImageDraw.ImageDraw, counts: np.ndarray) -> None:
             draw.line([(x, bottom - length), (x, bottom)], fill=tuple(_BLUE.tolist()))
 
 
-def _strip(counts: np.ndarray) -> Image.Image:
-    peaks, gaps = _pixels(counts)
+def _strip(counts: np.ndarray, limit: float | None) -> Image.Image:
+    peaks, gaps = _pixels(counts, limit)
     shade = np.sqrt(peaks / peaks.max())  # a rush must not make all else pale
     pixels = (_PALE + shade[:, None] * (_BLUE - _PALE)).astype(np.uint8)
     pixels[peaks == 0] = _GREY
@@ -113,13 +118,32 @@ def _strip(counts: np.ndarray) -> Image.Image:
     return Image.fromarray(np.repeat(pixels[None, :, :], _STRIP, axis=0))
 
 
-def _pixels(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per pixel the count of its busiest minute, and whether one of its minutes is a gap."""
-    filled = np.flatnonzero(counts)
-    gaps = counts == 0
-    gaps[: filled[0]] = False
-    gaps[filled[-1] :] = False
-    return counts.reshape(_WIDTH, -1).max(axis=1), gaps.reshape(_WIDTH, -1).any(axis=1)
+def _pixels(counts: np.ndarray, limit: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Per pixel the count of its busiest minute, and whether one of its minutes is in a gap."""
+    silent = silent_minutes(counts, limit)
+    return counts.reshape(_WIDTH, -1).max(axis=1), np.any(silent.reshape(_WIDTH, -1), axis=1, keepdims=False)
+
+
+def silent_minutes(counts: np.ndarray, limit: float | None) -> np.ndarray:
+    """Which minutes lie in a silence that is surely above a limit: bool of the shape of the counts.
+
+    Args:
+        counts: rows per minute of the day.
+        limit: in seconds; None for no limit.
+    """
+    silent = np.zeros(counts.shape, dtype=np.bool_)
+    if limit is None:
+        return silent
+    least = math.ceil(limit / 60)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], counts == 0, [False]])))
+    for first, last in edges.reshape(-1, 2).tolist():
+        silent[first:last] = last - first >= least
+    return silent
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:g} minutes" if minutes < 120 else f"{minutes / 60:g} hours"  # noqa: PLR2004
 
 
 def markdown_image(png: bytes, title: str, day: dt.date) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from quantlab_dagster.defs.checks import AUDITED, NOTHING_QUARANTINED, check_evaluation, last_said
-from quantlab_dagster.defs.market.metadata import describe
 from quantlab_dagster.defs.meter import MARKET_DATA, Meter, day_counts
 from quantlab_dagster.defs.names import compact_key
 from quantlab_dagster.errors import AuditFailed, QuantlabError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.market import Pair
     from quantlab_dagster.work.clock import Clock
 
-__all__ = ["check_results", "counted", "raise_failures", "still_red"]
+__all__ = ["check_results", "counted", "failures_text", "still_red"]
 
 _MOST_REASONS = 5
 
@@ -74,19 +73,10 @@ def still_red(instance: dg.DagsterInstance, results: Iterable[dg.AssetCheckResul
             yield result._replace(passed=False, description=last.description)
 
 
-def raise_failures(outcome: PairOutcome) -> None:
-    """Fail the step if a symbol-day failed.
-
-    Raises:
-        Failure: naming the first of them.
-    """
+def failures_text(outcome: PairOutcome) -> str:
+    """How many symbol-days failed, and why the first of them."""
     failed = outcome.having(Status.FAILED)
-    if failed:
-        raise dg.Failure(
-            description=f"{len(failed)} of {len(outcome.outcomes)} symbol-days failed: {_reasons(failed)}",
-            metadata=describe(outcome),
-            allow_retries=False,
-        )
+    return f"{len(failed)} of {len(outcome.outcomes)} symbol-days failed: {_reasons(failed)}"
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> str:

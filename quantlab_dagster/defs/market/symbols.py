@@ -14,10 +14,11 @@ import dagster as dg
 from pydantic import Field
 
 from quantlab_dagster.defs.checks import check_evaluation
+from quantlab_dagster.defs.failing import partition_failure
 from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.market.assets import CompactConfig
 from quantlab_dagster.defs.market.metadata import describe
-from quantlab_dagster.defs.market.recording import check_results, counted, raise_failures
+from quantlab_dagster.defs.market.recording import check_results, counted, failures_text
 from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import MARKET_POOL, SYMBOLS_JOB, SYMBOLS_OP, compact_key
 from quantlab_dagster.defs.progress import Listeners, LogListener, extra_listener
@@ -25,7 +26,7 @@ from quantlab_dagster.defs.resources import LakeResource, LimitsResource, market
 from quantlab_dagster.errors import QuantlabError, SettingsError
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.compact import compact_and_record
-from quantlab_dagster.market.outcome import PairOutcome
+from quantlab_dagster.market.outcome import PairOutcome, Status
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.work.clock import Clock
 from quantlab_dagster.work.stopping import run_interruptible
@@ -87,7 +88,10 @@ def symbols_job(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
 
     @dg.job(
         name=SYMBOLS_JOB,
-        description="Compacts some symbols of a day, which is not marked as done by that.",
+        description=(
+            "Compacts some symbols of a day, which is not marked as done by that. In the launchpad: choose the day as "
+            "partition, and name them (`symbols: [btcusdt]`)."
+        ),
         partitions_def=partitions,
         executor_def=dg.in_process_executor,
     )
@@ -101,8 +105,9 @@ def _record(context: dg.OpExecutionContext, outcome: PairOutcome) -> None:
     for check in check_results(outcome):
         if not check.passed:  # some symbols cannot prove that all is well, and would hide what the day's own run found
             context.log_event(check_evaluation(check))  # type: ignore[arg-type]  # the signature does not know it
-    raise_failures(outcome)
     key = compact_key(outcome.pair)
+    if outcome.having(Status.FAILED):
+        raise partition_failure(context, key, failures_text(outcome), describe(outcome))
     context.log_event(dg.AssetObservation(key, partition=context.partition_key, metadata=describe(outcome)))
 
 

@@ -4,7 +4,7 @@ No `from __future__ import annotations` here: Dagster reads the annotations of a
 """
 
 import warnings
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -13,13 +13,16 @@ from quantlab_dagster.defs.checks import AUDITED, check_specs
 from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.meter import Meter
 from quantlab_dagster.defs.names import EVENTS_ASSET, WAREHOUSE_GROUP, WAREHOUSE_POOL
+from quantlab_dagster.defs.places import kinds_of, uri_of
 from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
-from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
+from quantlab_dagster.defs.warehouse.hooking import after_run, describe_hook
+from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures, say_servers
 from quantlab_dagster.lake.warehouse import Scope, hour_text, parse_hour
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.warehouse.checks import (
     EVERY_FILE_EXPLAINED,
+    EVERY_FILE_READABLE,
     FEW_SMALL_FILES,
     NO_CORRUPT_FILES,
     NO_UNFINISHED_PLANS,
@@ -36,6 +39,7 @@ _CHECKS = {
     NO_UNFINISHED_PLANS: "No replacement of files is left unfinished: no reader sees rows twice.",
     FEW_SMALL_FILES: "No hour that ended two hours ago or earlier has small files that could be merged.",
     EVERY_FILE_EXPLAINED: "Every event file lies where WAREHOUSE_LAYOUT expects one: none is overlooked.",
+    EVERY_FILE_READABLE: "No hour is left out because its files may not be read: denied, or in cold storage.",
 }
 
 
@@ -53,7 +57,9 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
             partitions_def=partitions,
             group_name=WAREHOUSE_GROUP,
             pool=WAREHOUSE_POOL,
-            kinds={"polars", "parquet"},
+            kinds=kinds_of(settings.warehouse_url, "polars", "parquet"),
+            owners=settings.owners,
+            metadata={"dagster/uri": uri_of(settings.warehouse_url)},
             output_required=False,  # each hour has an event of its own, as soon as it is done
             backfill_policy=dg.BackfillPolicy.multi_run(HOURS_PER_RUN),
             check_specs=check_specs(EVENTS_ASSET, _CHECKS),
@@ -78,8 +84,9 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
         recorder = Recorder(context, hours[0], restricted=False)
         listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
 
-        def work() -> Coroutine[Any, Any, Sweep]:
-            return sweep(warehouse_place(settings, warehouse, limits, clock), scope, listener)
+        async def work() -> Sweep:
+            place = await say_servers(warehouse_place(settings, warehouse, limits, clock), context.log)
+            return await sweep(place, scope, listener)
 
         if hours[-1] > last_cold_hour(clock(), settings.compaction_grace):
             text = f"{hour_text(hours[-1])} is not over yet, or its grace is not. It can be compacted when both are"
@@ -88,6 +95,9 @@ def events_asset(settings: Settings, partitions: dg.PartitionsDefinition[str]) -
         for hour in hours:
             recorder.record_if_nothing_was_to_do(hour)
         yield from check_results(done, meter, clock)
+        hooked = after_run(context, settings, warehouse.url, done.outcomes, meter)
+        if hooked is not None:
+            context.log_event(dg.AssetObservation(EVENTS_ASSET, metadata=describe_hook(hooked)))
         raise_failures(done, busy_too=True)
 
     return events

@@ -4,27 +4,37 @@ No `from __future__ import annotations` here: Dagster reads the annotations of t
 """
 
 import datetime as dt
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import dagster as dg
 from pydantic import Field
 
 from quantlab_dagster.defs.checks import check_evaluation
 from quantlab_dagster.defs.history import UNFINISHED
+from quantlab_dagster.defs.launched import settings_guard
 from quantlab_dagster.defs.liveness import end_dead_runs, say_which_process
 from quantlab_dagster.defs.meter import Meter
-from quantlab_dagster.defs.names import HOURLY_PRIORITY, PRIORITY_TAG, WAREHOUSE_JOB, WAREHOUSE_POOL
+from quantlab_dagster.defs.names import (
+    HOURLY_PRIORITY,
+    HOURLY_SCHEDULE,
+    NEVER_RETRIED,
+    PRIORITY_TAG,
+    WAREHOUSE_JOB,
+    WAREHOUSE_POOL,
+)
 from quantlab_dagster.defs.progress import HourListeners, HourLogListener, extra_hour_listener
 from quantlab_dagster.defs.resources import LakeResource, LimitsResource, warehouse_place
+from quantlab_dagster.defs.running import schedule_status
+from quantlab_dagster.defs.warehouse.hooking import after_run, describe_hook
 from quantlab_dagster.defs.warehouse.metadata import describe_sweep
-from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures
+from quantlab_dagster.defs.warehouse.recording import Recorder, check_results, counted, raise_failures, say_servers
 from quantlab_dagster.errors import SettingsError
 from quantlab_dagster.lake.warehouse import Scope, parse_hour
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.warehouse.place import Requested
 from quantlab_dagster.warehouse.sweep import Sweep, recover, sweep
 from quantlab_dagster.work.clock import Clock, utc_now
+from quantlab_dagster.work.schedule import Schedule
 
 __all__ = ["SWEEP_OP", "SweepConfig", "check_schedule", "warehouse_job", "warehouse_schedule"]
 
@@ -82,25 +92,29 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
         recorder = Recorder(context, known, restricted=bool(config.apps) or config.recover_only)
         listener = HourListeners(HourLogListener(context.log), recorder, extra_hour_listener.get())
 
-        def work() -> Coroutine[Any, Any, Sweep]:
-            place = warehouse_place(settings, warehouse, limits, clock)
+        async def work() -> Sweep:
+            place = await say_servers(warehouse_place(settings, warehouse, limits, clock), context.log)
             scope = _scope(config)
             if config.recover_only:
-                return recover(
+                return await recover(
                     place, scope, listener, Requested(retry_corrupt=config.retry_corrupt, give_up=config.give_up)
                 )
-            return sweep(place, scope, listener, most=config.most_hours, full=config.full)
+            return await sweep(place, scope, listener, most=config.most_hours, full=config.full)
 
         done = counted(work, meter, clock)
         if not config.recover_only:
             for check in check_results(done, meter, clock):
                 context.log_event(check_evaluation(check))  # type: ignore[arg-type]  # the signature does not know it
-        context.add_output_metadata(describe_sweep(done))
+        hooked = after_run(context, settings, warehouse.url, done.outcomes, meter)
+        context.add_output_metadata(describe_sweep(done) | describe_hook(hooked))
         raise_failures(done)
 
     @dg.job(
         name=WAREHOUSE_JOB,
-        description="Compacts every cold hour of the event lake that needs it.",
+        description=(
+            "Compacts every cold hour of the event lake that needs it: recent ones, the next slice of the history, and "
+            "what was in trouble. In the launchpad nothing need be configured; `full: true` looks at all there is."
+        ),
         executor_def=dg.in_process_executor,
     )
     def compact_warehouse() -> None:
@@ -111,12 +125,14 @@ def warehouse_job(settings: Settings) -> dg.JobDefinition:
 
 def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """Every hour, unless configured otherwise. While the event lake's settings are wrong, its ticks fail and say so."""
+    refuse_changes = settings_guard("warehouse")
 
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         check_schedule(settings)
+        refuse_changes()
         if not settings.compaction_enabled:
             return dg.SkipReason("COMPACTION_ENABLED is false")
-        for run in end_dead_runs(context.instance, utc_now(), log=context.log):
+        for run in end_dead_runs(context.instance, utc_now(), log=lambda: context.log):
             context.log.warning(run.text)
         # Another one that was killed (the daemon's, or on another host) may stay "started" for hours, and leave what
         # only the next run completes. Two at once are safe: each hour has a slot.
@@ -124,12 +140,12 @@ def warehouse_schedule(settings: Settings) -> dg.ScheduleDefinition:
         unfinished = dg.RunsFilter(job_name=WAREHOUSE_JOB, statuses=UNFINISHED, created_after=recent)
         if context.instance.get_runs(unfinished, limit=1):
             return dg.SkipReason("the run before this one has not ended; it or the next one does what there is to do")
-        return dg.RunRequest(tags={PRIORITY_TAG: HOURLY_PRIORITY})
+        return dg.RunRequest(tags={PRIORITY_TAG: HOURLY_PRIORITY, **NEVER_RETRIED})
 
     try:
         return _schedule(settings, tick)
     except SettingsError:  # the ticks say what is wrong, and the other lake goes on
-        return _schedule(Settings(COMPACTION_SCHEDULE="1h"), tick)
+        return _schedule(settings.model_copy(update={"compaction_schedule": Schedule.parse("1h")}), tick)
 
 
 def check_schedule(settings: Settings) -> None:
@@ -148,7 +164,8 @@ def _schedule(
     crons = settings.compaction_schedule.crons
     try:
         return dg.ScheduleDefinition(
-            name="warehouse_compaction",
+            name=HOURLY_SCHEDULE,
+            default_status=schedule_status(settings, HOURLY_SCHEDULE),
             cron_schedule=crons[0] if len(crons) == 1 else list(crons),
             execution_timezone="UTC",
             job_name=WAREHOUSE_JOB,

@@ -16,20 +16,32 @@ from quantlab_dagster.errors import AuditFailed, QuantlabError
 from quantlab_dagster.metrics import RunCounts
 from quantlab_dagster.warehouse.checks import gauges
 from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus, undone
+from quantlab_dagster.warehouse.servers import look_at_servers
 from quantlab_dagster.work.stopping import run_interruptible
 from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from logging import Logger
 
     from quantlab_dagster.lake.warehouse import AppHour
+    from quantlab_dagster.warehouse.place import WarehousePlace
     from quantlab_dagster.warehouse.sweep import Sweep
     from quantlab_dagster.work.clock import Clock
 
-__all__ = ["Recorder", "check_results", "counted", "raise_failures"]
+__all__ = ["ERROR", "Recorder", "check_results", "counted", "raise_failures", "say_servers"]
+
+ERROR = "error"
+"""Of a run that failed as a whole: the class name of why."""
 
 _MOST_REASONS = 5
+
+
+async def say_servers(place: WarehousePlace, log: Logger) -> WarehousePlace:
+    """Say in the run's log, once, which conditions the event lake's store honours. Returns the place."""
+    log.info("%s honours %s", place.lake.url, await look_at_servers(place))
+    return place
 
 
 def counted(work: Callable[[], Coroutine[Any, Any, Sweep]], meter: Meter, clock: Clock) -> Sweep:
@@ -42,7 +54,8 @@ def counted(work: Callable[[], Coroutine[Any, Any, Sweep]], meter: Meter, clock:
         meter.count(RunCounts(EVENTS, target, succeeded=False, seconds=time.monotonic() - started), clock())
         if isinstance(error, QuantlabError):
             meter.cannot_judge(EVENTS)
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            metadata = {ERROR: type(error).__name__}
+            raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
         raise  # interrupted, or a bug
     meter.count(hour_counts(done.outcomes, done.seconds, looked_at=done.looked_at - done.left), clock())
     return done

@@ -12,6 +12,7 @@ import concurrent.futures
 import hashlib
 import logging
 import re
+import zlib
 from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
@@ -22,18 +23,29 @@ import obstore
 
 from quantlab_dagster.errors import ObjectNotFound, StoreError, StoreUnavailable, UnaddressableKey
 from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.deleting import delete_all
 from quantlab_dagster.lake.store.faults import broke_off, came_damaged
-from quantlab_dagster.lake.store.objects import Directory, Names, ObjectInfo, Range, Staged, first_error
+from quantlab_dagster.lake.store.objects import (
+    PROBE_DIRECTORY,
+    Directory,
+    Names,
+    ObjectInfo,
+    Range,
+    Staged,
+    first_error,
+)
 from quantlab_dagster.lake.store.requesting import Requesting, pause
-from quantlab_dagster.lake.store.transfers import EtagDigest, Known, Sending, Sent, may_be_md5
+from quantlab_dagster.lake.store.transfers import EtagDigest, Growing, Known, Sending, Sent, may_be_md5
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from obstore import ListResult, ListStream, ObjectMeta, PutResult
     from obstore.store import ObjectStore
+
+    from quantlab_dagster.lake.store.capabilities import Capabilities
 
 __all__ = ["LOCK_DIRECTORY", "PROBE_DIRECTORY", "STAGED_DIRECTORY", "Store"]
 
@@ -44,7 +56,6 @@ T = TypeVar("T")
 # Names just below the root that stores keep for themselves. No kind of store lists any: a lake may have been copied.
 LOCK_DIRECTORY = ".quantlab-locks"
 STAGED_DIRECTORY = ".quantlab-staged"
-PROBE_DIRECTORY = ".quantlab-probe"
 _HIDDEN = {LOCK_DIRECTORY, STAGED_DIRECTORY, PROBE_DIRECTORY}
 # Control characters, and what stands for the bytes of a file's name that are no UTF-8.
 _UNSOUND = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -60,9 +71,11 @@ class Store(Requesting):
 
     Attributes:
         at_once: how many small objects are best fetched in one go.
+        etags_are_sums: whether ETags may be MD5 sums at all.
     """
 
     at_once: ClassVar[int] = 1
+    etags_are_sums: ClassVar[bool] = True
 
     def __init__(self, url: str, engine: ObjectStore, *, retries: int = 0) -> None:
         super().__init__(url, retries)
@@ -213,13 +226,16 @@ class Store(Requesting):
         async def once() -> tuple[None, ObjectInfo]:
             with self._errors(key):
                 response = await obstore.get_async(self._engine, key)
-                info = _info(response.meta)
-                digest = EtagDigest.like(info.etag)
+                info, checksum = _info(response.meta), 0
+                digest = EtagDigest.like(info.etag) if may_be_md5(info.etag) else None
+                path.unlink(missing_ok=True)  # it might be an object's own file, by another name
                 with path.open("wb") as file:
-                    async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
+                    async for chunk in _chunks(response, info):
                         file.write(chunk)
-                        await digest.take(bytes(chunk))
-            return None, replace(info, received=digest.etag())
+                        checksum = zlib.crc32(chunk, checksum)
+                        if digest is not None:
+                            await digest.take(chunk)
+            return None, replace(info, received=digest.etag() if digest is not None else "", checksum=checksum)
 
         return (await self._received(key, once))[1]
 
@@ -231,11 +247,12 @@ class Store(Requesting):
             with self._errors(key):
                 response = await obstore.get_async(self._engine, key)
                 info = _info(response.meta)
-                digest = EtagDigest.like(info.etag)
+                digest = EtagDigest.like(info.etag) if may_be_md5(info.etag) else None
                 async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
                     sha256.update(chunk)
-                    await digest.take(bytes(chunk))
-            return sha256.hexdigest(), replace(info, received=digest.etag())
+                    if digest is not None:
+                        await digest.take(bytes(chunk))
+            return sha256.hexdigest(), replace(info, received=digest.etag() if digest is not None else "")
 
         return (await self._received(key, once))[0]
 
@@ -269,20 +286,23 @@ class Store(Requesting):
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
-    async def put(self, key: str, content: bytes | Path, *, sha256: str | None = None) -> str:
+    async def put(self, key: str, content: bytes | Path | Growing, *, sha256: str | None = None) -> str:
         """Write an object whole and unconditionally; readers see the old or the new one. Returns its ETag.
 
         What arrived is proved to be what was sent (docs/adr/0010), and is sent again where it is not.
 
         Args:
             key: of the object.
-            content: bytes, or a local file.
-            sha256: of the file as it was audited, hexadecimal; None to write whatever it holds.
+            content: bytes; or a local file; or one that is still written to, and becomes visible when it is released.
+            sha256: of the file as it was audited, hexadecimal; None to write whatever it holds, or, for a file that
+                grows, what it was released with.
 
         Raises:
-            ScratchUnusable: the file is not what was audited any more; nothing was written.
+            ScratchUnusable: the file is not what was audited any more, or was given up; nothing was written.
             StoreError: the store holds other bytes than were sent, again and again; or any other failure.
         """
+        if isinstance(content, Growing):
+            await content.reached(limits.MULTIPART_BYTES + 1)  # a small one is sent in one piece, when it is whole
         for attempt in range(limits.SENDINGS):
             if attempt:
                 await pause(attempt)
@@ -298,7 +318,7 @@ class Store(Requesting):
             logger.warning("%s was sent, and other bytes are there: it is sent again", self.name(key))
         raise self._never_arrived(key)
 
-    async def _send(self, key: str, content: bytes | Path, sha256: str | None) -> tuple[str, Sent]:
+    async def _send(self, key: str, content: bytes | Path | Growing, sha256: str | None) -> tuple[str, Sent]:
         """`put`, once. Returns the ETag that the store gave."""
         if isinstance(content, bytes):
             sent = Sent.of(content)
@@ -306,14 +326,18 @@ class Store(Requesting):
                 result = await obstore.put_async(self._engine, key, content, mode="overwrite", use_multipart=False)
             self.requests.add("PUT")
             return await self._etag_after_put(key, result["e_tag"]), sent
+        if isinstance(content, Growing):
+            path, growing, sha256 = content.path, content, content.sha256
+        else:
+            path, growing = content, None
         with self._errors(key):
-            in_parts = content.stat().st_size > limits.MULTIPART_BYTES
-        digest = EtagDigest(in_parts=in_parts)
-        sending = Sending(self.name(key), content, sha256, digest)
+            in_parts = path.stat().st_size > limits.MULTIPART_BYTES
+        digest = EtagDigest(in_parts=in_parts) if self.etags_are_sums else None
+        sending = Sending(self.name(key), path, sha256, digest, growing)
         with self._errors(key):
             result = await self._put_file(key, sending, in_parts=in_parts)
         self.requests.add("PUT", self._requests_of(_parts(sending.size_bytes)) if in_parts else 1)
-        sent = Sent(sending.size_bytes, digest.etag(), sending.sha256)
+        sent = Sent(sending.size_bytes, digest.etag() if digest is not None else "", sending.sha256)
         return await self._etag_after_put(key, result["e_tag"]), sent
 
     async def _put_file(self, key: str, sending: Sending, *, in_parts: bool) -> PutResult:
@@ -371,21 +395,52 @@ class Store(Requesting):
         Returns:
             True if it is gone now, by whomever; False if there is something else, which is left alone.
         """
-        if not etag:
-            # SeaweedFS takes an empty If-Match for none at all, and deletes.
-            raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
-        self._check_key(key)
+        self._check_version(key, etag)
         return await self._delete_unchanged(key, etag)
+
+    async def delete_all_unchanged(self, versions: Sequence[tuple[str, str]]) -> list[bool]:
+        """`delete_unchanged` of many objects, by their keys and ETags: in few requests where the server can.
+
+        Args:
+            versions: keys and ETags; no key twice.
+
+        Returns:
+            As `delete_unchanged`, for each.
+
+        Raises:
+            StoreError: one could not be deleted. Others may have been, or may still be under way: ask again.
+        """
+        for key, etag in versions:
+            self._check_version(key, etag)
+        return await delete_all(versions, self.delete_unchanged, await self._bulk_delete())
+
+    async def capabilities(self) -> Capabilities:
+        """Which conditions this store honours. On a server it is tried out with objects of our own, once per process.
+
+        Raises:
+            AccessDenied: the credentials do not allow to try.
+            StoreUnavailable: the server did not answer.
+        """
+        return await self._capabilities()
 
     # ---- staging -----------------------------------------------------------------------------------------------
 
-    async def stage(self, key: str, path: Path, *, sha256: str | None = None) -> Staged:
+    def check_place(self, key: str) -> None:
+        """See that what is staged for a key can become visible there in one step.
+
+        Raises:
+            StoreError: it cannot. On a server it always can.
+        """
+
+    async def stage(self, key: str, path: Path, *, sha256: str | None = None, like: Sequence[str] = ()) -> Staged:
         """Upload a file so that it is in the store, whole, but not visible; `publish` makes it so.
 
         Args:
             key: of the object to be.
             path: the file.
             sha256: of the file as it was audited, hexadecimal; None to upload whatever it holds.
+            like: keys of objects whose readers shall be able to read it: on a local store it gets the permissions that
+                they all have, and their group.
 
         Raises:
             ScratchUnusable: the file is not what was audited any more; nothing is staged.
@@ -401,6 +456,7 @@ class Store(Requesting):
         running: list[Future[Any]] = []
         try:
             etags = await self._upload(key, upload_id, Sending(self.name(key), path, sha256), running)
+            await self._resemble(key, upload_id, like)
         except BaseException as error:
             # Not before no thread works on it any more. We do not wait for that, since we may have been cancelled.
             with suppress(RuntimeError):  # the interpreter is exiting
@@ -462,6 +518,14 @@ class Store(Requesting):
         """`delete_unchanged` of a key that was checked, with an ETag that is not empty."""
 
     @abstractmethod
+    async def _bulk_delete(self) -> Callable[[Sequence[tuple[str, str]]], Awaitable[Collection[str]]] | None:
+        """What deletes several objects on condition in one request, for `delete_all`; None if nothing does."""
+
+    @abstractmethod
+    async def _capabilities(self) -> Capabilities:
+        """`capabilities`."""
+
+    @abstractmethod
     async def _begin(self, key: str) -> str:
         """A new upload. Returns its id."""
 
@@ -471,6 +535,9 @@ class Store(Requesting):
 
         Returns the ETags of its parts, if it has any.
         """
+
+    async def _resemble(self, key: str, upload_id: str, like: Sequence[str]) -> None:
+        """Give an upload the permissions of other objects, where objects have some of their own."""
 
     @abstractmethod
     def _abort(self, key: str, upload_id: str) -> None:
@@ -502,6 +569,12 @@ class Store(Requesting):
             raise StoreError(self.name(key), "vanished right after it was written", "Run again")
         return info.etag
 
+    def _check_version(self, key: str, etag: str) -> None:
+        if not etag:
+            # SeaweedFS takes an empty If-Match for none at all, and deletes.
+            raise StoreError(self.name(key), "has no ETag to compare with", "Use a store that gives ETags")
+        self._check_key(key)
+
     def _check_key(self, key: str) -> None:
         """Refuse what the engine refuses, too."""
         with self._errors(key):
@@ -531,6 +604,15 @@ def _parts(size_bytes: int) -> int:
 
 def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(meta["path"], int(meta["size"]), (meta["e_tag"] or "").strip('"'))
+
+
+async def _chunks(response: Any, info: ObjectInfo) -> AsyncIterator[bytes]:
+    """A body piece by piece; a small one is asked for in one: in pieces it takes three times as long."""
+    if info.size_bytes <= limits.STREAM_BYTES:
+        yield bytes(await response.bytes_async())
+        return
+    async for chunk in response.stream(min_chunk_size=limits.STREAM_BYTES):
+        yield bytes(chunk)
 
 
 async def _summed(content: bytes, info: ObjectInfo) -> ObjectInfo:

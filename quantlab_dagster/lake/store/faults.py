@@ -8,6 +8,7 @@ from obstore import exceptions as obs
 
 from quantlab_dagster.errors import (
     AccessDenied,
+    Archived,
     ObjectNotFound,
     ScratchUnusable,
     StoreError,
@@ -18,9 +19,13 @@ from quantlab_dagster.errors import (
 __all__ = ["DomainErrors", "broke_off", "came_damaged", "first_line", "map_error"]
 
 # Texts of errors hold URLs, hence keys, but percent-encoded: a key cannot imitate these.
+_NOT_TRUSTED = "InvalidCertificate("  # of the engine, in what it says for debugging
+_NOT_VERIFIED = "CERTIFICATE_VERIFY_FAILED"
+_WHY_NOT_TRUSTED = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"
 _NO_UPLOAD = "NoSuchUpload"
+_ARCHIVED = "<Code>InvalidObjectState</Code>"
 _EXHAUSTED = " retries, max_retries"
 _LOCAL = "Generic LocalFileSystem error:"
 _BAD_FILE_NAME = f"{_LOCAL} Filenames containing trailing"
@@ -75,7 +80,7 @@ def map_error(where: str, error: BaseException) -> StoreError | None:
     if isinstance(error, FileNotFoundError) and _NO_BUCKET not in str(error):
         return ObjectNotFound(where, "does not exist", "Check the URL and the key")
     if isinstance(error, obs.PermissionDeniedError | obs.UnauthenticatedError | PermissionError):
-        return _denied(where)
+        return _denied(where, str(error))
     # Keys that cannot be parsed are a ValueError; a TypeError where a list of keys would do, too.
     bad_key = isinstance(error, obs.InvalidPathError | ValueError)
     bad_key |= isinstance(error, TypeError) and "Expected string path" in str(error)
@@ -110,6 +115,8 @@ def _map_generic(where: str, error: BaseException) -> StoreError:
     text, first = str(error), first_line(error)
     if text.startswith(_LOCAL):
         return StoreError(where, f"the file system refused ({first})", "Check the space and the permissions there")
+    if _NOT_TRUSTED in text:
+        return _untrusted(where, text)
     found = _STATUS.search(text)
     status = int(found.group(1)) if found else None
     if status == _NOT_FOUND or _NO_BUCKET in text:
@@ -134,6 +141,8 @@ def _map_botocore(where: str, error: BaseException) -> StoreError:
             return ObjectNotFound(where, "does not exist", "Check the URL and the key")
         passing = status not in _DENIED and status < _SERVER_ERROR and (cut or code in _PASSING)
         return _refused(where, None if passing else status, first)
+    if isinstance(error, boto.SSLError) and _NOT_VERIFIED in str(error):
+        return _untrusted(where, str(error))
     credentials = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
     if isinstance(error, (*credentials, boto.TokenRetrievalError, boto.SSOError)):
         return _denied(where)
@@ -157,7 +166,20 @@ def _refused(where: str, status: int | None, first: str) -> StoreError:
     return StoreUnavailable(where, f"no usable answer after retries ({first})", "Nothing was decided; run again later")
 
 
-def _denied(where: str) -> AccessDenied:
+def _untrusted(where: str, said: str) -> StoreError:
+    found = _WHY_NOT_TRUSTED.search(said)
+    cause = f"the server's certificate is not trusted{f' ({found.group(1)})' if found else ''}"
+    return StoreError(
+        where,
+        cause,
+        "Name the authority that signed it (a CA bundle, docs/operations.md), and check the endpoint's name",
+    )
+
+
+def _denied(where: str, said: str = "") -> AccessDenied:
+    if _ARCHIVED in said:
+        cause = "is in cold storage (InvalidObjectState)"
+        return Archived(where, cause, "Restore it first; it is tried again when its hour is looked at again")
     return AccessDenied(where, "access denied", "Check the credentials, and that they may do this on this bucket")
 
 

@@ -14,6 +14,11 @@ STREAM_BYTES = 4 << 20
 # How often something is sent that arrives damaged.
 SENDINGS = 3
 THREADS = 32
+# Objects that one request deletes, and how many such requests, or single deletes, are under way at once. Servers delete
+# one after the other; more requests at once gain nothing (500 objects on SeaweedFS: 1 request 314 ms, 2 190, 8 230).
+BULK_DELETES = 250
+BULKS_AT_ONCE = 4
+DELETES_AT_ONCE = 32
 # For everything that is repeated: by the engine where it does so itself, else by us.
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 10.0

@@ -8,20 +8,25 @@ import fcntl
 import itertools
 import os
 import re
+import stat
 import time
 import uuid
 import zlib
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore import store as engines
 
-from quantlab_dagster.errors import Conflict, SettingsError, StoreError
+from quantlab_dagster.errors import Conflict, ObjectChanged, ScratchUnusable, SettingsError, StoreError
 from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.base import LOCK_DIRECTORY, STAGED_DIRECTORY, Store
+from quantlab_dagster.lake.store.capabilities import Capabilities
 from quantlab_dagster.lake.store.objects import ObjectInfo, Staged
+from quantlab_dagster.lake.store.transfers import check_content
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -29,9 +34,9 @@ if TYPE_CHECKING:
 
     from obstore import ListStream, ObjectMeta, PutResult
 
-    from quantlab_dagster.lake.store.transfers import Sending, Sent
+    from quantlab_dagster.lake.store.transfers import Growing, Sending, Sent
 
-__all__ = ["LocalStore", "local_store"]
+__all__ = ["LocalStore", "check_downloaded", "local_store"]
 
 _LOCKS = 64  # so that a lake of many keys does not fill up with lock files
 _LOOK_AGAIN_SECONDS = 0.01
@@ -39,6 +44,7 @@ _LOOK_AGAIN_SECONDS = 0.01
 _SUFFIX = ".staged"
 _ID = re.compile(r"[0-9a-f]{32}")
 _ATTEMPTS = 10
+_READ_AND_WRITE = 0o666
 
 
 class LocalStore(Store):
@@ -50,11 +56,17 @@ class LocalStore(Store):
     """
 
     at_once = 32
+    etags_are_sums = False
 
     def __init__(self, url: str, root: Path) -> None:
         super().__init__(url, engines.LocalStore(root))
         self._root = root
         self._area = _StagingArea(root)
+
+    @property
+    def address(self) -> str:
+        """Its directory, absolute, without links."""
+        return str(self._root.resolve())
 
     def _check_root(self) -> None:
         """Raise if the directory has gone since the store was opened: to the engine it would merely be empty."""
@@ -73,7 +85,7 @@ class LocalStore(Store):
     def _requests_of(self, parts: int) -> int:  # noqa: ARG002  # nothing is sent anywhere
         return 1
 
-    async def _send(self, key: str, content: bytes | Path, sha256: str | None) -> tuple[str, Sent]:
+    async def _send(self, key: str, content: bytes | Path | Growing, sha256: str | None) -> tuple[str, Sent]:
         self._check_key(key)
         with self._putting(key):
             return await super()._send(key, content, sha256)
@@ -133,6 +145,32 @@ class LocalStore(Store):
             return None
         return content, ObjectInfo(key, before.st_size, _etag_of(before))
 
+    # ---- large files -------------------------------------------------------------------------------------------
+
+    async def download(self, key: str, path: Path) -> ObjectInfo:
+        """`Store.download`; within one disk the file is linked, which costs nothing, and copied where it cannot be.
+
+        What is linked stays when its object is deleted or replaced. Who writes into it changes its ETag.
+        """
+        linked = await self._threaded(key, self._link, key, path)
+        if linked is None:
+            return await super().download(key, path)
+        self.requests.add("GET")
+        return linked
+
+    def _link(self, key: str, path: Path) -> ObjectInfo | None:
+        """Give the object's file another name; None if that cannot be done."""
+        self._check_key(key)
+        try:
+            os.link(self._root / key, path)
+        except OSError:  # another disk, another owner, a file system without links, or no such file
+            return None
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):  # a link of a link
+            path.unlink()
+            return None
+        return ObjectInfo(key, found.st_size, _etag_of(found), linked=True)
+
     # ---- on condition ------------------------------------------------------------------------------------------
 
     async def _swap(self, key: str, content: bytes, expected_etag: str | None) -> str:
@@ -174,6 +212,15 @@ class LocalStore(Store):
             os.close(held)
         return True
 
+    async def _bulk_delete(self) -> None:
+        """Nothing does: each is looked at and unlinked under its lock."""
+
+    async def _capabilities(self) -> Capabilities:
+        # By locks, which only we take: whoever writes without them is looked for right before a file is unlinked.
+        return Capabilities(
+            create_if_absent=True, replace_if_match=True, delete_if_match=False, bulk_delete=False, part_etags=True
+        )
+
     @asynccontextmanager
     async def _locked(self, key: str) -> AsyncIterator[None]:
         """Keep out all others, of this machine, who write or delete this object on condition, or publish it."""
@@ -207,14 +254,37 @@ class LocalStore(Store):
         await self._threaded(key, self._area.stage, key, upload_id, sending, running=running)
         return ()
 
+    def check_place(self, key: str) -> None:
+        """`Store.check_place`: within one disk, a file is moved in one step, and on to another it is not."""
+        with self._errors(key):
+            if _disk_of((self._root / key).parent) != _disk_of(self._root / STAGED_DIRECTORY):
+                raise self._on_another_disk(key)
+
+    def _on_another_disk(self, key: str) -> StoreError:
+        return StoreError(
+            self.name(key),
+            "its directory lies on another disk than the lake's, so that nothing can be put there in one step",
+            f"Let the lake be one disk, or set the URL to a directory of that disk: {self.url} is on another",
+        )
+
+    async def _resemble(self, key: str, upload_id: str, like: Sequence[str]) -> None:
+        if like:
+            paths = [self._root / one for one in like]
+            await self._threaded(key, self._area.resemble, key, upload_id, paths)
+
     def _abort(self, key: str, upload_id: str) -> None:
         self._area.discard(key, upload_id)
 
     async def _publish(self, staged: Staged) -> ObjectInfo | None:
         self.requests.add("PUT")
         async with self._locked(staged.key):
-            if not await self._threaded(staged.key, self._area.publish, staged.key, staged.upload_id):
-                return None
+            try:
+                if not await self._threaded(staged.key, self._area.publish, staged.key, staged.upload_id):
+                    return None
+            except ScratchUnusable as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EXDEV:
+                    raise self._on_another_disk(staged.key) from error
+                raise
         return await self.head(staged.key)
 
     async def _discard(self, staged: Staged) -> bool:
@@ -232,8 +302,31 @@ class LocalStore(Store):
 
 
 def _etag_of(found: os.stat_result) -> str:
-    """The engine's ETag of a file."""
+    """The ETag of a file, as the engine makes it: of inode, time and size."""
     return f"{found.st_ino:x}-{max(0, found.st_mtime_ns // 1000):x}-{found.st_size:x}"
+
+
+def check_downloaded(where: str, path: Path, got: ObjectInfo) -> None:
+    """See that a file is what `Store.download` brought, copied or linked.
+
+    Args:
+        where: the object, for messages.
+        path: the file.
+        got: what the download said of it.
+
+    Raises:
+        ObjectChanged: somebody wrote into the object itself, which was linked.
+        ScratchUnusable: the copy was damaged since; or it cannot be looked at.
+    """
+    if not got.linked:
+        check_content(where, path, got.checksum)
+        return
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise ScratchUnusable(where, f"a local file cannot be used ({error})") from error
+    if _etag_of(found) != got.etag:
+        raise ObjectChanged(where, "was written to while it was read", "Run again")
 
 
 def _try_lock(path: Path) -> int | None:
@@ -299,6 +392,19 @@ class _StagingArea:
             self.discard(key, upload_id)
             raise
 
+    def resemble(self, key: str, upload_id: str, paths: Sequence[Path]) -> None:
+        """Give the file the permissions that all of these have, and their group: nobody else's mask decides."""
+        found = [path.stat() for path in paths if path.exists()]
+        if not found:
+            return
+        target = self._path(key, upload_id)
+        groups = {one.st_gid for one in found}
+        if len(groups) == 1 and groups != {target.stat().st_gid}:
+            with suppress(PermissionError):  # we are not of that group
+                os.chown(target, -1, groups.pop())
+        mode = reduce(and_, (one.st_mode for one in found))
+        target.chmod(stat.S_IMODE(mode) & _READ_AND_WRITE | stat.S_IRUSR | stat.S_IWUSR)
+
     def publish(self, key: str, upload_id: str) -> bool:
         """Move the file to where it belongs, and see that this survives a loss of power. False: there is none."""
         source, target = self._path(key, upload_id), self._root / key
@@ -360,6 +466,13 @@ def _copy(sending: Sending, target: Path) -> None:
 def _check_size(path: Path, size_bytes: int) -> None:
     if path.stat().st_size != size_bytes:
         raise OSError(errno.EIO, "the copy has another size", str(path))
+
+
+def _disk_of(path: Path) -> int:
+    """The disk that a file lies on, or would; links are followed."""
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev
 
 
 def _sync(path: Path) -> None:

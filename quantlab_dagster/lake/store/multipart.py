@@ -14,6 +14,8 @@ from quantlab_dagster.lake.store import limits
 from quantlab_dagster.lake.store.objects import Completion, Staged
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
 
@@ -49,7 +51,13 @@ class BlockingS3:
 
     def begin(self, key: str) -> str:
         """Begin an upload. Returns its id."""
-        return self._client.create_multipart_upload(Bucket=self._bucket, Key=self._prefix + key)["UploadId"]
+        encryption: dict[str, Any] = {}
+        if self._options.encryption:
+            encryption["ServerSideEncryption"] = self._options.encryption
+        if self._options.kms_key:
+            encryption["SSEKMSKeyId"] = self._options.kms_key
+        begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._prefix + key, **encryption)
+        return begun["UploadId"]
 
     def upload_part(self, key: str, upload_id: str, number: int, content: bytes) -> str:
         """Upload a part. Returns its ETag."""
@@ -142,6 +150,21 @@ class BlockingS3:
                 raise
         return True
 
+    def delete_together(self, versions: Sequence[tuple[str, str]]) -> set[str]:
+        """Delete objects, each on condition, in one request.
+
+        Args:
+            versions: keys, and the ETags as the server wants them.
+
+        Returns:
+            The keys that the server says it has deleted.
+        """
+        answer = self._client.delete_objects(
+            Bucket=self._bucket,
+            Delete={"Objects": [{"Key": self._prefix + key, "ETag": if_match} for key, if_match in versions]},
+        )
+        return {found["Key"].removeprefix(self._prefix) for found in answer.get("Deleted", [])}
+
     def look_and_delete(self, key: str, etag: str) -> bool:
         """Delete what has this ETag, in two requests with as little as possible between them."""
         client = self._client
@@ -187,7 +210,7 @@ class BlockingS3:
             "s3",
             region_name=self._options.region,
             endpoint_url=self._options.endpoint,
-            verify=None if self._options.verify_tls else False,
+            verify=(self._options.ca_bundle or None) if self._options.verify_tls else False,
             config=config,
         )
         client.meta.events.register_last("before-call.s3", _expect_nothing)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import boto3
 
 __all__ = [
+    "PROBE_DIRECTORY",
     "Completion",
     "Directory",
     "Names",
@@ -25,6 +26,9 @@ __all__ = [
 RequestKind = Literal["LIST", "GET", "HEAD", "PUT", "DELETE"]
 Completion = Literal["done", "gone", "parts differ"]
 
+PROBE_DIRECTORY = ".quantlab-probe"
+"""Just below the root: objects with which a server is tried out, for seconds. No listing of a store shows them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -35,12 +39,16 @@ class ObjectInfo:
         size_bytes: length of its content.
         etag: the store's tag of this content, without quotes. On local directories it derives from inode and time.
         received: where the content was read, the ETag that these bytes have if ETags are made of MD5 sums; else empty.
+        checksum: where the content was written to a file, the CRC-32 of what was written; else None.
+        linked: whether the content was not copied to a file: the file is the object itself, by another name.
     """
 
     key: str
     size_bytes: int
     etag: str
     received: str = field(default="", compare=False, repr=False)
+    checksum: int | None = field(default=None, compare=False, repr=False)
+    linked: bool = field(default=False, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -142,18 +150,26 @@ class S3Options:
         region: of the bucket.
         endpoint_url: None for AWS itself.
         verify_tls: whether certificates are checked.
+        ca_bundle: PEM file of authorities that are trusted, too; empty for none.
+        encryption: how the server encrypts what is written (AES256, aws:kms, aws:kms:dsse); empty: as the bucket says.
+        kms_key: which key it is to use, with aws:kms; empty for the account's own.
         retries: attempts after the first one fails.
         region_setting: name of the setting that the region comes from, for remedies.
         endpoint_setting: name of the setting that the endpoint comes from, for remedies.
+        ca_setting: name of the setting that the authorities come from.
     """
 
     session: boto3.session.Session | None
     region: str
     endpoint_url: str | None
     verify_tls: bool = True
+    ca_bundle: str = ""
+    encryption: str = ""
+    kms_key: str = ""
     retries: int = 6
     region_setting: str = ""
     endpoint_setting: str = ""
+    ca_setting: str = ""
 
     @property
     def endpoint(self) -> str:

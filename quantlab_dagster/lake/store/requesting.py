@@ -39,6 +39,11 @@ class Requesting(ABC):
         self._pool: ThreadPoolExecutor | None = None
         _settle_at_exit()
 
+    @property
+    def address(self) -> str:
+        """Where it is, however the user wrote that."""
+        return self.url
+
     def name(self, key: str) -> str:
         """The full name of an object, for messages."""
         return f"{self.url}/{key}"

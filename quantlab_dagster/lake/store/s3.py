@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import uuid
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +17,25 @@ from quantlab_dagster.errors import (
     ConditionalWriteUnsupported,
     Conflict,
     ObjectNotFound,
-    SettingsError,
     StoreError,
     StoreUnavailable,
 )
 from quantlab_dagster.lake.store import limits
-from quantlab_dagster.lake.store.base import PROBE_DIRECTORY, Store
-from quantlab_dagster.lake.store.faults import first_line
+from quantlab_dagster.lake.store.engine import s3_engine
 from quantlab_dagster.lake.store.multipart import BlockingS3
 from quantlab_dagster.lake.store.objects import Staged
+from quantlab_dagster.lake.store.probing import NO_ETAG, Probing, answers_of
 from quantlab_dagster.lake.store.requesting import pause
 from quantlab_dagster.lake.store.transfers import Sent, composite
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from concurrent.futures import Future
 
     from obstore import PutMode
-    from obstore.store import ClientConfig, RetryConfig
 
     from quantlab_dagster.lake.store.objects import Completion, ObjectInfo, S3Options
+    from quantlab_dagster.lake.store.probing import Answers
     from quantlab_dagster.lake.store.transfers import Sending
 
 __all__ = ["S3Store", "s3_store"]
@@ -45,15 +43,11 @@ __all__ = ["S3Store", "s3_store"]
 logger = logging.getLogger(__name__)
 
 _CREATE_ATTEMPTS = 3
-_NO_ETAG = "0" * 32  # of no object, nor of a part
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _OF_AWS = re.compile(r"https://[^/]*\.amazonaws\.com(\.cn)?(:443)?/?")
-_REGION = re.compile(r"[A-Za-z0-9-]+")
-_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
 
 
-class S3Store(Store):
+class S3Store(Probing):
     """A store on a server. Make one with `s3_store`.
 
     Args:
@@ -61,6 +55,7 @@ class S3Store(Store):
         engine: the obstore store, rooted at the URL.
         blocking: requests that the engine has no words for, below the same URL.
         retries: attempts after the first one fails.
+        answers: what is known of the server; grows.
         checks_signatures: whether the server is known to refuse a body that is not the one that was signed.
     """
 
@@ -71,13 +66,11 @@ class S3Store(Store):
         blocking: BlockingS3,
         *,
         retries: int,
+        answers: Answers,
         checks_signatures: bool = False,
     ) -> None:
-        super().__init__(url, engine, retries=retries)
+        super().__init__(url, engine, blocking, retries=retries, answers=answers)
         self._checks_signatures = checks_signatures
-        self._blocking = blocking
-        self._if_match: str | None = None  # how to say it when deleting; empty if the server ignores it
-        self._probing: asyncio.Task[None] | None = None
 
     def _check_root(self) -> None:
         """Nothing to do: the server says itself that there is no such bucket."""
@@ -156,7 +149,7 @@ class S3Store(Store):
     # ---- conditional deletes -----------------------------------------------------------------------------------
 
     async def _delete_unchanged(self, key: str, etag: str) -> bool:
-        form = await self._form_of_if_match()
+        form = await self._answer("delete_if_match")
         if not form:
             gone = await self._asked(key, self._blocking.look_and_delete, key, etag)
             self.requests.add("HEAD")
@@ -173,41 +166,23 @@ class S3Store(Store):
         cause = "the server refuses a conditional delete although the object is unchanged"
         raise StoreError(self.name(key), cause, "Run again, or use a server that supports If-Match")
 
-    async def _form_of_if_match(self) -> str:
-        """How the server wants the ETag of a conditional delete, or nothing if it ignores it. Found out once."""
-        if self._if_match is None:
-            task = self._probing
-            if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-                task = self._probing = asyncio.create_task(self._probe())
-            await asyncio.shield(task)  # others wait for it, too
-        assert self._if_match is not None
-        return self._if_match
+    async def _bulk_delete(self) -> Callable[[Sequence[tuple[str, str]]], Awaitable[Collection[str]]] | None:
+        form = await self._answer("bulk_delete")
+        if not form:
+            return None
 
-    async def _probe(self) -> None:
-        key = f"{PROBE_DIRECTORY}/{uuid.uuid4().hex}"
-        etag = await self.put(key, b"probe")
-
-        async def delete_if_match(if_match: str) -> bool:
+        async def together(versions: Sequence[tuple[str, str]]) -> Collection[str]:
             self.requests.add("DELETE")
-            return await self._asked(key, self._blocking.delete_if_match, key, if_match)
+            said = [(key, form.format(etag)) for key, etag in versions]
+            try:
+                return await self._asked(versions[0][0], self._blocking.delete_together, said)
+            except (AccessDenied, StoreUnavailable):
+                raise
+            except StoreError as error:  # such as a key that fits in no XML: the others must not suffer
+                logger.warning("%s; they are deleted one by one", error)
+                return ()
 
-        try:
-            honoured = not await delete_if_match(f'"{_NO_ETAG}"')
-        except (AccessDenied, StoreUnavailable):
-            raise
-        except StoreError:  # it does not know such requests
-            honoured = False
-        for form in ('"{}"', "{}") if honoured else ():
-            if await delete_if_match(form.format(etag)) or await self.head(key) is None:
-                self._if_match = form
-                return
-        await self.delete(key)
-        self._if_match = ""
-        logger.warning(
-            "%s: this server ignores the condition of a conditional delete. Each object is looked at right before it is"
-            " deleted instead; one that is replaced within the milliseconds between would be lost.",
-            self.url,
-        )
+        return together
 
     # ---- staging -----------------------------------------------------------------------------------------------
 
@@ -268,7 +243,7 @@ class S3Store(Store):
             await self._asked(key, blocking.upload_part, key, staged.upload_id, 1, b"discarded")
         except ObjectNotFound:
             return False
-        if await self._completed(Staged(key, staged.upload_id, (_NO_ETAG,), 0)) == "parts differ":
+        if await self._completed(Staged(key, staged.upload_id, (NO_ETAG,), 0)) == "parts differ":
             self.requests.add("DELETE")
             await self._asked(key, blocking.abort, key, staged.upload_id)
         # A completion may have come first, which no answer tells: SeaweedFS keeps both parts, and says OK to the abort.
@@ -315,61 +290,9 @@ def s3_store(url: str, options: S3Options, *, setting: str = "") -> S3Store:
     Raises:
         SettingsError: the URL, the region or the endpoint cannot be used.
     """
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise SettingsError(url, "names no bucket", f"{_set(setting)} s3://bucket/prefix")
-    _check(url, options)
-    prefix = prefix.strip("/")
-    try:
-        engine = _engine(bucket, prefix, options)
-    except (obs.BaseError, ValueError) as error:
-        remedy = f"Check {setting or 'URL'}, endpoint and region"
-        raise SettingsError(url, f"cannot be used ({first_line(error)})", remedy) from error
-    blocking = BlockingS3(bucket, prefix, options)
+    found = s3_engine(url, options, setting=setting)
+    blocking = BlockingS3(found.bucket, found.prefix, options)
     # AWS compares each body with the SHA-256 that the engine signs.
     checks = options.session is not None and bool(_OF_AWS.fullmatch(options.endpoint))
-    return S3Store(url, engine, blocking, retries=options.retries, checks_signatures=checks)
-
-
-def _check(url: str, options: S3Options) -> None:
-    """Refuse what makes no valid URI: it would make the engine panic at its first request."""
-    if not _REGION.fullmatch(options.region):
-        remedy = f"{_set(options.region_setting)} us-east-1"
-        raise SettingsError(url, f"{options.region!r} is no region", remedy)
-    if options.endpoint_url and not _ENDPOINT.fullmatch(options.endpoint_url):
-        remedy = f"{_set(options.endpoint_setting)} https://host:port"
-        shown = options.endpoint_url.rpartition("@")[2]  # credentials have no place there, but may stand there
-        raise SettingsError(url, f"{shown!r} is no endpoint", remedy)
-
-
-def _set(setting: str) -> str:
-    """The beginning of a remedy, whether or not the setting has a name."""
-    return f"Set {setting}, as in" if setting else "Use one as in"
-
-
-def _engine(bucket: str, prefix: str, options: S3Options) -> engines.S3Store:
-    client: ClientConfig = {
-        "timeout": timedelta(seconds=limits.TOTAL_SECONDS),
-        "connect_timeout": timedelta(seconds=limits.CONNECT_SECONDS),
-        "read_timeout": timedelta(seconds=limits.READ_SECONDS),
-        "allow_invalid_certificates": not options.verify_tls,
-        "allow_http": options.endpoint.startswith("http://"),
-    }
-    retry: RetryConfig = {
-        "max_retries": options.retries,
-        "backoff": {
-            "init_backoff": timedelta(seconds=limits.FIRST_WAIT_SECONDS),
-            "max_backoff": timedelta(seconds=limits.LONGEST_WAIT_SECONDS),
-            "base": 2,
-        },
-        "retry_timeout": timedelta(seconds=limits.RETRY_SECONDS),
-    }
-    config: dict[str, Any] = {"region": options.region, "endpoint": options.endpoint}
-    if options.session is None:
-        config["skip_signature"] = True
-    else:
-        # Imported here: local lakes need no boto3.
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
-
-        config["credential_provider"] = Boto3CredentialProvider(options.session)
-    return engines.S3Store(bucket, prefix=prefix or None, client_options=client, retry_config=retry, **config)
+    answers = answers_of(url, options.endpoint)
+    return S3Store(url, found.engine, blocking, retries=options.retries, answers=answers, checks_signatures=checks)

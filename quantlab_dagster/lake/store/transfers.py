@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,11 +18,22 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.lake.store.objects import ObjectInfo
 
-__all__ = ["EtagDigest", "Known", "Sending", "Sent", "check_content", "composite", "may_be_md5"]
+__all__ = [
+    "EtagDigest",
+    "Growing",
+    "Known",
+    "Sending",
+    "Sent",
+    "check_content",
+    "composite",
+    "file_checksum",
+    "may_be_md5",
+]
 
 _MAY_BE_MD5 = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 # Less than a thread's hand-over costs, to the loop.
 _INLINE_BYTES = 1 << 18
+_LOOK_AGAIN_SECONDS = 0.05
 
 
 def may_be_md5(etag: str) -> bool:
@@ -81,15 +93,6 @@ class EtagDigest:
         """One whose answer has the form of this ETag."""
         return cls(in_parts=may_be_md5(etag) and "-" in etag)
 
-    @classmethod
-    def of_file(cls, path: Path, etag: str = "") -> str:
-        """The ETag of a file's content in the form of another, in bounded memory. Raises OSErrors."""
-        digest = cls.like(etag)
-        with path.open("rb") as file:
-            while piece := file.read(limits.STREAM_BYTES):
-                digest.update(piece)
-        return digest.etag()
-
     def _end_part(self) -> None:
         self._done.append(self._part.digest())
         self._part, self._filled = _md5(), 0
@@ -141,6 +144,46 @@ class Sent:
         return cls(len(content), _md5(content).hexdigest(), hashlib.sha256(content).hexdigest())
 
 
+class Growing:
+    """A file that somebody else appends to, and that is sent meanwhile: all but its end, until it is released.
+
+    Args:
+        path: the file; it may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sha256: str | None = None
+        self._given_up = False
+
+    def release(self, sha256: str) -> None:
+        """Say that it is whole, was audited, has this SHA-256 (hexadecimal), and may become visible."""
+        self.sha256 = sha256
+
+    def give_up(self) -> None:
+        """Say that it must not become visible, unless it was released."""
+        self._given_up = True
+
+    async def reached(self, size_bytes: int) -> None:
+        """Wait until it has so many bytes, or is released.
+
+        Raises:
+            ScratchUnusable: it was given up.
+        """
+        while self.sha256 is None:
+            if self._given_up:
+                raise ScratchUnusable(str(self.path), "it was not finished")
+            if self._size() >= size_bytes:
+                return
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
 class Sending:
     """A file that is sent: what goes out must be what was audited, whatever became of the file since.
 
@@ -149,10 +192,19 @@ class Sending:
         path: the file.
         sha256: hexadecimal, of what was audited; None to send whatever is there.
         etag: told what is sent, if its ETag is needed.
+        growing: tells what is there of it and, when it is released, its SHA-256; None for a file that is whole.
     """
 
-    def __init__(self, where: str, path: Path, sha256: str | None, etag: EtagDigest | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        path: Path,
+        sha256: str | None,
+        etag: EtagDigest | None = None,
+        growing: Growing | None = None,
+    ) -> None:
         self._where = where
+        self._growing = growing
         self._path = path
         self._wanted = sha256
         self._etag = etag
@@ -170,14 +222,28 @@ class Sending:
             while following := self._read(file, size_bytes):
                 yield piece
                 piece = following
+        if self._growing is not None:
+            self._wanted = self._growing.sha256
+            if self._wanted is None:  # this is no end: another process has begun to write the file anew
+                raise _damaged(self._where, self._path)
         if self._wanted not in (None, self.sha256):
             raise _damaged(self._where, self._path)
         yield piece
 
     async def stream(self, size_bytes: int) -> AsyncIterator[bytes]:
-        """The same, read and summed in a thread."""
-        pieces = self.pieces(size_bytes)
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        """The same, read and summed in a thread; of a growing file each piece as it is there, the last when released.
+
+        Raises:
+            ScratchUnusable: as `pieces`; or it was given up.
+        """
+        pieces, ahead = self.pieces(size_bytes), 2 * size_bytes  # one is yielded when the one after it has been read
+        while True:
+            if self._growing is not None:
+                await self._growing.reached(self.size_bytes + ahead)
+                ahead = size_bytes
+            piece = await asyncio.to_thread(next, pieces, None)
+            if piece is None:
+                return
             yield piece
 
     @property
@@ -194,19 +260,30 @@ class Sending:
         return piece
 
 
-def check_content(where: str, path: Path, received: str) -> None:
-    """See that a file is what was downloaded into it.
+def file_checksum(path: Path) -> int:
+    """CRC-32 of a file, in bounded memory. Raises OSErrors."""
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(limits.STREAM_BYTES):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def check_content(where: str, path: Path, checksum: int | None) -> None:
+    """See that a file is what was downloaded into it (CPU-bound: 2.8 GB/s where MD5 does 0.5).
+
+    What came was compared with its ETag when it came; this is about our own disk and memory since.
 
     Args:
         where: the object, for messages.
         path: the file.
-        received: as in `ObjectInfo`, of what was downloaded.
+        checksum: as in `ObjectInfo`, of what was downloaded.
 
     Raises:
         ScratchUnusable: it is not any more, or cannot be read.
     """
     try:
-        same = EtagDigest.of_file(path, received) == received
+        same = file_checksum(path) == checksum
     except OSError as error:
         raise ScratchUnusable(where, f"a local file cannot be used ({error})") from error
     if not same:

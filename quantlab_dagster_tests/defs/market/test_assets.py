@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 import io
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 from PIL import Image
 
 from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.defs.market.plausible import PLAUSIBLE
 from quantlab_dagster.market.eligibility import last_eligible_day
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.market import corrupt_part
@@ -124,11 +128,21 @@ def test_checks_tell_of_quarantine_and_audit(local_lakes: Lakes, instance: dg.Da
     local_lakes.put_spec(spec("adausdt"))
     result = materialise(instance)
     checks = checks_of(result)
-    assert checks == {"order_and_losslessness_audited": True, "nothing_quarantined": True}
+    assert checks == {
+        "order_and_losslessness_audited": True,
+        "nothing_quarantined": True,
+        "market_data_plausible": False,
+        "has_data": True,
+    }
     local_lakes.put_raw(symbol_day("xrpusdt"), [corrupt_part(spec("xrpusdt"))])
     result = materialise(instance)
     checks = checks_of(result)
-    assert checks == {"order_and_losslessness_audited": True, "nothing_quarantined": False}
+    assert checks == {
+        "order_and_losslessness_audited": True,
+        "nothing_quarantined": False,
+        "market_data_plausible": False,
+        "has_data": True,
+    }
 
 
 @pytest.mark.guards("check-for-proof")
@@ -142,9 +156,15 @@ def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
     assert not result.success
     assert "3 rows of the file are out of order" in failure_of(result)
     checks = checks_of(result)
-    assert checks == {"order_and_losslessness_audited": False, "nothing_quarantined": True}
+    assert checks == {
+        "order_and_losslessness_audited": False,
+        "nothing_quarantined": True,
+        "market_data_plausible": True,
+        "has_data": False,
+    }
     assert local_lakes.compact_keys() == {}
-    assert result.get_asset_materialization_events() == []
+    materialised = [event.asset_key for event in result.get_asset_materialization_events()]
+    assert materialised == [dg.AssetKey(["quality", "day"])]
 
 
 def test_a_second_materialisation_rewrites_nothing(lakes: Lakes, instance: dg.DagsterInstance) -> None:
@@ -166,8 +186,12 @@ def test_overwrite_is_passed_on(local_lakes: Lakes, instance: dg.DagsterInstance
 
 def test_a_day_without_raw_data_succeeds_with_nothing(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
     metadata = metadata_of(materialise(instance))
-    assert metadata["rows"] == 0
-    assert metadata["symbol-days"] == 0
+    assert metadata == {
+        "summary": "no data: the raw lake has no parts of this day",
+        "rows": 0,
+        "dagster/row_count": 0,
+        "dagster/partition_row_count": 0,
+    }
     assert local_lakes.compact_keys() == {}
 
 
@@ -219,3 +243,151 @@ def test_no_secret_is_in_the_definitions(monkeypatch: pytest.MonkeyPatch) -> Non
     shown = json.dumps([field.default_value_as_json_str for field in fields if field.default_provided])
     assert "do-not-show-me" not in shown
     assert "demo-lake/raw" in shown
+
+
+def test_what_was_counted_in_a_day_is_a_check_of_its_partition(
+    local_lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    """600 quotes a day are silent for minutes; the day after has them every second minute and more."""
+    quiet, busy = DAY, DAY + dt.timedelta(days=1)
+    local_lakes.put_spec(spec("adausdt", day=quiet))
+    local_lakes.put_spec(spec("adausdt", parts=20, rows=40_000, day=busy))
+    said = {}
+    for day in (quiet, busy, quiet):
+        result = materialise(instance, f"{day}")
+        [said[day]] = [one for one in result.get_asset_check_evaluations() if one.check_name == PLAUSIBLE]
+        assert said[day].partition == f"{day}"
+    assert not said[quiet].passed, "also when it is run again, and nothing is built"
+    assert said[busy].passed
+    assert "silences above 120 s" in (said[quiet].description or "")
+    assert said[quiet].metadata["gaps"].value != 0
+    assert said[busy].metadata["symbol-days looked at"].value == 1
+    [record] = metadata_of(materialise(instance))["market data"]
+    assert record.data["symbol"] == "adausdt"
+    assert "market data" not in metadata_of(materialise(instance, f"{busy}"))
+
+
+def observed(instance: dg.DagsterInstance, asset: dg.AssetKey = BBO) -> list[dg.AssetObservation | None]:
+    """Observations of the asset's day, the latest first."""
+    chosen = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[f"{DAY}"])
+    return [record.asset_observation for record in instance.fetch_observations(chosen, limit=10).records]
+
+
+def test_why_a_day_failed_is_said_on_the_page_of_its_partition(
+    local_lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    local_lakes.put_spec(spec())
+    local_lakes.put_spec(spec("btcusdt"))
+    asyncio.run(local_lakes.compact.put(symbol_day("btcusdt").key("meta.json"), b"no json"))
+    result = materialise(instance)
+    assert not result.success
+    [found] = observed(instance)
+    assert found is not None
+    assert found.partition == f"{DAY}"
+    why = str(found.metadata["why it failed"].value)
+    assert why == failure_of(result)
+    assert why.startswith("1 of 2 symbol-days failed: binance/bbo/btcusdt/20260108: ")
+    assert "meta.json: is not a valid DayMeta record" in why
+    table = found.metadata["failed"]
+    assert isinstance(table, dg.TableMetadataValue)
+    [row] = table.records
+    assert row.data["symbol"] == "btcusdt"
+    assert instance.get_materialized_partitions(BBO) == set(), "it stays open"
+    assert observed(instance, dg.AssetKey(["compact", "state"])) == []
+
+
+def test_why_a_whole_day_could_not_be_worked_on_is_said_there_too(
+    local_lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTLAB_RAW_URL", f"{local_lakes.raw_url}-not-there")
+    materialise(instance)
+    [found] = observed(instance, dg.AssetKey(["quality", "day"]))
+    assert found is not None
+    assert "does not exist" in str(found.metadata["why it failed"].value)
+
+
+def test_the_picture_and_the_columns_stay_on_the_page_while_the_content_is_the_same(
+    local_lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    local_lakes.put_spec(spec())
+    first = materialise(instance)
+    drawn = metadata_of(first)
+    assert "drawn by run" not in drawn
+    for _ in range(2):
+        again = metadata_of(materialise(instance))
+        assert again["symbol-days built"] == 0
+        assert again["events per minute"] == drawn["events per minute"]
+        assert again["dagster/column_schema"].columns == drawn["dagster/column_schema"].columns
+        assert again["drawn by run"] == first.run_id
+        assert again["summary"].startswith("1 as they were")
+        assert next(iter(again)) == "summary", "what is asked first comes first"
+
+    local_lakes.put_spec(spec("btcusdt"))
+    rebuilt = metadata_of(materialise(instance))
+    assert rebuilt["symbol-days built"] == 1
+    assert rebuilt["events per minute"] != drawn["events per minute"]
+    assert "drawn by run" not in rebuilt
+
+
+def test_a_picture_is_not_kept_of_other_content(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec())
+    materialise(instance)
+    local_lakes.put_raw(symbol_day("xrpusdt"), [corrupt_part(spec("xrpusdt"))])
+    metadata = metadata_of(materialise(instance))
+    assert metadata["symbol-days built"] == 0
+    assert metadata["symbol-days quarantined"] == 1
+    assert "events per minute" not in metadata
+
+
+def test_columns_are_described_with_their_units(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    local_lakes.put_spec(spec())
+    shown = {
+        column.name: column.description or ""
+        for column in metadata_of(materialise(instance))["dagster/column_schema"].columns
+    }
+    assert all(shown.values())
+    assert "milliseconds" in shown["ts_event"]
+    assert "quote currency" in shown["bid_price"]
+
+
+def test_a_day_without_data_is_not_as_green_as_one_with_it(local_lakes: Lakes, instance: dg.DagsterInstance) -> None:
+    with_data, without, withheld = (DAY + number * dt.timedelta(days=1) for number in range(3))
+    local_lakes.put_spec(spec(day=with_data))
+    local_lakes.put_raw(symbol_day("xrpusdt", withheld), [corrupt_part(spec("xrpusdt", day=withheld))])
+    said = {}
+    for day in (with_data, without, withheld):
+        result = materialise(instance, f"{day}")
+        assert result.success, "each is settled"
+        [said[day]] = [one for one in result.get_asset_check_evaluations() if one.check_name == "has_data"]
+        assert said[day].partition == f"{day}"
+    assert {day: one.passed for day, one in said.items()} == {with_data: True, without: False, withheld: False}
+    assert said[with_data].description == "600 rows; symbol-days: 1 success"
+    assert said[without].description == "no data: the raw lake has no parts of this day"
+    assert said[withheld].description == "0 rows; symbol-days: 1 quarantine"
+    assert {one.severity for one in said.values()} == {dg.AssetCheckSeverity.WARN}
+
+
+def test_days_are_out_of_sync_when_their_content_is_and_not_because_something_ran(
+    local_lakes: Lakes, instance: dg.DagsterInstance
+) -> None:
+    def stale() -> dict[str, str]:
+        graph = build_definitions(load_settings()).resolve_asset_graph()
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        keys = {"day": dg.AssetKey(["quality", "day"]), "bbo": BBO, "state": dg.AssetKey(["compact", "state"])}
+        return {name: resolver.get_status(key, f"{DAY}").value for name, key in keys.items()}
+
+    local_lakes.put_spec(spec())
+    materialise(instance)
+    fresh = {"day": "FRESH", "bbo": "FRESH", "state": "FRESH"}
+    assert stale() == fresh
+    job = build_definitions(load_settings()).resolve_job_def("compact_day")
+
+    def run(asset: dg.AssetKey) -> None:
+        assert job.execute_in_process(instance=instance, partition_key=f"{DAY}", asset_selection=[asset]).success
+
+    for asset in (dg.AssetKey(["quality", "day"]), BBO):
+        run(asset)
+        assert stale() == fresh, "the same again"
+    local_lakes.put_spec(spec("btcusdt"))
+    run(BBO)
+    assert stale() == {**fresh, "state": "STALE"}

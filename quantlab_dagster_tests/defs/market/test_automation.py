@@ -25,7 +25,7 @@ from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import catchup
 from quantlab_dagster.market.accepting import accept
-from quantlab_dagster.market.catchup import LookedAround, Tries
+from quantlab_dagster.market.catchup import CatchUp, LookedAround, Tries
 from quantlab_dagster.market.journal import JOURNAL
 from quantlab_dagster.market.late import SCAN_SECONDS
 from quantlab_dagster.market.settling import begin, seed
@@ -94,9 +94,8 @@ def definitions(now: dt.datetime = NOW) -> dg.Definitions:
 
 def tick(instance: dg.DagsterInstance, now: dt.datetime = NOW, cursor: str | None = None) -> dg.SensorResult:
     defs = definitions(now)
-    [sensor] = defs.sensors or ()
-    assert isinstance(sensor, dg.SensorDefinition)
     repository = defs.get_repository_def()
+    sensor = repository.get_sensor_def("catch_up")
     with dg.build_sensor_context(
         instance, cursor=cursor, repository_def=repository, resources=dict(defs.resources or {})
     ) as context:
@@ -130,7 +129,10 @@ def requested(result: dg.SensorResult) -> list[str]:
 
 
 def keys(request: dg.RunRequest) -> set[str]:
-    return {key.to_user_string() for key in request.asset_selection or ()}
+    """What is asked for, besides what the day is worth, which always is."""
+    found = {key.to_user_string() for key in request.asset_selection or ()}
+    assert "quality/day" in found
+    return found - {"quality/day"}
 
 
 @pytest.mark.guards("local-time", "daily-behind-backfill")
@@ -156,7 +158,12 @@ def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, ins
     assert state_of(lakes).catch_up_from == "20260112"
     result = tick(instance)
     assert requested(result) == ["2026-01-12"]
-    assert keys((result.run_requests or [])[0]) == {"compact/binance/bbo", "compact/binance/trade", "compact/state"}
+    assert keys((result.run_requests or [])[0]) == {
+        "compact/binance/bbo",
+        "compact/binance/trade",
+        "compact/state",
+        "compact/calendar",
+    }
     assert run(instance, (result.run_requests or [])[0])
     assert state_of(lakes).last_compacted_date == "20260112"
     published = [key for key in lakes.compact_keys() if key.endswith("data.parquet")]
@@ -164,6 +171,13 @@ def test_a_cold_start_asks_for_yesterday_only_and_remembers_it(lakes: Lakes, ins
     after = tick(instance)
     assert requested(after) == []
     assert "everything up to 20260112 is settled" in str(after.skip_reason)
+    assert (before.cursor, after.cursor) == ("settled none", "settled 20260112"), "all that the list of ticks shows"
+
+
+def test_many_reasons_are_cut_short_where_they_are_shown() -> None:
+    decided = CatchUp(skipped=tuple(f"2026-01-0{number}: failed" for number in range(1, 9)))
+    text = automation._skip_text(begin(None, day(12), NOW, PAIRS), decided)
+    assert text == "2026-01-01: failed and 7 more"
 
 
 def test_a_backlog_is_worked_off_oldest_first(lakes: Lakes, instance: dg.DagsterInstance) -> None:
@@ -202,7 +216,7 @@ def test_a_failed_day_comes_back_with_an_attempt_number_and_a_limit(
         assert not run(instance, request)
         assert state_of(lakes).days["20260111"].status == "failed"
         assert state_of(lakes).last_compacted_date == "20260110"
-    everything = {"compact/binance/bbo", "compact/binance/trade", "compact/state"}
+    everything = {"compact/binance/bbo", "compact/binance/trade", "compact/state", "compact/calendar"}
     assert attempts[0] == ("day:20260111:1", "1", everything)
     assert attempts[1] == ("day:20260111:2", "2", everything - {"compact/binance/trade"}), "trade had ended well"
     gave_up = tick(instance)
@@ -231,7 +245,7 @@ def test_only_the_roll_up_is_asked_for_where_only_that_is_missing(lakes: Lakes, 
     assert job.execute_in_process(instance=instance, partition_key="2026-01-12", asset_selection=assets).success
     assert state_of(lakes).last_compacted_date is None
     [request] = tick(instance).run_requests or ()
-    assert keys(request) == {"compact/state"}
+    assert keys(request) == {"compact/state", "compact/calendar"}
     assert run(instance, request)
     assert state_of(lakes).last_compacted_date == "20260112"
 
@@ -296,7 +310,7 @@ def test_late_parts_are_found_shown_and_rebuilt(lakes: Lakes, instance: dg.Dagst
     later = NOW + dt.timedelta(minutes=61)
     found = tick(instance, later, cursor=first.cursor)
     [request] = found.run_requests or ()
-    assert keys(request) == {"compact/binance/bbo", "compact/state"}
+    assert keys(request) == {"compact/binance/bbo", "compact/state", "compact/calendar"}
     stale = {event.check_name: event for event in found.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
     assert not stale["not_stale"].passed
     assert "binance/bbo/btcusdt/20260112" in str(stale["not_stale"].description)
@@ -525,6 +539,22 @@ def test_deleting_old_runs_does_not_stop_a_day(lakes: Lakes, tmp_path: Path, mon
         assert known() == ["day:20260112:3", "day:20260112:4", "day:20260112:5"]
 
 
+@pytest.mark.guards("tick-logs")
+def test_a_tick_with_nothing_to_log_leaves_no_log(lakes: Lakes, tmp_path: Path) -> None:
+    """By Dagster's daemon, which makes a file for whoever only looks at the log: 2,880 of them a day."""
+    put(lakes, 12)
+    with configured_instance() as instance, workspace_of(instance, tmp_path, NOW) as context:
+
+        def logs() -> list[str]:
+            return [path.name for path in Path(instance.root_directory).glob("storage/*/catch_up/*")]
+
+        now = dt.datetime.now(dt.UTC)
+        tick_sensor(context, "catch_up", now)
+        assert (len(instance.get_runs()), logs()) == (1, [])
+        tick_sensor(context, "catch_up", now + dt.timedelta(minutes=1))
+        assert len(logs()) == 1, "the run waits, which is logged"
+
+
 @pytest.mark.guards("odd-name-stops-all")
 def test_one_odd_symbol_stops_itself_only(lakes: Lakes, instance: dg.DagsterInstance) -> None:
     """A directory that cannot be addressed, and a symbol-day that holds a key that cannot be: the others go on."""
@@ -558,11 +588,11 @@ def test_a_symbol_that_came_after_its_pair_had_ended_well_is_run_again(
     assert job.execute_in_process(instance=instance, partition_key="2026-01-12", asset_selection=assets).success
     put(lakes, 12, symbol="btcusdt")
     [request] = tick(instance).run_requests or ()
-    assert keys(request) == {"compact/state"}
+    assert keys(request) == {"compact/state", "compact/calendar"}
     assert not run(instance, request)
     assert "binance/bbo/btcusdt/20260112: not published" in str(state_of(lakes).days["20260112"].reason)
     [request] = tick(instance).run_requests or ()
-    assert keys(request) == {"compact/binance/bbo", "compact/state"}
+    assert keys(request) == {"compact/binance/bbo", "compact/state", "compact/calendar"}
     assert run(instance, request)
     assert state_of(lakes).last_compacted_date == "20260112"
 

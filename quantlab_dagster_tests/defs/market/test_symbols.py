@@ -137,8 +137,11 @@ def test_a_pair_that_fails_hides_no_other_one(lakes: Lakes, instance: dg.Dagster
     result = run(instance, symbols=["adausdt"])
     assert not result.success
     assert failure_of(result).startswith("1 of 1 symbol-days failed: binance/bbo/adausdt/20260108: ")
-    observed = {key: len(instance.fetch_observations(key, limit=9).records) for key in (BBO, TRADE)}
-    assert observed == {BBO: 0, TRADE: 1}
+    [failed], [done] = (instance.fetch_observations(key, limit=9).records for key in (BBO, TRADE))
+    assert failed.asset_observation is not None
+    assert failed.asset_observation.metadata["why it failed"].value == failure_of(result)
+    assert done.asset_observation is not None
+    assert "why it failed" not in done.asset_observation.metadata
     assert SymbolDay("binance", "trade", "adausdt", DAY).key("meta.json") in lakes.compact_keys()
 
 

@@ -12,10 +12,13 @@ import pytest
 
 from quantlab_dagster.cli.app import main
 from quantlab_dagster.definitions import build_definitions
+from quantlab_dagster.errors import AccessDenied
+from quantlab_dagster.lake.store.local import LocalStore
 from quantlab_dagster.settings import load_settings
 from quantlab_dagster.synthetic.warehouse import corrupt_event_file
 from quantlab_dagster.warehouse.checks import (
     EVERY_FILE_EXPLAINED,
+    EVERY_FILE_READABLE,
     FEW_SMALL_FILES,
     NO_CORRUPT_FILES,
     NO_UNFINISHED_PLANS,
@@ -27,6 +30,7 @@ from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, PARTITION,
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Sequence
 
 
 _PREFIX = "quantlab_lake_"
@@ -73,9 +77,11 @@ def status(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_gauges_are_the_findings_in_numbers() -> None:
-    names = (NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, FEW_SMALL_FILES, EVERY_FILE_EXPLAINED)
+    names = (NO_CORRUPT_FILES, NO_UNFINISHED_PLANS, FEW_SMALL_FILES, EVERY_FILE_EXPLAINED, EVERY_FILE_READABLE)
     well = [Finding(name, passed=True, text="") for name in names]
-    numbers = dict.fromkeys(("corrupt_files", "unfinished_plans", "overdue_hours", "unexplained_places"), 0)
+    numbers = dict.fromkeys(
+        ("corrupt_files", "unfinished_plans", "overdue_hours", "unexplained_places", "withheld_places"), 0
+    )
     assert gauges(well) == {"fine": 1, **numbers}
     other = Finding("of another kind", passed=False, text="")
     assert gauges([*well, other])["fine"] == 0, "whatever it is that nobody counts"
@@ -92,6 +98,7 @@ def test_a_run_says_them(lake: EventLake) -> None:
         "unfinished_plans": 0,
         "overdue_hours": 0,
         "unexplained_places": 0,
+        "withheld_places": 0,
         "judged_timestamp_seconds": SOON.timestamp(),
     }
     lake.put(PARTITION, [corrupt_event_file(spec())])
@@ -150,3 +157,35 @@ def test_a_lake_that_is_not_configured_is_not_judged(
     monkeypatch.delenv("WAREHOUSE_URL")
     status(capsys)
     assert said(lake) == {}
+
+
+def test_what_may_not_be_read_is_said_alike_by_all_who_speak_of_it(
+    lake: EventLake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake.put_spec(spec())
+    lake.put_spec(spec(app="shop"))
+    read = LocalStore.get_together
+
+    async def get_together(self: LocalStore, keys: Sequence[str]) -> Any:
+        if any("app_id=demo/" in key and "/events_" in key for key in keys):
+            raise AccessDenied(self.name(keys[0]), "access denied")
+        return await read(self, keys)
+
+    monkeypatch.setattr(LocalStore, "get_together", get_together)
+    with pytest.raises(SystemExit) as ended:
+        main(["warehouse", "compact"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert "demo/2026-01-15T10: left out: " in out
+    assert (said(lake)["fine"], said(lake)["withheld_places"]) == (0, 1)
+    for full in ([], ["--full"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["warehouse", "status", "--json", *full])
+        document = json.loads(capsys.readouterr().out)
+        assert ended.value.code == 1
+        assert document["whole"] is bool(full)
+        assert not document["checks"][EVERY_FILE_READABLE]["passed"]
+        assert document["checks"][FEW_SMALL_FILES]["passed"], "it is said once"
+    shown = status(capsys)
+    assert not shown["fine"]
+    assert (said(lake)["fine"], said(lake)["withheld_places"], said(lake)["overdue_hours"]) == (0, 1, 0)

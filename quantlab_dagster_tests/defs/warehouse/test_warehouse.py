@@ -38,6 +38,7 @@ ALL_WELL = {
     "no_unfinished_plans": True,
     "no_hours_of_small_files": True,
     "every_file_explained": True,
+    "every_file_readable": True,
 }
 
 

@@ -194,7 +194,7 @@ def blocking_of(store: Store) -> BlockingS3:
 def if_match_of(store: Store) -> str | None:
     """How a store words the condition of a deletion, if it has found out."""
     assert isinstance(store, S3Store)
-    return store._if_match
+    return store._answers.get("delete_if_match")
 
 
 def collect_garbage(rig: Rig) -> None:

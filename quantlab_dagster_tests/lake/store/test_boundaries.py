@@ -26,16 +26,17 @@ def imported_by(module: str) -> set[str]:
 
 
 def test_each_module_imports_only_what_lies_below_it() -> None:
-    order = ["objects", "limits", "faults", "requesting", "transfers", "base", "multipart", "local", "s3", "opening"]
+    order = ["session", "objects", "capabilities", "limits", "faults", "engine", "requesting", "transfers", "deleting"]
+    order += ["base", "uploading", "multipart", "local", "probing", "s3", "opening"]
     assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", *order}
     for number, module in enumerate(order):
         assert imported_by(module) <= set(order[:number]), module
 
 
 def test_no_kind_of_store_knows_another() -> None:
-    for module in ("objects", "limits", "faults", "requesting", "transfers", "base"):
-        assert not imported_by(module) & {"s3", "local", "multipart", "opening"}, module
-    assert not imported_by("local") & {"s3", "multipart"}
+    for module in ("objects", "capabilities", "limits", "faults", "requesting", "transfers", "deleting", "base"):
+        assert not imported_by(module) & {"s3", "local", "multipart", "probing", "opening"}, module
+    assert not imported_by("local") & {"s3", "multipart", "probing"}
     assert not imported_by("s3") & {"local"}
 
 

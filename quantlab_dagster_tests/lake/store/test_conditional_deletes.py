@@ -12,7 +12,7 @@ import obstore
 import pytest
 
 from quantlab_dagster.errors import StoreError, StoreUnavailable
-from quantlab_dagster.lake.store import s3
+from quantlab_dagster.lake.store import probing
 from quantlab_dagster.lake.store.local import local_store
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
@@ -132,7 +132,7 @@ def test_whether_a_server_deletes_on_condition_is_found_out_once(rig: Rig, caplo
         assert proxy.count("PUT", PROBE) == 1
         assert run(direct.list_objects("")) == []
         assert probes_of(direct) == []
-    warnings = [record.getMessage() for record in caplog.records if record.name == s3.__name__]
+    warnings = [record.getMessage() for record in caplog.records if record.name == probing.__name__]
     if rig.name == "seaweedfs":
         assert warnings == []
         assert proxy.count("DELETE") == 42

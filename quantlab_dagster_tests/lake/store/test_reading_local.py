@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import zlib
 from asyncio import run
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantlab_dagster.errors import StoreError
-from quantlab_dagster.lake.store.local import local_store
+from quantlab_dagster.errors import ObjectChanged, ObjectNotFound, ScratchUnusable, StoreError
+from quantlab_dagster.lake.store.local import check_downloaded, local_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,3 +106,66 @@ def test_a_directory_is_no_object(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(StoreError):
         run(store.get_together(["x"]))
+
+
+# ---- linked, not copied ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch") / "copy"
+
+
+def test_a_download_within_one_disk_is_the_file_itself(store: LocalStore, tmp_path: Path, copy: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    got = run(store.download("x", copy))
+    assert (got, got.linked) == (run(store.head("x")), True)
+    assert copy.samefile(tmp_path / "x")
+    assert store.requests.by_kind()["GET"] == 1
+    check_downloaded("x", copy, got)
+    run(store.put("x", b"another"))  # what is replaced stays what it was, to whoever reads it
+    assert copy.read_bytes() == b"content"
+    check_downloaded("x", copy, got)
+
+
+def test_a_file_that_is_written_into_is_noticed(store: LocalStore, tmp_path: Path, copy: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    got = run(store.download("x", copy))
+    with (tmp_path / "x").open("r+b") as file:
+        file.write(b"C")
+    with pytest.raises(ObjectChanged, match="was written to while it was read"):
+        check_downloaded("x", copy, got)
+    copy.unlink()
+    with pytest.raises(ScratchUnusable, match="cannot be used"):
+        check_downloaded("x", copy, got)
+
+
+@pytest.mark.parametrize("why", ["another disk", "a link"])
+def test_what_cannot_be_linked_is_copied(
+    store: LocalStore, tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    if why == "a link":
+        (tmp_path / "x").symlink_to(tmp_path / "file")
+    else:
+        (tmp_path / "file").rename(tmp_path / "x")
+
+        def elsewhere(*_: object) -> None:
+            raise OSError(errno.EXDEV, "another disk")
+
+        monkeypatch.setattr(os, "link", elsewhere)
+    got = run(store.download("x", copy))
+    assert (got, got.linked, got.checksum) == (run(store.head("x")), False, zlib.crc32(b"content"))
+    assert not copy.is_symlink()
+    assert not copy.samefile(tmp_path / "x")
+
+
+def test_a_copy_is_never_written_into_an_object(store: LocalStore, tmp_path: Path, copy: Path) -> None:
+    """Where something lies in the way, it may be an object of the lake, by another name."""
+    (tmp_path / "x").write_bytes(b"content")
+    (tmp_path / "y").write_bytes(b"another")
+    assert run(store.download("x", copy)).linked
+    assert not run(store.download("y", copy)).linked
+    assert (copy.read_bytes(), (tmp_path / "x").read_bytes()) == (b"another", b"content")
+    with pytest.raises(ObjectNotFound):
+        run(store.download("z", copy))

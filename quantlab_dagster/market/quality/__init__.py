@@ -1,0 +1,1 @@
+"""What a day is worth: the collectors' own windows of 15 minutes, judged by versioned rules."""

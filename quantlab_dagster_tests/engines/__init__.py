@@ -1,0 +1,1 @@
+"""Which engines read what is published, exactly, and what each must set: docs/engines.md."""
