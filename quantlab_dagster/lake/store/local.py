@@ -29,7 +29,7 @@ from quantlab_dagster.lake.store.objects import ObjectInfo, Staged
 from quantlab_dagster.lake.store.transfers import check_content
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
     from concurrent.futures import Future
 
     from obstore import ListStream, ObjectMeta, PutResult
@@ -187,7 +187,6 @@ class LocalStore(Store):
             return await self._etag_after_put(key, None)
 
     async def _delete_unchanged(self, key: str, etag: str) -> bool:
-        # In one go in a thread: an hour of the event lake has dozens, and each hand-over costs more than the deletion.
         lock = self._lock_of(key)
         while True:
             gone = await self._threaded(key, self._delete_if_free, key, etag, lock)
@@ -212,8 +211,20 @@ class LocalStore(Store):
             os.close(held)
         return True
 
-    async def _bulk_delete(self) -> None:
-        """Nothing does: each is looked at and unlinked under its lock."""
+    async def _bulk_delete(self) -> Callable[[Sequence[tuple[str, str]]], Awaitable[Collection[str]]]:
+        return self._delete_together
+
+    async def _delete_together(self, versions: Sequence[tuple[str, str]]) -> list[str]:
+        """All in one thread, each looked at and unlinked under its lock: a hand-over costs more than the deletion."""
+        return await self._threaded(versions[0][0], self._delete_those_free, versions)
+
+    def _delete_those_free(self, versions: Sequence[tuple[str, str]]) -> list[str]:
+        gone: list[str] = []
+        for key, etag in versions:
+            with suppress(Exception):  # it is tried again by itself, which says why it cannot be
+                if self._delete_if_free(key, etag, self._lock_of(key)):
+                    gone.append(key)
+        return gone
 
     async def _capabilities(self) -> Capabilities:
         # By locks, which only we take: whoever writes without them is looked for right before a file is unlinked.

@@ -631,7 +631,10 @@ def test_a_malformed_state_fails_the_tick_and_is_named(
 def test_a_tick_stays_cheap_with_years_of_history(
     lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five years of fifteen assets: all of it settled, and then all of it open, against a deployment of yesterday."""
+    """Five years of fifteen assets: all of it settled, and then all of it open, against a deployment of yesterday.
+
+    CPU seconds: what else the machine does must not show.
+    """
     monkeypatch.setenv("QUANTLAB_START_DATE", "2021-01-01")
     monkeypatch.setenv("QUANTLAB_EXCHANGES", "binance,bybit,okx")
     monkeypatch.setenv("QUANTLAB_STREAMS", "bbo,trade,mark_price,funding,open_interest")
@@ -640,9 +643,9 @@ def test_a_tick_stays_cheap_with_years_of_history(
     def seconds() -> float:
         best = 60.0
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.process_time()
             tick(instance)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         return best
 
     set_state(lakes, lambda before: begin(before, day(12), NOW))
