@@ -105,7 +105,7 @@ def merge(
                 threads=threads,
                 split=split,
             ) as writer,
-            closing(ahead(iter(windows))) as frames,
+            closing(ahead(iter(windows)) if windows.count > 1 else iter(windows)) as frames,
         ):
             for frame in frames:
                 if cancelled():

@@ -11,6 +11,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -212,9 +213,12 @@ class Surveyor:
             BadPart: as `add`.
         """
         with self._sound_copies():
-            self._scan_pending()
+            last = self._begin_pending()
             while self._coming:
                 self._take_next()
+            if last is not None:  # here, since nothing else is left to do: of few parts no thread is started
+                footers, scan_run = last
+                self._take(footers, scan_run())
         self._scanners.shutdown()
         reserved = frozenset({SEQ}) if self.order.numbered else frozenset()
         rows = np.array([footer.rows for footer in self._part_footers], dtype=np.int64)
@@ -258,11 +262,20 @@ class Surveyor:
 
     def _scan_pending(self) -> None:
         """Have the order column of the parts read whose scan has not begun."""
+        begun = self._begin_pending()
+        if begun is not None:
+            footers, scan_run = begun
+            self._coming.append((footers, self._scanners.submit(scan_run)))
+        while len(self._coming) > self.threads:
+            self._take_next()
+
+    def _begin_pending(self) -> tuple[list[Footer], Callable[[], _Scanned]] | None:
+        """The parts whose scan has not begun: their footers, and what scans them; None without any."""
         parts = self._parts[self._begun_parts :]
         footers = self._part_footers[self._begun_parts :]
         is_first, self._begun_parts, self._pending_rows = not self._begun_parts, len(self._parts), 0
         if not parts:
-            return
+            return None
         # Fails early, and names the culprit, where the order column is missing or no integer.
         columns = unite(parts, footers, self.order.column, rename=self.order.rename)
         self._only = columns if is_first else None
@@ -273,22 +286,21 @@ class Surveyor:
         )
         self._begun_rows += int(run.rows.sum())
         if not run.filled:
-            self._coming.append((footers, self._scanners.submit(_Scanned, [], [], {})))
-        elif (frame := self._kept_frame(run)) is not None:
+            return footers, partial(_Scanned, [], [], {})
+        if (frame := self._kept_frame(run)) is not None:
             if self._constants is None:
                 self._constants = _same_everywhere(frame.head(_FIRST_ROWS), columns)
-            self._coming.append((footers, self._scanners.submit(self._seen_together, run, frame, self._constants)))
-        else:
-            if self._constants is None:
-                self._constants = _first_constants(run)
-            self._coming.append((footers, self._scanners.submit(self._scanned, run, self._constants)))
-        while len(self._coming) > self.threads:
-            self._take_next()
+            return footers, partial(self._seen_together, run, frame, self._constants)
+        if self._constants is None:
+            self._constants = _first_constants(run)
+        return footers, partial(self._scanned, run, self._constants)
 
     def _take_next(self) -> None:
         """Add what was seen of the run whose scan began first."""
         footers, coming = self._coming.popleft()
-        scanned = coming.result()
+        self._take(footers, coming.result())
+
+    def _take(self, footers: list[Footer], scanned: _Scanned) -> None:
         ranges = iter(scanned.ranges)
         self._ranges += [next(ranges) if footer.rows else (0, 0) for footer in footers]
         self._samples += scanned.samples

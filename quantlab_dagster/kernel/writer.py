@@ -119,9 +119,12 @@ class SortedFileWriter:
         self._waiting.append(frame)
         self._waiting_rows += frame.height
         while self._waiting_rows >= self._group_rows:
-            self._submit_group()
+            group, first = self._next_group()
+            self._make_room()
+            self._coming.append(self._encoders.submit(self._encoded, group, first))
 
-    def _submit_group(self) -> None:
+    def _next_group(self) -> tuple[list[pl.DataFrame], int]:
+        """The rows of the next row group, and how many come before them."""
         group: list[pl.DataFrame] = []
         rows = missing = min(self._group_rows, self._waiting_rows)
         self._waiting_rows -= missing
@@ -134,10 +137,8 @@ class SortedFileWriter:
             missing -= frame.height
         if not self._submitted_rows:
             self._options |= self._encodings(group, rows)
-        while len(self._coming) >= self._threads:
-            self._write_next()
-        self._coming.append(self._encoders.submit(self._encoded, group, self._submitted_rows))
         self._submitted_rows += rows
+        return group, self._submitted_rows - rows
 
     def _encodings(self, group: list[pl.DataFrame], rows: int) -> dict[str, Any]:
         sample = self._table(pl.concat(group, rechunk=True).head(sample_rows(rows)))
@@ -158,8 +159,14 @@ class SortedFileWriter:
         where, constants = str(self._path), self._columns.constants
         return piece, digest_group(content, where, self._order, constants=constants, first=first)
 
+    def _make_room(self) -> None:
+        while len(self._coming) >= self._threads:
+            self._write_next()
+
     def _write_next(self) -> None:
-        piece, digest = self._coming.popleft().result()
+        self._write(*self._coming.popleft().result())
+
+    def _write(self, piece: Piece, digest: FileDigest) -> None:
         self._pieces.append(self._stitcher.append(piece))
         self._digests.append(digest)
 
@@ -175,10 +182,13 @@ class SortedFileWriter:
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _finish(self) -> None:
-        if self._waiting_rows:
-            self._submit_group()
+        self._make_room()
+        # The last one here, where it is waited for anyway: for a file of one row group no thread is started.
+        last = [self._encoded(*self._next_group())] if self._waiting_rows else []
         while self._coming:
             self._write_next()
+        for piece, digest in last:
+            self._write(piece, digest)
         self._stitcher.finish(self._footer())
         self._file.close()
         sha256 = check_stitched(self._path, self._pieces, self._stitcher.starts)
