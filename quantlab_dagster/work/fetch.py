@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChecksumVerifier", "Copies", "Source", "fetch_files", "fetch_parts", "fetch_survey", "hand"]
 
-_PARTS_PER_BATCH = 128
+_PARTS_PER_BATCH = 256
 
 
 @dataclass(slots=True)

@@ -138,10 +138,10 @@ def test_recent_hours_that_may_not_be_read_fail_loudly(lake: EventLake, closed: 
 def test_a_denied_deletion_is_no_withheld_hour(lake: EventLake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.put_spec(spec())
 
-    async def denied(self: LocalStore, key: str, _etag: str) -> bool:
+    def denied(self: LocalStore, key: str, _etag: str, _lock: Path) -> bool:
         raise AccessDenied(self.name(key), "access denied")
 
-    monkeypatch.setattr(LocalStore, "_delete_unchanged", denied)
+    monkeypatch.setattr(LocalStore, "_delete_if_free", denied)
     [outcome] = lake.sweep(now=NOW).outcomes
     assert (outcome.status, outcome.withheld) == (HourStatus.FAILED, "")
     assert lake.slot(OLD).plan is not None

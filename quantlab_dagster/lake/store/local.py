@@ -55,7 +55,7 @@ class LocalStore(Store):
         root: the directory.
     """
 
-    at_once = 32
+    at_once = 128
     etags_are_sums = False
 
     def __init__(self, url: str, root: Path) -> None:
