@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import threading
 import time
 from functools import cache
 from typing import TYPE_CHECKING, Self
@@ -38,26 +39,32 @@ class Asked:
         self.is_at_work = False
         self.is_over = False
         _wait_at_exit()
-        _live.add(self)
+        with _turn:
+            _live.add(self)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> pl.DataFrame:
         if self.is_over:  # not an end: rows must not be left out of what somebody may yet look at
-            _live.discard(self)
+            self._forget()
             raise RuntimeError(_ENDED)
         self.is_at_work = True
         try:
             return next(self._frames)
         except BaseException:
-            _live.discard(self)
+            self._forget()
             raise
         finally:
             self.is_at_work = False
 
+    def _forget(self) -> None:
+        with _turn:
+            _live.discard(self)
+
 
 _live: WeakSet[Asked] = WeakSet()
+_turn = threading.Lock()
 
 
 @cache
@@ -68,11 +75,20 @@ def _wait_at_exit() -> None:
 def _end() -> None:
     """Nothing more is begun; wait for what is at work, and a moment for what Polars then does without us."""
     began = time.monotonic()
-    for one in list(_live):
-        one.is_over = True
-    while left := list(_live):
-        at_work = any(one.is_at_work for one in left)
+    while (at_work := _called_off()) is not None:
         if time.monotonic() - began > (_MOST_SECONDS_OF_A_FRAME if at_work else _SECONDS_TO_BE_LET_GO):
             break
         time.sleep(_PAUSE_SECONDS)
     time.sleep(_SECONDS_TO_SETTLE)
+
+
+def _called_off() -> bool | None:
+    """Give no more to those who still ask; whether a frame is being made for one of them, or None without any.
+
+    It keeps none of them: Polars is about to let go of them.
+    """
+    with _turn:
+        left = list(_live)
+    for one in left:
+        one.is_over = True
+    return any(one.is_at_work for one in left) if left else None

@@ -90,6 +90,18 @@ def test_the_end_does_not_wait_long_for_what_nobody_asks(monkeypatch: pytest.Mon
     assert held.is_over
 
 
+def test_the_end_goes_on_when_the_last_one_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "_SECONDS_TO_BE_LET_GO", 60.0)
+    sources = [Asked(frames(5)), Asked(frames(5))]
+    ending = threading.Thread(target=asked._end, daemon=True)
+    ending.start()
+    while not all(source.is_over for source in sources):  # no name of one of them is left behind
+        time.sleep(0.001)
+    sources.clear()
+    ending.join(20)
+    assert not ending.is_alive(), "keeps what was let go of"
+
+
 def test_what_is_begun_behind_the_end_is_whole() -> None:
     """Somebody else's exit handler may read, too."""
     asked._end()
