@@ -80,7 +80,7 @@ def merge(
         bucket_width: width of the histogram's buckets, in units of the order column.
         metadata: key-value pairs for the file.
         row_group_rows: rows per row group of the file, where the usual number does not fit.
-        threads: how many row groups are encoded at once; they do not show in the bytes.
+        threads: how many row groups are encoded, and batches distributed, at once; they do not show in the bytes.
         split: whether floats may be split into streams of bytes (`encodings`).
         observer: watches the rows as they are handed to the file.
         cancelled: asked between windows; when it says yes the merge stops.
@@ -92,7 +92,7 @@ def merge(
         MachineFault: what lay on the disk was damaged there.
     """
     with sound_copies(survey.parts, always=True):
-        windows = _windows(survey, scratch, budget_bytes, row_group_rows or ROW_GROUP_ROWS, cancelled)
+        windows = _windows(survey, scratch, budget_bytes, row_group_rows or ROW_GROUP_ROWS, threads, cancelled)
         ledger = Ledger()
         observation = observer.begin(survey.columns.constants) if observer is not None else None
         with (
@@ -137,7 +137,7 @@ def merge(
 
 
 def _windows(
-    survey: Survey, scratch: Path, budget_bytes: int, row_group_rows: int, cancelled: Callable[[], bool]
+    survey: Survey, scratch: Path, budget_bytes: int, row_group_rows: int, threads: int, cancelled: Callable[[], bool]
 ) -> Windows:
     if survey.decoded is not None and survey.decoded.estimated_size() <= budget_bytes // KEPT_SHARE:
         return _Whole(survey, survey.decoded)
@@ -147,7 +147,7 @@ def _windows(
     if not plan.distribute:
         return SweptWindows(survey, plan)
     check_room(scratch, bytes_a_row * int(survey.rows.sum()), survey.parts[0].key)  # they all lie there, decoded
-    return SpreadWindows(survey, plan, scratch, rows, cancelled)
+    return SpreadWindows(survey, plan, scratch, rows, cancelled, threads)
 
 
 class _Whole:

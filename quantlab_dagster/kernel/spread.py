@@ -8,7 +8,11 @@ external bucket sort, Knuth TAOCP 3, 5.4.9).
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -38,6 +42,7 @@ class SpreadWindows:
         scratch: directory for the runs, one Arrow stream after another in one file per window; removed as they are
             read.
         batch_rows: how many rows to decode at once; a single row group may be larger.
+        threads: how many batches are decoded and taken apart at once, each of its share of those rows.
         cancelled: asked between batches.
 
     Raises:
@@ -46,12 +51,19 @@ class SpreadWindows:
     """
 
     def __init__(
-        self, survey: Survey, plan: WindowPlan, scratch: Path, batch_rows: int, cancelled: Callable[[], bool]
+        self,
+        survey: Survey,
+        plan: WindowPlan,
+        scratch: Path,
+        batch_rows: int,
+        cancelled: Callable[[], bool],
+        threads: int = 2,
     ) -> None:
         self._survey = survey
         self._plan = plan
         self._scratch = scratch
-        self._batch_rows = batch_rows
+        self._batch_rows = max(1, batch_rows // threads)
+        self._threads = threads
         self._cancelled = cancelled
         self._checksums: dict[int, int] = {}
         self.count = len(plan.windows)
@@ -73,22 +85,38 @@ class SpreadWindows:
         return self._scratch / f"run-{index:06d}.arrows"
 
     def _distribute(self) -> None:
+        """Several batches at once; their rows are appended in their order."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="spread") as pool:
+            coming: deque[Future[_Batch]] = deque()
+            try:
+                for decode in self._batches():
+                    if self._cancelled():
+                        raise Cancelled
+                    while len(coming) > self._threads:  # one more than are in work: this thread writes meanwhile
+                        self._append(coming.popleft().result())
+                    coming.append(pool.submit(self._taken_apart, decode))
+                while coming:
+                    self._append(coming.popleft().result())
+            finally:
+                for batch in coming:
+                    batch.cancel()
+
+    def _taken_apart(self, decode: Callable[[], pl.DataFrame]) -> _Batch:
+        """What goes to which run; in a thread, so that nothing of this is changed."""
         columns = self._survey.columns
-        for decoded in self._batches():
-            if self._cancelled():
-                raise Cancelled
-            frame = hashed(decoded, columns)
-            self.content = add_hashes(self.content, frame[columns.helper(HASH)])
-            for window, rows in by_window(frame, self._window_of(frame)):
-                table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, table.schema) as stream:
+        frame = hashed(decode(), columns)
+        return _Batch(frame[columns.helper(HASH)], list(by_window(frame, self._window_of(frame))))
+
+    def _append(self, batch: _Batch) -> None:
+        self.content = add_hashes(self.content, batch.hashes)
+        for window, rows in batch.windows:
+            table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+            with self._path(window).open("ab") as file:
+                summed = _Summed(file, self._checksums.get(window, 0))
+                with pa.ipc.new_stream(pa.PythonFile(summed, "w"), table.schema) as stream:
                     stream.write_table(table)
-                content = sink.getvalue()
-                # Not only against another value: Arrow may end the process over a stream that is damaged.
-                self._checksums[window] = zlib.crc32(content, self._checksums.get(window, 0))
-                with self._path(window).open("ab") as file:
-                    file.write(content)
+            # Not only against another value: Arrow may end the process over a stream that is damaged.
+            self._checksums[window] = summed.checksum
 
     def _window_of(self, frame: pl.DataFrame) -> np.ndarray:
         """Which window each row belongs to."""
@@ -96,18 +124,19 @@ class SpreadWindows:
         positions = frame[self._survey.columns.helper(POSITION)].to_numpy()
         return window_indices(self._plan.cuts, keys, positions)
 
-    def _batches(self) -> Iterator[pl.DataFrame]:
-        """All rows of all parts in position order, in frames of about `batch_rows` rows."""
+    def _batches(self) -> Iterator[Callable[[], pl.DataFrame]]:
+        """What decodes all rows of all parts in position order, in frames of about `batch_rows` rows."""
         survey = self._survey
         waiting: list[int] = []
         for index in np.flatnonzero(survey.rows).tolist():
             rows = int(survey.rows[index])
             if waiting and int(survey.rows[waiting].sum()) + rows > self._batch_rows:
-                yield self._read(waiting)
+                yield partial(self._read, waiting)
                 waiting = []
             if rows > self._batch_rows:
                 for part_slice in survey.footers[index].slices(self._batch_rows):
-                    yield read_parts(
+                    yield partial(
+                        read_parts,
                         [survey.parts[index]],
                         survey.columns,
                         survey.first_positions[[index]],
@@ -117,7 +146,7 @@ class SpreadWindows:
             else:
                 waiting.append(index)
         if waiting:
-            yield self._read(waiting)
+            yield partial(self._read, waiting)
 
     def _read(self, indices: list[int]) -> pl.DataFrame:
         survey = self._survey
@@ -127,6 +156,32 @@ class SpreadWindows:
             survey.first_positions[indices],
             survey.rows[indices],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that were decoded together: the hash of each, and those of each window."""
+
+    hashes: pl.Series
+    windows: list[tuple[int, pl.DataFrame]]
+
+
+class _Summed:
+    """What PyArrow takes for a file: a file, and the checksum of what goes into it, without a copy of it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO, checksum: int) -> None:
+        self._file = file
+        self.checksum = checksum
+
+    def write(self, content: Any) -> int:
+        """Write bytes, or what has some."""
+        self.checksum = zlib.crc32(content, self.checksum)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
 
 
 def _read_run(path: Path, checksum: int) -> pl.DataFrame:

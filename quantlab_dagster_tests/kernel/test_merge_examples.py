@@ -388,7 +388,7 @@ def test_seq_is_an_ordinary_column_where_rows_are_not_numbered(tmp_path: Path) -
 # -- Stopping --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [1, 2, 5])
+@pytest.mark.parametrize("call", [1, 5, 6])
 @pytest.mark.parametrize("shuffled", [False, True], ids=["windows", "runs"])
 def test_cancelled_merge_stops_and_leaves_no_runs(tmp_path: Path, call: int, *, shuffled: bool) -> None:
     ts_event = np.arange(10_000)
@@ -410,7 +410,7 @@ def test_cancelled_merge_stops_and_leaves_no_runs(tmp_path: Path, call: int, *, 
         merge(survey, tmp_path / "out", scratch=scratch, budget_bytes=4 << 20, cancelled=cancelled)
     assert not list(scratch.iterdir())
     assert next(calls) == call + 1  # it did not go on asking
-    assert (most > 0) == (shuffled and call > 1)
+    assert (most > 0) == (shuffled and call > 4)  # three batches are under way before one is on the disk
 
 
 def test_cancelled_while_reading_runs(tmp_path: Path) -> None:
