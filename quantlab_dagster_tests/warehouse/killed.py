@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from quantlab_dagster.lake.store.local import LocalStore
 from quantlab_dagster.lake.store.objects import S3Options
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster.lake.store.probing import answers_of
@@ -38,30 +39,53 @@ if TYPE_CHECKING:
 CHANGES = ("compare_and_swap", "stage", "publish", "discard", "delete_unchanged", "delete_all_unchanged")
 
 
+class _Changes:
+    """The names of the changes made; the process dies right after the N-th, before anybody knows of it."""
+
+    def __init__(self, number: int) -> None:
+        self.made: list[str] = []
+        self._number = number
+
+    def count(self, name: str) -> None:
+        self.made.append(name)
+        if len(self.made) == self._number:
+            sys.stdout.write(f"died after change {self._number}: {name}\n")
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def deadly(self, name: str, method: Any) -> Any:
+        @wraps(method)
+        async def wrapped(*arguments: Any, **options: Any) -> Any:
+            result = await method(*arguments, **options)
+            self.count(name)
+            return result
+
+        return wrapped
+
+    def deadly_deletion(self, method: Any) -> Any:
+        @wraps(method)
+        def wrapped(*arguments: Any) -> Any:
+            result = method(*arguments)
+            if result:
+                self.count("delete_unchanged")
+            return result
+
+        return wrapped
+
+
 def kill_after(store: Store, number: int) -> list[str]:
     """Let the process die right after the N-th change to stores of this kind, before anybody knows that it was made.
 
     Returns:
         The names of the changes made, which grows.
     """
-    kind, made = type(store), list[str]()
-
-    def deadly(name: str, method: Any) -> Any:
-        @wraps(method)
-        async def wrapped(*arguments: Any, **options: Any) -> Any:
-            result = await method(*arguments, **options)
-            made.append(name)
-            if len(made) == number:
-                sys.stdout.write(f"died after change {number}: {name}\n")
-                sys.stdout.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return wrapped
-
+    kind, changes = type(store), _Changes(number)
     for name in CHANGES:
-        setattr(kind, name, deadly(name, getattr(kind, name)))
-    return made
+        if name != "delete_unchanged" or kind is not LocalStore:
+            setattr(kind, name, changes.deadly(name, getattr(kind, name)))
+    if kind is LocalStore:  # which deletes many one after the other in a thread, without asking for each
+        kind._delete_if_free = changes.deadly_deletion(kind._delete_if_free)  # type: ignore[method-assign]
+    return changes.made
 
 
 def main(url: str, scratch: Path, number: int, now: dt.datetime) -> int:
