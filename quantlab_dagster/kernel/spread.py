@@ -57,7 +57,7 @@ class SpreadWindows:
         scratch: Path,
         batch_rows: int,
         cancelled: Callable[[], bool],
-        threads: int = 2,
+        threads: int,
     ) -> None:
         self._survey = survey
         self._plan = plan

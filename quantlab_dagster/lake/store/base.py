@@ -519,7 +519,7 @@ class Store(Requesting):
 
     @abstractmethod
     async def _bulk_delete(self) -> Callable[[Sequence[tuple[str, str]]], Awaitable[Collection[str]]] | None:
-        """What deletes several objects on condition in one request, for `delete_all`; None if nothing does."""
+        """What deletes several objects on condition in one go, for `delete_all`; None if nothing does."""
 
     @abstractmethod
     async def _capabilities(self) -> Capabilities:
