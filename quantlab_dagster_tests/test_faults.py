@@ -174,7 +174,7 @@ def test_what_is_never_released_is_never_forwarded(server: HTTPServer) -> None:
         idle = socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2])))
     thread.join(10)
     idle.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 9
     assert Recorder.requests == []
     assert len(errors) == 1
 

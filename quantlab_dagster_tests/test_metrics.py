@@ -401,7 +401,7 @@ def test_a_gateway_that_is_down_is_a_warning(target: MetricsTarget, caplog: pyte
     down = replace(target, pushgateway_url=gone.url)
     started = time.monotonic()
     record_run(down, BBO, NOW)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 4.5
     assert written(target)["runs_total binance/bbo success"] == 1
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -424,7 +424,7 @@ def test_a_gateway_that_is_slow_is_not_waited_for(
     gateway.answer.clear()
     started = time.monotonic()
     record_run(replace(target, pushgateway_url=gateway.url), BBO, NOW, push_timeout=0.3)
-    assert 0.3 <= time.monotonic() - started < 3
+    assert 0.3 <= time.monotonic() - started < 4.5
     assert written(target)["runs_total binance/bbo success"] == 1
     (record,) = caplog.records
     assert "timed out" in record.getMessage()

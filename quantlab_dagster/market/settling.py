@@ -488,7 +488,7 @@ def _put_off_before(state: State, first: dt.date, pairs: Collection[Pair]) -> li
 
 def owing_pairs(state: State, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:
     """The pairs for which a day is open."""
-    return [pair for pair in pairs if state.owes(pair, day)]
+    return state.owing(day, pairs)
 
 
 def missing_pairs(state: State, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:

@@ -288,24 +288,34 @@ class State(Record):
 
     def covers(self, pair: Pair, day: dt.date) -> bool:
         """Whether a day is settled for a pair."""
+        return bool(self._covered(day, [pair]))
+
+    def _covered(self, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:
+        """The pairs for which a day is settled."""
         if self.settled_pairs is None:
-            return self.is_settled(day)
-        return contains(self.settled_pairs.get(str(pair), ()), day_text(day))
+            return list(pairs) if self.is_settled(day) else []
+        text = day_text(day)
+        return [pair for pair in pairs if contains(self.settled_pairs.get(str(pair), ()), text)]
 
     def is_covered_for_any(self, text: str) -> bool:
         """Whether a day (YYYYMMDD) is settled for some pair: then it stays failed until it is rolled up for all."""
         return any(contains(ranges, text) for ranges in (self.settled_pairs or {}).values())
 
     def owes(self, pair: Pair, day: dt.date) -> bool:
-        """Whether a day is to be settled for a pair: it is not, and does not lie before the beginning, or was begun.
+        """Whether a day is to be settled for a pair."""
+        return bool(self.owing(day, [pair]))
+
+    def owing(self, day: dt.date, pairs: Iterable[Pair]) -> list[Pair]:
+        """The pairs that a day is to be settled for: it is not, and does not lie before the beginning, or was begun.
 
         What lies before the beginning is an operator's matter; but a day that was asked for, and put off because it is
         PARTIAL, is looked at again like any other.
         """
-        if self.covers(pair, day):
-            return False
-        begun = str(pair) in self.open_days.get(day_text(day), {})
-        return begun or (self.beginning is not None and day >= self.beginning)
+        asked = list(pairs)
+        covered = set(self._covered(day, asked))
+        first, begun = self.beginning, self.open_days.get(day_text(day), {})
+        due = first is not None and day >= first
+        return [pair for pair in asked if pair not in covered and (due or str(pair) in begun)]
 
     def waits(self, day: dt.date) -> QualityNote | None:
         """Why a day is left open although nothing failed: it is PARTIAL, and looked at again. None if it is not."""

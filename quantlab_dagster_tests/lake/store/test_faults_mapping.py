@@ -80,7 +80,7 @@ def test_access_denied(rig: Rig, who: str, tmp_path: Path) -> None:
         assert isinstance(caught.value, PermissionError)
         assert "credentials" in caught.value.remedy
         assert secret not in "".join(traceback.format_exception(caught.value))
-    assert time.monotonic() - began < 5, "denied requests are retried"
+    assert time.monotonic() - began < 20, "denied requests are retried"
 
 
 def test_nothing_listening_at_the_endpoint(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_nothing_listening_at_the_endpoint(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
             run(request())
-        assert time.monotonic() - began < 3, name
+        assert time.monotonic() - began < 10, name
         assert_helpful(caught.value, store, "a/" if "list" in name else "a/b")
         assert f"127.0.0.1:{port}" in str(caught.value)
         assert isinstance(caught.value, ConnectionError)

@@ -183,7 +183,7 @@ def test_waiting_can_be_cancelled(rig: Rig) -> None:
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 run(asyncio.wait_for(request, 0.1))
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
     assert run(direct.get("x"))[0] == b"x"
 
 
