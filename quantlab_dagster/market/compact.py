@@ -39,6 +39,7 @@ from quantlab_dagster.market.outcome import (
 )
 from quantlab_dagster.market.plan import Action, Plan, Requested, each_plan, plan_symbol_day
 from quantlab_dagster.market.publish import (
+    lift_quarantine,
     publish_day,
     publish_label,
     publish_quarantine,
@@ -180,7 +181,8 @@ async def _compact_pair(
         async with Merging(place.limits, cores=min(4, os.cpu_count() or 1)) as merging:
             step = _Step(place, scratch, merging, listener, requested)
             ended = await step.run([SymbolDay(pair.exchange, pair.stream, symbol, day) for symbol in found])
-    outcomes = tuple(outcome for outcome in ended if outcome.status is not Status.NO_FILES or symbols)
+    # Where there are no files there is nothing to tell, unless a record says otherwise.
+    outcomes = tuple(one for one in ended if symbols or one.status is not Status.NO_FILES or one.action is Action.LIFT)
     requests = {name: number - before.get(name, 0) for name, number in place.requests().items()}
     return PairOutcome(pair, day, outcomes, time.monotonic() - started, requests)
 
@@ -224,9 +226,7 @@ class _Step:
     async def _attempts(self, symbol_day: SymbolDay) -> Outcome:
         """Plan and build; plan anew when the raw parts or the published day changed under our hands."""
         for attempt in range(1, _ATTEMPTS + 1):
-            quality = await self._qualities.of(symbol_day.day)
-            plan = await plan_symbol_day(self._place.raw, self._place.compact, symbol_day, self._requested, quality)
-            outcome = standing(plan) if plan.action not in _ACTED_UPON else None
+            plan, outcome = await self._look(symbol_day)
             if outcome is not None:
                 if attempt > 1:
                     await self._mend_sources(plan)
@@ -247,6 +247,21 @@ class _Step:
                 logger.info("%s: planning anew, attempt %d: %s", symbol_day, attempt + 1, error)
                 await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _look(self, symbol_day: SymbolDay) -> tuple[Plan, Outcome | None]:
+        """Plan, and say what it counts as where nothing is to be done. A quarantine without its cause goes."""
+        plan = before = await self._plan(symbol_day)
+        if before.action is Action.LIFT:
+            await lift_quarantine(self._place.compact, before)
+            plan = await self._plan(symbol_day)
+        outcome = standing(plan) if plan.action not in _ACTED_UPON else None
+        if before.action is Action.LIFT and outcome is not None and outcome.status is Status.NO_FILES:
+            outcome = replace(outcome, action=Action.LIFT, reason=before.reason)
+        return plan, outcome
+
+    async def _plan(self, symbol_day: SymbolDay) -> Plan:
+        quality = await self._qualities.of(symbol_day.day)
+        return await plan_symbol_day(self._place.raw, self._place.compact, symbol_day, self._requested, quality)
 
     async def _mend_sources(self, plan: Plan) -> None:
         """After a conflict the other writer's day stands, but our sources may lie over its own: then put those back."""

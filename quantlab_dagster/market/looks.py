@@ -45,7 +45,7 @@ class Look:
         return self.outcome is None or self.outcome.status is Status.FAILED
 
 
-_TO_DO = (Action.BUILD, Action.RELABEL, Action.QUARANTINE)
+_TO_DO = (Action.BUILD, Action.RELABEL, Action.QUARANTINE, Action.LIFT)
 
 
 def look_of(plan: Plan) -> Look:

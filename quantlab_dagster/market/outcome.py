@@ -221,6 +221,7 @@ _UNBUILT = {
     Action.UP_TO_DATE: Status.SUCCESS,
     Action.KEEP: Status.SUCCESS,
     Action.QUARANTINED: Status.QUARANTINE,
+    Action.LIFT: Status.QUARANTINE,
     Action.BROKEN: Status.FAILED,
     Action.NO_FILES: Status.NO_FILES,
 }

@@ -54,6 +54,7 @@ class Action(StrEnum):
     SKIP = "skip"
     UP_TO_DATE = "up_to_date"
     QUARANTINED = "quarantined"
+    LIFT = "lift"
     KEEP = "keep"
     BROKEN = "broken"
     NO_FILES = "no_files"
@@ -192,13 +193,34 @@ def decide(
     action, reason = _decide(sources, raw_fingerprint, published, requested, quality)
     stays = action in (Action.UP_TO_DATE, Action.KEEP) and not requested.overwrite
     label = _new_label(published, quality) if stays else ""
+    over = _over(action, raw_fingerprint, published, requested)
+    if over:
+        return Action.LIFT, f"its quarantine is over: {over}"
     return (Action.RELABEL, f"{label}; {reason}") if label else (action, reason)
+
+
+def _over(action: Action, raw_fingerprint: str, published: Published, requested: Requested) -> str:
+    """Why the quarantine beside a symbol-day holds no longer, although nothing is built; empty if it does."""
+    known, meta = published.quarantine, published.meta
+    if known is None:
+        return ""
+    ours = meta is not None and meta.raw_fingerprint == raw_fingerprint
+    if action is Action.UP_TO_DATE and (ours or known.raw_fingerprint != raw_fingerprint):
+        return "the published day has the rows of all raw parts that there are"
+    if action is Action.QUARANTINED and raw_fingerprint == fingerprint(()):
+        if known.part is not None and known.source_files == 1 and not published.data:
+            return "its only raw part is gone"
+        if requested.allow_shrink:
+            return "its raw parts are gone, which is allowed"
+    return ""
 
 
 def _decide(
     sources: Sequence[Source], raw_fingerprint: str, published: Published, requested: Requested, quality: DayQuality
 ) -> tuple[Action, str]:
     if not sources and published.meta is None and published.data is None:
+        if published.quarantine is not None:
+            return Action.QUARANTINED, f"{published.quarantine.reason}; its raw parts are gone"
         return Action.NO_FILES, "no raw parts"
     fine = _up_to_date(sources, raw_fingerprint, published)
     if fine and not requested.overwrite:
@@ -328,6 +350,9 @@ def _read(published: Published) -> tuple[Source, ...] | None:
 def _stays(published: Published, cause: str, remedy: str = "") -> tuple[Action, str]:
     """The day is not built: what is published stays, what is half published is broken."""
     cause = f"{_WRITTEN_OVER}; {cause}" if published.written_over else cause
+    quarantine = published.quarantine
+    if published.committed and quarantine is not None and quarantine.day_quality is None:  # readers refuse it for that
+        return Action.QUARANTINED, f"{quarantine.reason}; and {cause}{f' ({remedy})' if remedy else ''}"
     if published.committed:
         return Action.KEEP, f"{cause}; the published day stays as it is{f' ({remedy})' if remedy else ''}"
     wrong = "is not what meta.json says" if published.meta else "has no valid meta.json"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.work.merging import Built
 
 __all__ = [
+    "lift_quarantine",
     "publish_day",
     "publish_label",
     "publish_quarantine",
@@ -157,6 +158,11 @@ async def remove_withholding(compact: Store, plan: Plan) -> None:
     quarantine = plan.published.quarantine
     if quarantine is not None and quarantine.day_quality is not None:
         await compact.delete(plan.symbol_day.key(QUARANTINE))
+
+
+async def lift_quarantine(compact: Store, plan: Plan) -> None:
+    """Take back that a symbol-day is quarantined, where its cause is gone and nothing is to be built."""
+    await compact.delete(plan.symbol_day.key(QUARANTINE))
 
 
 def _refuse_fewer_rows(compact: Store, plan: Plan, rows: int) -> None:

@@ -123,6 +123,11 @@ def _findings(observer: Watched, seen: Seen) -> dict[str, str]:
             neighbours > seen.rows * NEIGHBOURS_SHARE,
             lambda: f"{neighbours:,} of {seen.rows:,} rows are of the neighbouring days",
         ),
+        (
+            "times_not_judged",
+            seen.rows and observer.ticks is None,
+            lambda: f"times were not judged: in no usual unit do they lie near {observer.day}",
+        ),
         ("not_checked", seen.problem, lambda: f"not everything could be looked at: {seen.problem}"),
     ]
     found = {name: text() for name, holds, text in sentences if holds}

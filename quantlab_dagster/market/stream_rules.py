@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 __all__ = ["CHECKS_VERSION", "EARLY_SECONDS", "NEIGHBOURS_SHARE", "STREAM_RULES", "StreamRules", "rules_of_stream"]
 
-CHECKS_VERSION = "1.0.0"
+CHECKS_VERSION = "1.1.0"
 """Of the table and of how it is applied: it stands beside the numbers."""
 
 EARLY_SECONDS = 1.0

@@ -22,6 +22,8 @@ _RECEIVED = "ts_recv"
 _KEPT_GAPS = 64
 _KEPT_VALUES = 1 << 20
 """Of one instant so many different values are remembered across windows: 8 MiB."""
+_KEPT_INTERVALS = 1 << 16
+"""So many runs of ids without a hole are remembered: 1 MiB."""
 
 _Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 _Bools = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -132,8 +134,7 @@ class StreamSums:
         if not values.size:
             return
         if self._received_ticks is None:
-            first = int(values[0])
-            self._received_ticks = ticks_per_second(first, first, self._observer.day) or 0
+            self._received_ticks = ticks_per_second(int(values[0]), int(values[-1]), self._observer.day)
         if not self._received_ticks:
             return
         if self._received_ticks != ticks:  # another unit than the event's
@@ -251,9 +252,8 @@ class _Ids:
         self._repeats = _Repeats()
         self._numbers = True
         self._any = False
-        self._rows = 0
-        self._least = self._most = 0
-        self._jumps = 0
+        self._known = _Intervals()
+        self._repeated = 0
 
     def see(self, keys: _Ints, tied: _Bools, ids: pl.Series) -> None:
         if ids.null_count():
@@ -268,19 +268,8 @@ class _Ids:
             numbers = texts_or_integers.cast(pl.Int64, strict=False)
             self._numbers = not numbers.null_count()
             if self._numbers:
-                self._count(numbers.to_numpy())
+                self._repeated += numbers.len() - self._known.add(numbers.to_numpy())
         self._any = True
-
-    def _count(self, values: _Ints) -> None:
-        highest = np.maximum.accumulate(values)
-        if self._rows:
-            highest = np.maximum(highest, self._most)
-            self._jumps += int(values[0] > self._most + 1)
-        self._jumps += int(np.count_nonzero(values[1:] > highest[:-1] + 1))
-        least = int(values.min())
-        self._least = min(self._least, least) if self._rows else least
-        self._most = int(highest[-1])
-        self._rows += values.size
 
     def result(self) -> tuple[int | None, int, int | None]:
         """Missing, in how many places, and repeated; None what is not judged."""
@@ -288,5 +277,74 @@ class _Ids:
             return None, 0, None
         if not self._numbers:
             return None, 0, self._repeats.number
-        missing = max(0, self._most - self._least + 1 - (self._rows - self._repeats.number))
-        return missing, self._jumps if missing else 0, self._repeats.number
+        return self._known.missing, self._known.holes, self._repeated
+
+
+class _Intervals:
+    """A set of integers as closed intervals, ascending, none of them touching the next.
+
+    Of a set with too many holes the lowest intervals are let go: what comes below the others later is taken for new.
+    """
+
+    def __init__(self) -> None:
+        self._starts = self._ends = np.empty(0, dtype=np.int64)
+        self._least: int | None = None
+        self._below = 0  # values that were let go, or came below
+        self._holes_below = 0
+
+    def add(self, values: _Ints) -> int:
+        """Add values; returns how many of them were not there."""
+        ordered = _ascending(values)
+        self._least = int(ordered[0]) if self._least is None else min(self._least, int(ordered[0]))
+        below = int(np.searchsorted(ordered, self._starts[0])) if self._holes_below else 0
+        self._below += below
+        ordered = ordered[below:]
+        before = self._size
+        if ordered.size:
+            self._unite(*_runs(ordered))
+        new = below + self._size - before
+        spare = self._starts.size - _KEPT_INTERVALS
+        if spare > 0:
+            size = self._size
+            self._starts, self._ends = self._starts[spare:], self._ends[spare:]
+            self._below += size - self._size
+            self._holes_below += spare
+        return new
+
+    def _unite(self, starts: _Ints, ends: _Ints) -> None:
+        starts, ends = np.concatenate([self._starts, starts]), np.concatenate([self._ends, ends])
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], np.maximum.accumulate(ends[order])
+        apart = (starts[1:] > ends[:-1]) & (starts[1:] - 1 > ends[:-1])  # the least integer has none before it
+        self._starts, self._ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
+
+    @property
+    def _size(self) -> int:
+        return int((self._ends - self._starts).sum()) + self._starts.size
+
+    @property
+    def holes(self) -> int:
+        """In how many places values are missing between the least and the greatest."""
+        return self._holes_below + max(0, self._starts.size - 1) if self.missing else 0
+
+    @property
+    def missing(self) -> int:
+        """How many values are missing between the least and the greatest."""
+        if self._least is None:
+            return 0
+        return max(0, int(self._ends[-1]) - self._least + 1 - self._below - self._size)
+
+
+def _ascending(values: _Ints) -> _Ints:
+    """The values, each once. NumPy's `unique` takes ten times as long."""
+    if bool((values[1:] > values[:-1]).all()):
+        return values
+    ordered = np.sort(values)
+    once: _Ints = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+    return once
+
+
+def _runs(ordered: _Ints) -> tuple[_Ints, _Ints]:
+    """The first and the last values of the runs without a hole in ascending values, each once."""
+    apart = np.diff(ordered) != 1
+    return ordered[np.append(True, apart)], ordered[np.append(apart, True)]

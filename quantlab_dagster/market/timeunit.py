@@ -11,7 +11,10 @@ _SLACK = dt.timedelta(days=2)
 
 
 def ticks_per_second(low: int, high: int, day: dt.date) -> int | None:
-    """How many ticks of `ts_event` make a second, if its range lies near the day in one of the usual units.
+    """How many ticks of `ts_event` make a second, if its range, or one end of it, lies near the day in a usual unit.
+
+    One end is enough: a single row that lies far off must not hide what the others say. Ends that fit different units
+    say nothing.
 
     Args:
         low: least value.
@@ -24,10 +27,8 @@ def ticks_per_second(low: int, high: int, day: dt.date) -> int | None:
     midnight = dt.datetime.combine(day, dt.time(), dt.UTC)
     earliest = (midnight - _SLACK).timestamp()
     latest = (midnight + dt.timedelta(days=1) + _SLACK).timestamp()
-    for ticks in _TICKS:
-        if earliest <= low / ticks <= high / ticks <= latest:
-            return ticks
-    return None
+    near = {ticks for ticks in _TICKS for value in (low, high) if earliest <= value / ticks <= latest}
+    return near.pop() if len(near) == 1 else None
 
 
 def minute_width(low: int | None, high: int | None, day: dt.date) -> int | None:
@@ -39,6 +40,9 @@ def minute_width(low: int | None, high: int | None, day: dt.date) -> int | None:
 
 
 def time_of(value: int, ticks: int) -> dt.datetime:
-    """The time (UTC) that a value of `ts_event` stands for, to the microsecond."""
+    """The time (UTC) that a value of `ts_event` stands for, to the microsecond; the first or last one that there is."""
     seconds, rest = divmod(value, ticks)
+    first, last = (dt.datetime.combine(day, dt.time(), dt.UTC) for day in (dt.date.min, dt.date.max))
+    if not first.timestamp() <= seconds < last.timestamp():
+        return first if seconds < 0 else last
     return dt.datetime.fromtimestamp(seconds, dt.UTC) + dt.timedelta(microseconds=rest * 10**6 // ticks)

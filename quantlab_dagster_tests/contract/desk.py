@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,7 @@ def market_data(desk: Desk) -> None:
     desk(f"compact {one_day}", exits=1, document="compact", **_no_room(desk))
     _catch_up(desk)
     _accept(desk, bad)
+    shutil.rmtree(desk.compact / "calendar")
     desk(f"calendar {bad.day} --json", exits=0, document="calendar")
     desk("prune --json", exits=0, document="prune")
     desk("state show", exits=0, document="state")

@@ -19,6 +19,7 @@ from quantlab_dagster.errors import DayRefused, StoreUnavailable
 from quantlab_dagster.kernel.terms import Order
 from quantlab_dagster.lake.store.base import Store
 from quantlab_dagster.market import compact
+from quantlab_dagster.market.late import look_at
 from quantlab_dagster.market.outcome import PairOutcome, Status, Verdict, line
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.verify import verify_pair
@@ -215,6 +216,34 @@ def test_a_published_day_is_not_replaced_by_a_quarantine(lakes: Lakes) -> None:
     assert item.status is Status.QUARANTINE
     after = lakes.compact_keys()
     assert {key: etag for key, etag in after.items() if not key.endswith("quarantine.json")} == published
+
+
+def test_a_quarantine_is_lifted_when_its_part_is_gone_and_nothing_is_to_be_built(lakes: Lakes) -> None:
+    lakes.put_spec(spec())
+    lakes.put_raw(symbol_day("xrpusdt"), [corrupt_part(spec("xrpusdt"))])
+    lakes.run()
+    published = lakes.compact_keys()
+    lakes.put_raw(symbol_day(), [corrupt_part(spec())])
+    assert [item.status for item in lakes.run().outcomes] == [Status.QUARANTINE, Status.QUARANTINE]
+    for day in (symbol_day(), symbol_day("xrpusdt")):
+        asyncio.run(lakes.raw.delete(day.key(corrupt_part(spec(day.symbol)).name)))
+
+    async def look() -> list[tuple[Action, Status | None]]:
+        place = lakes.place()
+        looks = [await look_at(place, day) for day in (symbol_day(), symbol_day("xrpusdt"))]
+        assert all(look.stale is not None for look in looks), "a run is due"
+        return [(look.action, look.outcome.status if look.outcome else None) for look in looks]
+
+    assert asyncio.run(look()) == [(Action.LIFT, Status.QUARANTINE)] * 2
+    outcome = lakes.run()
+    ended = [(item.symbol_day.symbol, item.action, item.status, item.rows) for item in outcome.outcomes]
+    expected = [("adausdt", Action.UP_TO_DATE, Status.SUCCESS, 600), ("xrpusdt", Action.LIFT, Status.NO_FILES, 0)]
+    # On a store without directories nobody knows of a symbol without objects: it is to be named.
+    assert ended[:1] == expected[:1]
+    assert ended[1:] in ([], expected[1:])
+    [named] = lakes.run(symbols=["xrpusdt"]).outcomes
+    assert named.status is Status.NO_FILES
+    assert lakes.compact_keys() == {key: etag for key, etag in published.items() if "xrpusdt" not in key}
 
 
 @pytest.mark.guards("half-published")

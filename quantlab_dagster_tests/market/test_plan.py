@@ -152,6 +152,41 @@ def test_a_quarantine_holds_while_its_raw_parts_do(stands: Published) -> None:
     assert decide(more, fingerprint(more), published, PLAIN, NO_WINDOWS)[0] is Action.BUILD
 
 
+def of_junk(names: str, part: str | None = "x", source_files: int = 4) -> Quarantine:
+    return Quarantine(
+        raw_fingerprint=fingerprint(parts(names)), part=part, reason="bad", source_files=source_files or len(names)
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "published", "requested", "action", "reason"),
+    [
+        # The part that kept the day from being built anew is gone, or the day was published and the writer died then.
+        ("abc", replace(OURS, quarantine=of_junk("abcx")), PLAIN, Action.LIFT, "the rows of all raw parts"),
+        ("abc", replace(OURS, quarantine=of_junk("abc", None)), PLAIN, Action.LIFT, "the rows of all raw parts"),
+        ("abc", replace(OURS, quarantine=of_junk("abcx")), OVERWRITE, Action.BUILD, "asked to overwrite"),
+        ("abc", replace(FOREIGN, quarantine=of_junk("abcx")), PLAIN, Action.LIFT, "the rows of all raw parts"),
+        ("abc", replace(FOREIGN, quarantine=of_junk("abc")), PLAIN, Action.UP_TO_DATE, "by other software"),
+        # Rows that could have been read went with it: that is told, as readers refuse the day.
+        ("ab", replace(OURS, quarantine=of_junk("abcx")), PLAIN, Action.QUARANTINED, "bad; and 1 raw parts that were"),
+        ("ab", replace(OURS, quarantine=of_junk("abcx")), SHRINK, Action.BUILD, "raw parts arrived"),
+        ("", replace(OURS, quarantine=of_junk("abcx")), PLAIN, Action.QUARANTINED, "bad; and 3 raw parts that were"),
+        ("", replace(OURS, quarantine=of_junk("abcx")), SHRINK, Action.LIFT, "gone, which is allowed"),
+        ("", Published(quarantine=of_junk("x", source_files=1)), PLAIN, Action.LIFT, "its only raw part is gone"),
+        ("", Published(quarantine=of_junk("ax")), PLAIN, Action.QUARANTINED, "bad; its raw parts are gone"),
+        ("", Published(quarantine=of_junk("a", None, 1)), PLAIN, Action.QUARANTINED, "bad; its raw parts are gone"),
+        ("", Published(quarantine=of_junk("ax")), SHRINK, Action.LIFT, "gone, which is allowed"),
+        ("", replace(WITHOUT_META, quarantine=of_junk("x", source_files=1)), PLAIN, Action.BROKEN, "no valid meta"),
+    ],
+)
+def test_a_quarantine_ends_with_its_cause(
+    listed: str, published: Published, requested: Requested, action: Action, reason: str
+) -> None:
+    sources = parts(listed)
+    decided, why = decide(sources, fingerprint(sources), published, requested, NO_WINDOWS)
+    assert (decided, reason in why) == (action, True), why
+
+
 @pytest.mark.guards("mutant-fingerprint")
 @pytest.mark.parametrize("change", [{"name": "b"}, {"size_bytes": 2}, {"etag": "2"}])
 def test_a_fingerprint_is_of_name_size_and_etag(change: dict[str, Any]) -> None:

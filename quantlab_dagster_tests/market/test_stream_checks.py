@@ -11,14 +11,19 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantlab_dagster.lake.market import SymbolDay
+from quantlab_dagster.market import stream_sums
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.stream_checks import StreamObserver, checks_of, observer_of
 from quantlab_dagster.market.stream_rules import STREAM_RULES, StreamRules, rules_of_stream
 from quantlab_dagster.market.stream_seen import Seen
+from quantlab_dagster.market.stream_sums import _Ids
 from quantlab_dagster.synthetic.market import RawPart
 from quantlab_dagster.synthetic.quality import WindowsSpec, generate_windows
 from quantlab_dagster_tests.conftest import Rig
@@ -194,10 +199,40 @@ def test_ids() -> None:
     assert watched(quotes(0).drop("trade_id")).ids_repeated is None
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=12), min_size=1, max_size=8),
+    st.sampled_from([0, -(1 << 63), (1 << 63) - 41]),
+)
+def test_an_id_that_repeats_at_any_other_instant_is_counted_and_hides_no_missing_one(
+    windows: list[list[int]], base: int
+) -> None:
+    ids = _Ids()
+    for number, window in enumerate(windows):
+        keys = np.arange(len(window)) + 100 * number
+        ids.see(keys, np.zeros(len(window), dtype=np.bool_), pl.Series([base + value for value in window]))
+    seen = [value for window in windows for value in window]
+    missing = set(range(min(seen), max(seen) + 1)) - set(seen)
+    places = sum(1 for value in missing if value - 1 not in missing)
+    assert ids.result() == (len(missing), places, len(seen) - len(set(seen)))
+
+
+def test_ids_with_too_many_holes_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_sums, "_KEPT_INTERVALS", 10)
+    known = stream_sums._Intervals()
+    for start in range(0, 1_000, 100):
+        assert known.add(np.arange(start, start + 100, 2)) == 50
+    assert (known.missing, known.holes) == (499, 499)
+    assert known._starts.size == 10
+    assert known.add(np.array([500, 996, 998])) == 1, "what was let go is taken for new"
+    assert (known.missing, known.holes) == (498, 499)
+    assert known.add(np.array([997])) == 1
+    assert (known.missing, known.holes) == (497, 498)
+
+
 def test_ids_that_go_back_are_counted_alike_wherever_the_windows_end() -> None:
     frame = quotes(*range(6), trade_id=["1", "9", "3", "4", "12", "5"])
     whole = watched(frame)
-    assert (whole.ids_missing, whole.ids_jumps) == (6, 2)
+    assert (whole.ids_missing, whole.ids_jumps) == (6, 3)
     for cut in range(1, 6):
         assert watched(frame, [cut]) == whole
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from quantlab_dagster.defs.checks import AUDITED, NOTHING_QUARANTINED, check_specs, partitioned_check_spec
 from quantlab_dagster.defs.failing import partition_failure
 from quantlab_dagster.defs.liveness import say_which_process
+from quantlab_dagster.defs.market.calendar import keep_calendar
 from quantlab_dagster.defs.market.content import data_version, kept
 from quantlab_dagster.defs.market.has_data import HAS_DATA, HAS_DATA_TEXT, has_data_result
 from quantlab_dagster.defs.market.metadata import describe
@@ -27,6 +28,7 @@ from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.lake.market import Pair
 from quantlab_dagster.market.compact import compact_and_record
 from quantlab_dagster.market.outcome import PairOutcome, Status
+from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.plan import Requested
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.work.clock import Clock
@@ -97,12 +99,15 @@ def compact_asset(settings: Settings, pair: Pair, partitions: dg.PartitionsDefin
         day = dt.date.fromisoformat(context.partition_key)
         listener = Listeners(LogListener(context.log), extra_listener.get())
 
+        def place() -> MarketPlace:
+            return market_place(raw_lake, compact_lake, limits, clock)
+
         def work() -> Coroutine[Any, Any, PairOutcome]:
-            place = market_place(raw_lake, compact_lake, limits, clock)
-            return compact_and_record(place, pair, day, listener=listener, requested=config.requested)
+            return compact_and_record(place(), pair, day, listener=listener, requested=config.requested)
 
         try:
             outcome = counted(work, pair, meter, clock)
+            keep_calendar(context, place(), day)
         except QuantlabError as error:
             raise partition_failure(context, key, str(error)) from error
         yield from results_of(context, outcome)

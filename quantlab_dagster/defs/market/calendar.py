@@ -57,6 +57,16 @@ def calendar_asset(settings: Settings, partitions: dg.PartitionsDefinition[str])
     return calendar
 
 
+def keep_calendar(context: dg.AssetExecutionContext | dg.OpExecutionContext, place: MarketPlace, day: dt.date) -> None:
+    """Write the calendar of a day that a run has changed, unless a step of this run does it in the end.
+
+    Raises:
+        QuantlabError: it cannot be written.
+    """
+    if CALENDAR_ASSET not in context.job_def.asset_layer.executable_asset_keys:
+        run_interruptible(write_calendar(place, [day]))
+
+
 def _metadata(place: MarketPlace, day: dt.date, written: Written) -> dict[str, Any]:
     compact = place.compact
     return {

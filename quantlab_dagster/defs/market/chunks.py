@@ -18,6 +18,7 @@ from pydantic import Field
 from quantlab_dagster.defs.failing import partition_failure
 from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.market.assets import CompactConfig, results_of
+from quantlab_dagster.defs.market.calendar import keep_calendar
 from quantlab_dagster.defs.market.handover import HANDOVER, forget_handed_over
 from quantlab_dagster.defs.market.recording import counted
 from quantlab_dagster.defs.meter import Meter
@@ -148,6 +149,7 @@ def _finish(checks: tuple[str, ...]) -> dg.OpDefinition:
                 requested=config.requested,
             )
             outcome = counted(work, config.pair, meter, clock)
+            keep_calendar(context, place, _day(context))
         except QuantlabError as error:
             raise partition_failure(context, compact_key(config.pair), str(error)) from error
         yield from results_of(context, outcome)

@@ -17,6 +17,7 @@ from quantlab_dagster.defs.checks import check_evaluation
 from quantlab_dagster.defs.failing import partition_failure
 from quantlab_dagster.defs.liveness import say_which_process
 from quantlab_dagster.defs.market.assets import CompactConfig
+from quantlab_dagster.defs.market.calendar import keep_calendar
 from quantlab_dagster.defs.market.metadata import describe
 from quantlab_dagster.defs.market.recording import check_results, counted, failures_text
 from quantlab_dagster.defs.meter import Meter
@@ -80,6 +81,10 @@ def symbols_job(pairs: Sequence[Pair], partitions: dg.PartitionsDefinition[str])
                 failed.append(f"{pair}: {error}")
             except dg.Failure as failure:
                 partly.append(str(failure.description))
+        try:
+            keep_calendar(context, place, day)
+        except QuantlabError as error:
+            failed.append(f"the calendar: {error}")
         if failed:
             partly = [f"and symbol-days of {len(partly)} more, see the log"] if partly else []
         if failed or partly:

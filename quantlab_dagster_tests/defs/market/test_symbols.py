@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from quantlab_dagster.cli.runs.market import compact_days
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.market import symbols
-from quantlab_dagster.defs.names import SYMBOLS_JOB, SYMBOLS_OP
+from quantlab_dagster.defs.market import calendar, symbols
+from quantlab_dagster.defs.names import CALENDAR_ASSET, QUALITY_ASSET, STATE_ASSET, SYMBOLS_JOB, SYMBOLS_OP
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay
+from quantlab_dagster.market.calendar import Written, write_calendar
 from quantlab_dagster.market.compact import compact_and_record
 from quantlab_dagster.market.outcome import Status
 from quantlab_dagster.settings import load_settings
@@ -22,8 +26,10 @@ from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lakes import DAY, Lakes, Recorder, oracle, same_rows, spec, symbol_day
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    import datetime as dt
+    from collections.abc import Iterator, Sequence
+
+    from quantlab_dagster.market.place import MarketPlace
 
 BBO, TRADE = (dg.AssetKey(["compact", "binance", stream]) for stream in ("bbo", "trade"))
 
@@ -81,6 +87,54 @@ def test_only_these_symbols_are_compacted_and_the_day_is_not_done(lakes: Lakes, 
     assert seen.partition_key == f"{DAY}"
     assert seen.asset_observation
     assert seen.asset_observation.metadata["rows"].value == 600
+
+
+def test_the_calendar_knows_what_a_restricted_run_published(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By symbol, and by pair as from the UI; a run of the whole day writes it once, in its own step."""
+    parts = lakes.put_spec(spec("adausdt"))
+    index = Path(lakes.compact_url) / f"calendar/date={DAY:%Y%m%d}/index.parquet"
+
+    def known() -> tuple[int, int]:
+        [row] = pl.read_parquet(index, hive_partitioning=False).select("revision", "rows").rows()
+        return row
+
+    assert run(instance, symbols=["adausdt"]).success
+    assert known() == (1, 600)
+    lakes.put_raw(symbol_day(), [replace(parts[0], name="part-1999999999-000001.parquet")])
+    written = []
+
+    async def counted(place: MarketPlace, days: Sequence[dt.date]) -> Written:
+        written.append(days)
+        return await write_calendar(place, days)
+
+    monkeypatch.setattr(calendar, "write_calendar", counted)
+    job = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=instance, partition_key=f"{DAY}", asset_selection=[BBO]).success
+    assert known() == (2, 653)
+    assert len(written) == 1
+    whole = [QUALITY_ASSET, BBO, TRADE, STATE_ASSET, CALENDAR_ASSET]
+    assert job.execute_in_process(instance=instance, partition_key=f"{DAY}", asset_selection=whole).success
+    assert len(written) == 2
+
+
+def test_a_restricted_run_whose_calendar_cannot_be_written_fails(
+    lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakes.put_spec(spec("adausdt"))
+
+    def broken(place: MarketPlace, days: Sequence[dt.date]) -> NoReturn:
+        raise StoreUnavailable(place.compact.name(str(days[0])), "made up")
+
+    monkeypatch.setattr(calendar, "write_calendar", broken)
+    result = run(instance, symbols=["adausdt"])
+    assert not result.success
+    assert "the calendar: " in failure_of(result)
+    job = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
+    assert not job.execute_in_process(
+        instance=instance, partition_key=f"{DAY}", asset_selection=[BBO], raise_on_error=False
+    ).success
 
 
 def test_of_given_pairs_only(lakes: Lakes, instance: dg.DagsterInstance) -> None:
