@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
 from itertools import chain
@@ -98,9 +98,10 @@ class Rows:
         self.missing = missing
         self._order = order
         self._names = columns
-        self._ticks = _one_unit(days)
-        self._low = _in_ticks(start, self._ticks, days)
-        self._high = _in_ticks(end, self._ticks, days)
+        units = self._units()
+        self._ticks = _one(units)
+        self._low = _in_ticks(start, self._ticks, units.get(None))
+        self._high = _in_ticks(end, self._ticks, units.get(None))
 
     @property
     def unit(self) -> Unit | None:
@@ -261,6 +262,23 @@ class Rows:
             low = min((value for value in lows if value is not None), default=self._low or 0)
         return low if self._low is None else max(low, self._low)
 
+    def _units(self) -> dict[int | None, Day]:
+        """A day of each unit of `ts_event`, among those with rows; None is that of a day whose range tells none."""
+        found: dict[int | None, Day] = {}
+        with self._seen_changes():
+            for day in self.days:
+                rows, ticks = day.rows, day.ticks
+                says_range = day.ts_event_min is not None and day.ts_event_max is not None
+                if not day.proved or (rows and not says_range):  # its meta speaks of other data, or does not tell
+                    footer = self._lake.footer(day)
+                    rows = footer.rows
+                    if footer.span is not None:
+                        low, high = footer.span
+                        ticks = replace(day, ts_event_min=low, ts_event_max=high).ticks
+                if rows:
+                    found.setdefault(ticks, day)
+        return found
+
     @contextmanager
     def _seen_changes(self) -> Iterator[None]:
         try:
@@ -374,29 +392,26 @@ def _with_roots(names: Iterable[str], predicate: pl.Expr) -> list[str]:
     return list(dict.fromkeys([*names, *predicate.meta.root_names()]))
 
 
-def _one_unit(days: Sequence[Day]) -> int | None:
+def _one(units: Mapping[int | None, Day]) -> int | None:
     """The unit that all days with rows share; None if they have none."""
-    found: dict[int, Day] = {}
-    for day in days:
-        if day.ticks is not None:
-            found.setdefault(day.ticks, day)
-    if len(found) > 1:
-        texts = [f"{day} in {UNITS[ticks]}" for ticks, day in sorted(found.items())]
+    if len(units) > 1:
+        found = sorted(units.items(), key=lambda item: item[0] or 0)
+        texts = [f"{day} in {UNITS[ticks] if ticks else 'no usual unit'}" for ticks, day in found]
         raise TimeUnitUnclear(" and ".join(texts), "have ts_event in different units", "Read them apart")
-    return next(iter(found), None)
+    return next(iter(units), None)
 
 
-def _in_ticks(bound: Bound | None, ticks: int | None, days: Sequence[Day]) -> int | None:
+def _in_ticks(bound: Bound | None, ticks: int | None, unclear: Day | None) -> int | None:
     if bound is None:
         return None
     if bound.number is not None and (ticks is None or bound.ticks == ticks):
         return bound.number
     if ticks is not None:
         return bound.in_ticks(ticks)
-    if not days or all(day.rows == 0 for day in days):
+    if unclear is None:
         return None
     cause = "has a range of ts_event that is near its day in no usual unit"
-    raise TimeUnitUnclear(str(days[0]), cause, "Give start and end as numbers of ts_event, or leave them out")
+    raise TimeUnitUnclear(str(unclear), cause, "Give start and end as numbers of ts_event, or leave them out")
 
 
 def _most_at_once(days: Sequence[Day]) -> int:

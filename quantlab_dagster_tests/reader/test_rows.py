@@ -259,6 +259,40 @@ def test_days_of_different_units_are_not_mixed(local: ReadLake) -> None:
     assert found.polars()["ts_event"].to_list() == [MIDNIGHT_MS * 10**6 + 5]
 
 
+def test_a_day_in_no_unit_is_not_mixed_with_days_in_one(local: ReadLake) -> None:
+    """Its rows would be compared with a range in the others' unit, and dropped or taken by chance."""
+    local.put(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 1])
+    local.put(day_of(day=NEXT), [0, (MIDNIGHT_MS + DAY_MS) * 10**6])
+    lake, different = local.open(), r"20260109 in no usual unit and .*20260108 in ms: have ts_event in different units"
+    for given_ in ({}, {"start": DAY, "end": DAY + dt.timedelta(days=2)}, {"start": MIDNIGHT_MS}):
+        with pytest.raises(reader.TimeUnitUnclear, match=different):
+            lake.rows(**given_)
+    with pytest.raises(reader.TimeUnitUnclear, match="20260109: has a range of ts_event that is near its day in no"):
+        lake.rows(start="2026-01-09T12:00:00Z")
+    local.put(day_of(day=NEXT), [])
+    assert local.open().rows(start=DAY).polars().height == 2
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_where_a_meta_does_not_say_the_range_the_data_does(local: ReadLake, has_statistics: bool) -> None:
+    frame = frame_of(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 5])
+    nothing = {"ts_event_min": None, "ts_event_max": None}
+    meta = {"schema_version": 1, "rows": 2, "ordering_columns": ["ts_event", "seq"], "stream_type": "bbo", **nothing}
+    local.put_object(day_of(), "meta.json", meta)
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, statistics=has_statistics)
+    local.put_object(day_of(), "data.parquet", buffer.getvalue())
+    local.put(day_of("btcusdt"), [MIDNIGHT_MS * 10**6])
+    lake = local.open()
+    with pytest.raises(reader.TimeUnitUnclear, match="in different units"):
+        lake.rows()
+    if has_statistics:
+        found = lake.rows(symbol="adausdt", start=DAY)
+        assert (found.unit, found.polars().height) == ("ms", 2)
+    else:
+        assert lake.rows(symbol="adausdt").polars().height == 2
+
+
 def test_a_day_in_no_unit_is_read_by_numbers_only(local: ReadLake) -> None:
     local.put(day_of(), [17, 20])
     lake = local.open()
