@@ -182,6 +182,7 @@ class Lake:
             cause = f"has no day of {listed}{' …' if len(series) > 3 else ''} in that range"  # noqa: PLR2004
             raise NothingPublished(self.url, cause, "See `days()` for what there is")
         proved = [self._proved(day, self._patience) for day in near]
+        kept = {day.symbol_day for day in proved}
         for day in proved:
             error = withheld(day, allowed, self._place.name)
             if error is not None:
@@ -193,6 +194,7 @@ class Lake:
             end=upper,
             columns=columns,
             order=order,
+            quiet=[day for day in asked if day.data is not None and day.symbol_day not in kept],
             missing=_missing(series, asked, first, last),
         )
 

@@ -72,6 +72,7 @@ class Rows:
         end: before which it ends; None for all.
         columns: which columns, in this order; None for all.
         order: of the rows.
+        quiet: days that were asked for and have no rows in the range: they have columns, and a unit.
         missing: days that were asked for, and of which nothing is published, by (exchange, stream, symbol).
 
     Attributes:
@@ -91,22 +92,26 @@ class Rows:
         end: Bound | None,
         columns: Sequence[str] | None,
         order: FileOrder,
+        quiet: Sequence[Day],
         missing: dict[tuple[str, str, str], tuple[dt.date, ...]],
     ) -> None:
         self._lake = lake
         self.days = tuple(days)
         self.missing = missing
+        self._quiet = tuple(quiet)
         self._order = order
         self._names = columns
         units = self._units()
         self._ticks = _one(units)
+        of_quiet = {day.ticks for day in quiet}
+        self._told = self._ticks if units or len(of_quiet) != 1 else of_quiet.pop()
         self._low = _in_ticks(start, self._ticks, units.get(None))
         self._high = _in_ticks(end, self._ticks, units.get(None))
 
     @property
     def unit(self) -> Unit | None:
         """The unit of `ts_event`: as Polars names it, for `polars.from_epoch`. None without rows, or if none fits."""
-        return unit_of_ticks(self._ticks) if self._ticks else None
+        return unit_of_ticks(self._told) if self._told else None
 
     @cached_property
     def schema(self) -> pl.Schema:
@@ -115,19 +120,17 @@ class Rows:
         Raises:
             ColumnsDiffer: a column has types that cannot be united, or one that was asked for is nowhere.
         """
-        every = self._every
-        if self._names is None:
-            return every
-        for name in self._names:
-            if name not in every:
-                near = ", ".join(get_close_matches(name, every, 3) or list(every))
-                raise ColumnsDiffer(f"column {name}", "is in none of these days", f"Nearest are: {near}")
-        return self._of(self._names)
+        return self._every if self._names is None else self._of(self._names)
 
     @cached_property
     def _every(self) -> pl.Schema:
+        """Of all columns. Days that are quiet are asked only where others do not have what is wanted."""
         with self._seen_changes():
-            return _united(self._lake, self.days)
+            if self._names is not None and self.days:
+                schema = _united(self._lake, self.days)
+                if schema.keys() >= set(self._names):
+                    return schema
+            return _united(self._lake, sorted((*self.days, *self._quiet), key=lambda day: day.symbol_day))
 
     def frames(
         self, *, columns: Sequence[str] | None = None, predicate: pl.Expr | None = None
@@ -157,7 +160,13 @@ class Rows:
             yield frame if inner == schema else frame.select(schema.names())
 
     def _of(self, names: Iterable[str]) -> pl.Schema:
-        return pl.Schema({name: self._every[name] for name in names})
+        every = self._every
+        wanted = list(names)
+        for name in wanted:
+            if name not in every:
+                near = ", ".join(get_close_matches(name, every, 3) or list(every))
+                raise ColumnsDiffer(f"column {name}", "is in none of these days", f"Nearest are: {near}")
+        return pl.Schema({name: every[name] for name in wanted})
 
     def _in_order(self, schema: pl.Schema, predicate: pl.Expr | None, threads: int) -> Iterator[pl.DataFrame]:
         with self._seen_changes():

@@ -325,6 +325,51 @@ def test_a_day_without_rows_has_its_columns(local: ReadLake) -> None:
     assert "bid_price" in frame.columns
 
 
+HOUR_MS = 3_600_000
+QUIET: dict[str, Any] = {"start": "2026-01-08T17:00:00Z", "end": "2026-01-08T18:00:00Z"}
+
+
+def test_a_quiet_range_has_the_columns_of_the_days_that_were_asked_for(local: ReadLake) -> None:
+    """Funding comes at 0, 8 and 16 h."""
+    for number in range(3):
+        begin = MIDNIGHT_MS + number * DAY_MS
+        symbol_day = day_of(stream="funding", day=DAY + dt.timedelta(days=number))
+        times = [begin + hour * HOUR_MS for hour in (0, 8, 16)]
+        local.put(symbol_day, frame_of(symbol_day, times).with_columns(funding_rate=pl.lit(0.1)))
+    lake = local.open()
+    found = lake.rows(**QUIET)
+    assert (found.days, found.unit, found.missing) == ((), "ms", {})
+    assert_frame_equal(found.polars(), local.frames[day_of(stream="funding")].clear())
+    assert found.lazy().filter(pl.col("funding_rate") > 0).collect().height == 0
+    assert found.arrow().schema.names == found.schema.names()
+    assert lake.rows(**QUIET, columns=["funding_rate"]).polars().schema == {"funding_rate": pl.Float64}
+    with pytest.raises(reader.ColumnsDiffer, match=r"column bid_price: is in none.*funding_rate"):
+        lake.rows(**QUIET, columns=["bid_price"]).polars()
+    local.put(day_of(), [MIDNIGHT_MS + 17 * HOUR_MS])
+    both = local.open().rows(**QUIET, columns=["bid_price", "funding_rate"]).polars()
+    assert both.rows() == [(0.0, None)]
+
+
+def test_a_quiet_day_is_not_opened_for_columns_that_others_have(
+    local: ReadLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.put(day_of(), [MIDNIGHT_MS + 17 * HOUR_MS])
+    local.put(day_of(stream="funding"), [MIDNIGHT_MS])
+    lake = local.open()
+    opened: set[str] = set()
+    open_day = lake.open
+
+    def open_seen(day: Any) -> Any:
+        opened.add(day.stream)
+        return open_day(day)
+
+    monkeypatch.setattr(lake, "open", open_seen)
+    assert lake.rows(**QUIET, columns=["seq"]).polars().height == 1
+    assert opened == {"bbo"}
+    assert lake.rows(**QUIET).polars().height == 1
+    assert opened == {"bbo", "funding"}
+
+
 @pytest.mark.parametrize("step", [1, 1_000])
 def test_a_misordered_day_of_other_software_is_noticed(
     local: ReadLake, monkeypatch: pytest.MonkeyPatch, step: int
