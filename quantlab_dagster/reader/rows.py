@@ -21,6 +21,7 @@ from quantlab_dagster.reader.errors import REPAIR, ColumnsDiffer, DayMisordered,
 from quantlab_dagster.reader.files import KEY, DayFile, Footer, Wanted
 from quantlab_dagster.reader.merging import Brought, Run, steps, united
 from quantlab_dagster.reader.times import UNITS, unit_of_ticks
+from quantlab_dagster.reader.uniting import united as united_type
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -375,25 +376,21 @@ def _runs(lake: Opens, days: Sequence[Day], lows: Sequence[int], brought: _Days)
 
 
 def _united(lake: Opens, days: Sequence[Day]) -> pl.Schema:
-    schemas = [footer.schema for footer in side_by_side(lake.footer, days, is_remote=lake.is_remote)]
-    known: list[pl.Schema] = []
-    for schema in schemas:
-        if schema not in known:
-            known.append(schema)
-    if not known:
-        return pl.Schema({KEY: pl.Int64()})
-    where = f"{lake.name(days[0])} … {lake.name(days[-1])}"
-    remedy = "Read them apart"
-    try:
-        united = pl.concat([pl.DataFrame(schema=schema) for schema in known], how="diagonal_relaxed").schema
-    except pl.exceptions.PolarsError as error:
-        raise ColumnsDiffer(where, f"have a column whose types cannot be united ({error})", remedy) from error
-    for name, dtype in united.items():
-        found = {schema[name] for schema in known if name in schema}
-        if dtype == pl.String and any(one.is_numeric() or one.is_temporal() for one in found):
-            texts = ", ".join(sorted(map(str, found)))
-            raise ColumnsDiffer(where, f"have types of the column {name} that cannot be united ({texts})", remedy)
-    return united
+    found: dict[str, list[pl.DataType]] = {}
+    for footer in side_by_side(lake.footer, days, is_remote=lake.is_remote):
+        for name, dtype in footer.schema.items():
+            dtypes = found.setdefault(name, [])
+            if dtype not in dtypes:
+                dtypes.append(dtype)
+    schema = pl.Schema()
+    for name, dtypes in (found or {KEY: [pl.Int64()]}).items():
+        common = united_type(dtypes)
+        if common is None:
+            where, texts = f"{lake.name(days[0])} … {lake.name(days[-1])}", ", ".join(sorted(map(str, dtypes)))
+            cause = f"have types of the column {name} that cannot be united ({texts})"
+            raise ColumnsDiffer(where, cause, "Read them apart")
+        schema[name] = common
+    return schema
 
 
 def _with_roots(names: Iterable[str], predicate: pl.Expr) -> list[str]:
