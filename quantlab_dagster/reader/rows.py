@@ -410,12 +410,10 @@ def _one(units: Mapping[int | None, Day]) -> int | None:
 def _in_ticks(bound: Bound | None, ticks: int | None, unclear: Day | None) -> int | None:
     if bound is None:
         return None
-    if bound.number is not None and (ticks is None or bound.ticks == ticks):
-        return bound.number
     if ticks is not None:
         return bound.in_ticks(ticks)
-    if unclear is None:
-        return None
+    if bound.number is not None or unclear is None:
+        return bound.number
     cause = "has a range of ts_event that is near its day in no usual unit"
     raise TimeUnitUnclear(str(unclear), cause, "Give start and end as numbers of ts_event, or leave them out")
 

@@ -415,6 +415,13 @@ def test_a_bound_in_nanoseconds_is_exact_on_a_day_of_milliseconds(local: ReadLak
     assert after["ts_event"].to_list()[:1] == [MIDNIGHT_MS + 1]
 
 
+def test_a_bound_of_text_is_exact_on_a_day_of_nanoseconds(local: ReadLake) -> None:
+    local.put(day_of(), [MIDNIGHT_MS * 10**6 + number for number in range(3_000)], group=500)
+    lake, bound = local.open(), "2026-01-08T00:00:00.000001500Z"
+    assert lake.rows(start=bound).polars()["seq"].to_list() == list(range(1_500, 3_000))
+    assert lake.rows(end=bound).polars()["seq"].to_list() == list(range(1_500))
+
+
 def test_a_day_that_is_rebuilt_after_it_was_looked_at_is_never_mixed(local: ReadLake) -> None:
     local.put(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 1])
     found = local.open().rows()
