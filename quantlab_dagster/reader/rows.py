@@ -266,10 +266,10 @@ class Rows:
 
     def _low_of(self, day: Day) -> int:
         """Before which the day has no row that is wanted."""
-        low = day.ts_event_min if day.proved else None
-        if low is None:  # an uncommitted day that was asked for: its meta speaks of other data
-            lows = [group.low for group in self._lake.footer(day).groups]
-            low = min((value for value in lows if value is not None), default=self._low or 0)
+        low = day.ts_event_min if day.proved and not day.foreign else None
+        if low is None:  # its meta speaks of other data (an uncommitted day), or may say a wrong range (other software)
+            span = self._lake.footer(day).span
+            low = span[0] if span else self._low or 0
         return low if self._low is None else max(low, self._low)
 
     def _units(self) -> dict[int | None, Day]:

@@ -383,10 +383,21 @@ def test_a_misordered_day_of_other_software_is_noticed(
 
 
 def test_a_day_that_begins_before_it_says_is_noticed_and_not_merged_wrongly(local: ReadLake) -> None:
-    local.put_foreign(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 9], ts_event_min=MIDNIGHT_MS + 5)
+    local.put(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 9], ts_event_min=MIDNIGHT_MS + 5)
     local.put(day_of("btcusdt"), [MIDNIGHT_MS + 1, MIDNIGHT_MS + 2])
     with pytest.raises(reader.DayMisordered, match="before the ts_event_min"):
         local.open().rows().polars()
+
+
+@pytest.mark.parametrize("change", [{"ts_event_min": MIDNIGHT_MS + 5}, {"ts_event_max": MIDNIGHT_MS + 3}])
+def test_a_day_of_other_software_that_says_a_wrong_range_is_merged_by_its_data(
+    local: ReadLake, change: dict[str, int]
+) -> None:
+    for number, symbol in enumerate(("adausdt", "btcusdt")):
+        times = [MIDNIGHT_MS + number, MIDNIGHT_MS + 9]
+        local.put_foreign(day_of(symbol), times, **change if number == 0 else {})
+    local.put_foreign(day_of(day=NEXT), [MIDNIGHT_MS + DAY_MS])
+    assert places(local.open().rows().polars(), local.frames) == without_day(local.expected())
 
 
 @pytest.mark.parametrize("order", ["total", "files"])
