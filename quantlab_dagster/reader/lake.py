@@ -223,7 +223,7 @@ class Lake:
             exchange: which.
             stream: which.
             symbol: which, in either spelling.
-            day: of the directory.
+            day: of the directory; of an aware datetime its UTC day.
             after: the cursor of the page before, or its text; None for the beginning.
             limit: so many rows at most.
             columns: only these.
@@ -236,10 +236,12 @@ class Lake:
             DayWithheld: it is uncommitted, quarantined or BAD.
             DayRebuilt: it was rebuilt since the cursor was taken, or while it was read.
             CursorError: the cursor is none of this day.
-            DayMisordered: its rows are not numbered in order.
+            DayMisordered: its rows are not numbered in order, or not at all.
+            ColumnsDiffer: it has no such column.
+            TimeUnitUnclear: the day is a datetime without a zone.
             StoreError: the lake cannot be read.
         """
-        wanted = parse_day(day) if isinstance(day, str) else day
+        wanted = parse_day(day) if isinstance(day, str) else bound_of(day, "day").day
         after = Cursor.parse(after) if isinstance(after, str) else after
         pair, name = self._one_series(exchange, stream, symbol)
         found = self._looked([(pair, name)], wanted, wanted, patience=self._patience)

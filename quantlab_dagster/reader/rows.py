@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,7 +16,14 @@ from polars.io.plugins import register_io_source
 from quantlab_dagster.errors import ObjectChanged, ObjectNotFound
 from quantlab_dagster.reader.ahead import AtOnce, Begun, InTurn, side_by_side
 from quantlab_dagster.reader.asked import Asked
-from quantlab_dagster.reader.errors import REPAIR, ColumnsDiffer, DayMisordered, DayRebuilt, TimeUnitUnclear
+from quantlab_dagster.reader.errors import (
+    REPAIR,
+    ColumnsDiffer,
+    DayMisordered,
+    DayRebuilt,
+    TimeUnitUnclear,
+    unknown_column,
+)
 from quantlab_dagster.reader.files import KEY, DayFile, Footer, Wanted
 from quantlab_dagster.reader.merging import Brought, Run, steps, united
 from quantlab_dagster.reader.times import UNITS, unit_of_ticks
@@ -165,8 +171,7 @@ class Rows:
         wanted = list(names)
         for name in wanted:
             if name not in every:
-                near = ", ".join(get_close_matches(name, every, 3) or list(every))
-                raise ColumnsDiffer(f"column {name}", "is in none of these days", f"Nearest are: {near}")
+                raise unknown_column(name, every)
         return pl.Schema({name: every[name] for name in wanted})
 
     def _in_order(self, schema: pl.Schema, predicate: pl.Expr | None, threads: int) -> Iterator[pl.DataFrame]:
