@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
 from quantlab_dagster.errors import QuantlabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "REPAIR",
@@ -16,6 +22,7 @@ __all__ = [
     "DayWithheld",
     "NothingPublished",
     "TimeUnitUnclear",
+    "unknown_column",
 ]
 
 REPAIR = "Run `quantlab verify`; `quantlab compact --repair` rebuilds it while its raw parts are there"
@@ -59,3 +66,10 @@ class TimeUnitUnclear(QuantlabError, ValueError):
 
 class CursorError(QuantlabError, ValueError):
     """A cursor is none, or of another day."""
+
+
+def unknown_column(name: str, known: Iterable[str]) -> ColumnsDiffer:
+    """The error for a column that is nowhere; it names the nearest."""
+    names = list(known)
+    near = ", ".join(get_close_matches(name, names, 3) or names)
+    return ColumnsDiffer(f"column {name}", "is in none of these days", f"Nearest are: {near}")

@@ -70,6 +70,13 @@ class Footer:
     schema: pl.Schema
     groups: tuple[Group, ...]
 
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """The least and the greatest `ts_event`; None without rows, or where a row group does not say it."""
+        ends = [(group.low, group.high) for group in self.groups if group.rows]
+        lows, highs = [low for low, _ in ends if low is not None], [high for _, high in ends if high is not None]
+        return (min(lows), max(highs)) if ends and len(lows) == len(highs) == len(ends) else None
+
     def rows_within(self, low: int | None, high: int | None) -> range:
         """The indexes of rows that may have `ts_event` in [low, high): from the first such row group to the last."""
         found = [group for group in self.groups if group.may_overlap(low, high)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 from dataclasses import replace
 from difflib import get_close_matches
@@ -40,14 +41,15 @@ Names = str | tuple[str, ...] | list[str] | set[str] | frozenset[str] | None
 _PATIENCE_SECONDS = 1.5
 _FIRST_WAIT_SECONDS = 0.05
 _ONE_DAY = dt.timedelta(days=1)
+_SHOWN = 3
 
 
-def open_lake(url: str, *, patience: float = _PATIENCE_SECONDS) -> Lake:
+def open_lake(url: str | os.PathLike[str], *, patience: float = _PATIENCE_SECONDS) -> Lake:
     """Open a compact lake for reading.
 
     Args:
-        url: `s3://bucket/prefix`, `file:///directory` or a path. S3 is reached by the standard `AWS_*` variables, or
-            those of this lake alone, `QUANTLAB_COMPACT_AWS_*`.
+        url: `s3://bucket/prefix`, `file:///directory` or a path, also as a `Path`. S3 is reached by the standard
+            `AWS_*` variables, or those of this lake alone, `QUANTLAB_COMPACT_AWS_*`.
         patience: seconds for which a day whose data and meta do not match is looked at again, before it counts as
             uncommitted: a publication takes a moment from the one to the other.
 
@@ -63,7 +65,7 @@ def open_lake(url: str, *, patience: float = _PATIENCE_SECONDS) -> Lake:
         frame = rows.polars()
         ```
     """
-    return Lake(open_place(url), patience=patience)
+    return Lake(open_place(os.fspath(url)), patience=patience)
 
 
 class Lake:
@@ -97,12 +99,17 @@ class Lake:
         return self._values("exchange", "")
 
     def streams(self, exchange: str) -> tuple[str, ...]:
-        """The streams of an exchange, sorted; same errors."""
-        return self._values("stream", f"{segment('exchange', exchange)}/")
+        """The streams of an exchange, in any spelling of upper and lower case, sorted.
+
+        Raises:
+            NothingPublished: the lake has no such exchange.
+            StoreError: the lake cannot be listed.
+        """
+        return tuple(sorted({pair.stream for pair in self._pairs(exchange, None)}))
 
     def symbols(self, exchange: str, stream: str) -> tuple[str, ...]:
         """The symbols of a stream, as in the path (lower case), sorted; same errors."""
-        return self._values("symbol", Pair(exchange, stream).prefix)
+        return tuple(sorted({name for pair in self._pairs(exchange, stream) for name in self._symbols(pair)}))
 
     def days(
         self,
@@ -178,10 +185,10 @@ class Lake:
         asked = [day for day in found if first <= day.date <= last]
         near = self._near(found, lower, upper)
         if not asked and not near:
-            listed = ", ".join(f"{pair}/{name}" for pair, name in series[:3])
-            cause = f"has no day of {listed}{' …' if len(series) > 3 else ''} in that range"  # noqa: PLR2004
+            cause = f"has no day of {_some([f'{pair}/{name}' for pair, name in series])} in that range"
             raise NothingPublished(self.url, cause, "See `days()` for what there is")
         proved = [self._proved(day, self._patience) for day in near]
+        kept = {day.symbol_day for day in proved}
         for day in proved:
             error = withheld(day, allowed, self._place.name)
             if error is not None:
@@ -193,6 +200,7 @@ class Lake:
             end=upper,
             columns=columns,
             order=order,
+            quiet=[day for day in asked if day.data is not None and day.symbol_day not in kept],
             missing=_missing(series, asked, first, last),
         )
 
@@ -215,7 +223,7 @@ class Lake:
             exchange: which.
             stream: which.
             symbol: which, in either spelling.
-            day: of the directory.
+            day: of the directory; of an aware datetime its UTC day.
             after: the cursor of the page before, or its text; None for the beginning.
             limit: so many rows at most.
             columns: only these.
@@ -224,15 +232,18 @@ class Lake:
 
         Raises:
             NothingPublished: there is no such day.
+            PathError: the symbol is there in several spellings, none of which is the one that was given.
             DayWithheld: it is uncommitted, quarantined or BAD.
             DayRebuilt: it was rebuilt since the cursor was taken, or while it was read.
             CursorError: the cursor is none of this day.
-            DayMisordered: its rows are not numbered in order.
+            DayMisordered: its rows are not numbered in order, or not at all.
+            ColumnsDiffer: it has no such column.
+            TimeUnitUnclear: the day is a datetime without a zone.
             StoreError: the lake cannot be read.
         """
-        wanted = parse_day(day) if isinstance(day, str) else day
+        wanted = parse_day(day) if isinstance(day, str) else bound_of(day, "day").day
         after = Cursor.parse(after) if isinstance(after, str) else after
-        [(pair, name)] = self._series(exchange, stream, symbol)
+        pair, name = self._one_series(exchange, stream, symbol)
         found = self._looked([(pair, name)], wanted, wanted, patience=self._patience)
         symbol_day = SymbolDay(pair.exchange, pair.stream, name, wanted)
         if not found:
@@ -330,18 +341,40 @@ class Lake:
         found = (value_of(name, text) for text in self._place.directories(prefix))
         return tuple(value for value in found if value)
 
-    def _series(self, exchange: Names, stream: Names, symbol: Names) -> list[tuple[Pair, str]]:
-        """The symbols of the pairs that are meant, sorted: what is named must be somewhere."""
+    def _symbols(self, pair: Pair) -> tuple[str, ...]:
+        return self._values("symbol", pair.prefix)
+
+    def _pairs(self, exchange: Names, stream: Names) -> list[Pair]:
+        """The pairs that are meant: what is named must be somewhere."""
         exchanges = _chosen("exchange", exchange, self.exchanges(), self.url)
-        streams = {name: self.streams(name) for name in exchanges}
-        chosen = _chosen("stream", stream, sorted({text for found in streams.values() for text in found}), self.url)
-        pairs = [Pair(name, text) for name, found in streams.items() for text in found if text in chosen]
-        symbols = side_by_side(lambda pair: self.symbols(pair.exchange, pair.stream), pairs, is_remote=self.is_remote)
+        streams = {name: self._values("stream", f"{segment('exchange', name)}/") for name in exchanges}
+        known = sorted({text for found in streams.values() for text in found})
+        where = self.url if exchange is None else f"{_some(exchanges)} of {self.url}"
+        chosen = _chosen("stream", stream, known, where)
+        return [Pair(name, text) for name, found in streams.items() for text in found if text in chosen]
+
+    def _series(self, exchange: Names, stream: Names, symbol: Names) -> list[tuple[Pair, str]]:
+        """The symbols of the pairs that are meant, sorted: what is named must be somewhere in them."""
+        pairs = self._pairs(exchange, stream)
+        symbols = side_by_side(self._symbols, pairs, is_remote=self.is_remote)
         known = sorted({text for found in symbols for text in found})
-        wanted = set(_chosen("symbol", symbol, known, self.url))
+        where = self.url if exchange is None and stream is None else f"{_some(pairs)} of {self.url}"
+        wanted = set(_chosen("symbol", symbol, known, where))
         return sorted(
             (pair, text) for pair, found in zip(pairs, symbols, strict=True) for text in found if text in wanted
         )
+
+    def _one_series(self, exchange: str, stream: str, symbol: str) -> tuple[Pair, str]:
+        """The one symbol that is meant.
+
+        Raises:
+            PathError: it is there in several spellings, none of which is the one that was given.
+        """
+        found = self._series(exchange, stream, symbol)
+        if len(found) > 1:
+            texts = _some([f"{pair}/{name}" for pair, name in found])
+            raise PathError(f"{exchange}/{stream}/{symbol}", f"may be any of {texts}", "Name one as it is spelt there")
+        return found[0]
 
     def _looked(
         self, series: Sequence[tuple[Pair, str]], first: dt.date, last: dt.date, *, patience: float
@@ -495,7 +528,11 @@ def _flaw(text: Flaw | str) -> Flaw:
         raise PathError(f"allow {text!r}", "is nothing that could be allowed", f"Known are: {known}") from None
 
 
-def _chosen(what: str, given: Names, known: Sequence[str], url: str) -> list[str]:
+def _some(names: Sequence[object]) -> str:
+    return f"{', '.join(map(str, names[:_SHOWN]))}{' …' if len(names) > _SHOWN else ''}"
+
+
+def _chosen(what: str, given: Names, known: Sequence[str], where: str) -> list[str]:
     """The names that are meant, in the spelling of the paths.
 
     Raises:
@@ -509,7 +546,7 @@ def _chosen(what: str, given: Names, known: Sequence[str], url: str) -> list[str
         if not same:
             near = get_close_matches(name.lower(), known, 3) or list(known[:3])
             remedy = f"Nearest are: {', '.join(near)}" if near else "There are none at all: check the URL"
-            raise NothingPublished(f"{what} {name}", f"is not in {url}", remedy)
+            raise NothingPublished(f"{what} {name}", f"is not in {where}", remedy)
         chosen += same
     return chosen
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantlab_dagster.errors import PathError
 from quantlab_dagster.lake.market import SymbolDay
-from quantlab_dagster.reader.errors import REPAIR, CursorError, DayMisordered, DayRebuilt
+from quantlab_dagster.reader.errors import REPAIR, CursorError, DayMisordered, DayRebuilt, unknown_column
 from quantlab_dagster.reader.files import KEY, SEQ
 
 if TYPE_CHECKING:
@@ -106,11 +106,13 @@ def read_page(
         CursorError: the cursor is of another day, or of no row of this one.
         DayRebuilt: it is of other content, and that is to be refused.
         DayMisordered: the rows are not numbered from 0 on.
+        ColumnsDiffer: the day has no such column.
     """
     if limit < 1:
         raise CursorError(f"limit {limit}", "brings no rows", "Ask for one or more")
     if after is not None and after.symbol_day != symbol_day:
         raise CursorError(str(after), f"is no cursor of {symbol_day}", "Page through each day with cursors of its own")
+    _check_columns(file.footer.schema, columns or (), name)
     restarted = after is not None and after.sha256 != sha256
     if after is not None and restarted:
         if on_rebuilt == "refuse":
@@ -133,6 +135,14 @@ def read_page(
         cursor = Cursor(symbol_day, frame[KEY][-1], frame[SEQ][-1], sha256)
     rows = frame if columns is None else frame.select(columns)
     return Page(rows, cursor, end >= file.footer.rows, restarted)
+
+
+def _check_columns(schema: pl.Schema, columns: Sequence[str], name: str) -> None:
+    if SEQ not in schema:
+        raise DayMisordered(name, f"has no column {SEQ}, by which its rows are numbered", REPAIR)
+    for column in columns:
+        if column not in schema:
+            raise unknown_column(column, schema)
 
 
 def _check(frame: pl.DataFrame, start: int, name: str) -> None:

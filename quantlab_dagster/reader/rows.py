@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,10 +16,18 @@ from polars.io.plugins import register_io_source
 from quantlab_dagster.errors import ObjectChanged, ObjectNotFound
 from quantlab_dagster.reader.ahead import AtOnce, Begun, InTurn, side_by_side
 from quantlab_dagster.reader.asked import Asked
-from quantlab_dagster.reader.errors import REPAIR, ColumnsDiffer, DayMisordered, DayRebuilt, TimeUnitUnclear
+from quantlab_dagster.reader.errors import (
+    REPAIR,
+    ColumnsDiffer,
+    DayMisordered,
+    DayRebuilt,
+    TimeUnitUnclear,
+    unknown_column,
+)
 from quantlab_dagster.reader.files import KEY, DayFile, Footer, Wanted
 from quantlab_dagster.reader.merging import Brought, Run, steps, united
 from quantlab_dagster.reader.times import UNITS, unit_of_ticks
+from quantlab_dagster.reader.uniting import united as united_type
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -72,6 +79,7 @@ class Rows:
         end: before which it ends; None for all.
         columns: which columns, in this order; None for all.
         order: of the rows.
+        quiet: days that were asked for and have no rows in the range: they have columns, and a unit.
         missing: days that were asked for, and of which nothing is published, by (exchange, stream, symbol).
 
     Attributes:
@@ -91,21 +99,26 @@ class Rows:
         end: Bound | None,
         columns: Sequence[str] | None,
         order: FileOrder,
+        quiet: Sequence[Day],
         missing: dict[tuple[str, str, str], tuple[dt.date, ...]],
     ) -> None:
         self._lake = lake
         self.days = tuple(days)
         self.missing = missing
+        self._quiet = tuple(quiet)
         self._order = order
         self._names = columns
-        self._ticks = _one_unit(days)
-        self._low = _in_ticks(start, self._ticks, days)
-        self._high = _in_ticks(end, self._ticks, days)
+        units = self._units()
+        self._ticks = _one(units)
+        of_quiet = {day.ticks for day in quiet}
+        self._told = self._ticks if units or len(of_quiet) != 1 else of_quiet.pop()
+        self._low = _in_ticks(start, self._ticks, units.get(None))
+        self._high = _in_ticks(end, self._ticks, units.get(None))
 
     @property
     def unit(self) -> Unit | None:
         """The unit of `ts_event`: as Polars names it, for `polars.from_epoch`. None without rows, or if none fits."""
-        return unit_of_ticks(self._ticks) if self._ticks else None
+        return unit_of_ticks(self._told) if self._told else None
 
     @cached_property
     def schema(self) -> pl.Schema:
@@ -114,19 +127,17 @@ class Rows:
         Raises:
             ColumnsDiffer: a column has types that cannot be united, or one that was asked for is nowhere.
         """
-        every = self._every
-        if self._names is None:
-            return every
-        for name in self._names:
-            if name not in every:
-                near = ", ".join(get_close_matches(name, every, 3) or list(every))
-                raise ColumnsDiffer(f"column {name}", "is in none of these days", f"Nearest are: {near}")
-        return self._of(self._names)
+        return self._every if self._names is None else self._of(self._names)
 
     @cached_property
     def _every(self) -> pl.Schema:
+        """Of all columns. Days that are quiet are asked only where others do not have what is wanted."""
         with self._seen_changes():
-            return _united(self._lake, self.days)
+            if self._names is not None and self.days:
+                schema = _united(self._lake, self.days)
+                if schema.keys() >= set(self._names):
+                    return schema
+            return _united(self._lake, sorted((*self.days, *self._quiet), key=lambda day: day.symbol_day))
 
     def frames(
         self, *, columns: Sequence[str] | None = None, predicate: pl.Expr | None = None
@@ -156,7 +167,12 @@ class Rows:
             yield frame if inner == schema else frame.select(schema.names())
 
     def _of(self, names: Iterable[str]) -> pl.Schema:
-        return pl.Schema({name: self._every[name] for name in names})
+        every = self._every
+        wanted = list(names)
+        for name in wanted:
+            if name not in every:
+                raise unknown_column(name, every)
+        return pl.Schema({name: every[name] for name in wanted})
 
     def _in_order(self, schema: pl.Schema, predicate: pl.Expr | None, threads: int) -> Iterator[pl.DataFrame]:
         with self._seen_changes():
@@ -255,11 +271,28 @@ class Rows:
 
     def _low_of(self, day: Day) -> int:
         """Before which the day has no row that is wanted."""
-        low = day.ts_event_min if day.proved else None
-        if low is None:  # an uncommitted day that was asked for: its meta speaks of other data
-            lows = [group.low for group in self._lake.footer(day).groups]
-            low = min((value for value in lows if value is not None), default=self._low or 0)
+        low = day.ts_event_min if day.proved and not day.foreign else None
+        if low is None:  # its meta speaks of other data (an uncommitted day), or may say a wrong range (other software)
+            span = self._lake.footer(day).span
+            low = span[0] if span else self._low or 0
         return low if self._low is None else max(low, self._low)
+
+    def _units(self) -> dict[int | None, Day]:
+        """A day of each unit of `ts_event`, among those with rows; None is that of a day whose range tells none."""
+        found: dict[int | None, Day] = {}
+        with self._seen_changes():
+            for day in self.days:
+                rows, ticks = day.rows, day.ticks
+                says_range = day.ts_event_min is not None and day.ts_event_max is not None
+                if not day.proved or (rows and not says_range):  # its meta speaks of other data, or does not tell
+                    footer = self._lake.footer(day)
+                    rows = footer.rows
+                    if footer.span is not None:
+                        low, high = footer.span
+                        ticks = replace(day, ts_event_min=low, ts_event_max=high).ticks
+                if rows:
+                    found.setdefault(ticks, day)
+        return found
 
     @contextmanager
     def _seen_changes(self) -> Iterator[None]:
@@ -348,25 +381,21 @@ def _runs(lake: Opens, days: Sequence[Day], lows: Sequence[int], brought: _Days)
 
 
 def _united(lake: Opens, days: Sequence[Day]) -> pl.Schema:
-    schemas = [footer.schema for footer in side_by_side(lake.footer, days, is_remote=lake.is_remote)]
-    known: list[pl.Schema] = []
-    for schema in schemas:
-        if schema not in known:
-            known.append(schema)
-    if not known:
-        return pl.Schema({KEY: pl.Int64()})
-    where = f"{lake.name(days[0])} … {lake.name(days[-1])}"
-    remedy = "Read them apart"
-    try:
-        united = pl.concat([pl.DataFrame(schema=schema) for schema in known], how="diagonal_relaxed").schema
-    except pl.exceptions.PolarsError as error:
-        raise ColumnsDiffer(where, f"have a column whose types cannot be united ({error})", remedy) from error
-    for name, dtype in united.items():
-        found = {schema[name] for schema in known if name in schema}
-        if dtype == pl.String and any(one.is_numeric() or one.is_temporal() for one in found):
-            texts = ", ".join(sorted(map(str, found)))
-            raise ColumnsDiffer(where, f"have types of the column {name} that cannot be united ({texts})", remedy)
-    return united
+    found: dict[str, list[pl.DataType]] = {}
+    for footer in side_by_side(lake.footer, days, is_remote=lake.is_remote):
+        for name, dtype in footer.schema.items():
+            dtypes = found.setdefault(name, [])
+            if dtype not in dtypes:
+                dtypes.append(dtype)
+    schema = pl.Schema()
+    for name, dtypes in (found or {KEY: [pl.Int64()]}).items():
+        common = united_type(dtypes)
+        if common is None:
+            where, texts = f"{lake.name(days[0])} … {lake.name(days[-1])}", ", ".join(sorted(map(str, dtypes)))
+            cause = f"have types of the column {name} that cannot be united ({texts})"
+            raise ColumnsDiffer(where, cause, "Read them apart")
+        schema[name] = common
+    return schema
 
 
 def _with_roots(names: Iterable[str], predicate: pl.Expr) -> list[str]:
@@ -374,29 +403,24 @@ def _with_roots(names: Iterable[str], predicate: pl.Expr) -> list[str]:
     return list(dict.fromkeys([*names, *predicate.meta.root_names()]))
 
 
-def _one_unit(days: Sequence[Day]) -> int | None:
+def _one(units: Mapping[int | None, Day]) -> int | None:
     """The unit that all days with rows share; None if they have none."""
-    found: dict[int, Day] = {}
-    for day in days:
-        if day.ticks is not None:
-            found.setdefault(day.ticks, day)
-    if len(found) > 1:
-        texts = [f"{day} in {UNITS[ticks]}" for ticks, day in sorted(found.items())]
+    if len(units) > 1:
+        found = sorted(units.items(), key=lambda item: item[0] or 0)
+        texts = [f"{day} in {UNITS[ticks] if ticks else 'no usual unit'}" for ticks, day in found]
         raise TimeUnitUnclear(" and ".join(texts), "have ts_event in different units", "Read them apart")
-    return next(iter(found), None)
+    return next(iter(units), None)
 
 
-def _in_ticks(bound: Bound | None, ticks: int | None, days: Sequence[Day]) -> int | None:
+def _in_ticks(bound: Bound | None, ticks: int | None, unclear: Day | None) -> int | None:
     if bound is None:
         return None
-    if bound.number is not None and (ticks is None or bound.ticks == ticks):
-        return bound.number
     if ticks is not None:
         return bound.in_ticks(ticks)
-    if not days or all(day.rows == 0 for day in days):
-        return None
+    if bound.number is not None or unclear is None:
+        return bound.number
     cause = "has a range of ts_event that is near its day in no usual unit"
-    raise TimeUnitUnclear(str(days[0]), cause, "Give start and end as numbers of ts_event, or leave them out")
+    raise TimeUnitUnclear(str(unclear), cause, "Give start and end as numbers of ts_event, or leave them out")
 
 
 def _most_at_once(days: Sequence[Day]) -> int:

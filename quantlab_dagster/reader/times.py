@@ -7,7 +7,9 @@ the day of its path; of a bare number by its size, since the years 2001 to 2100 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 from quantlab_dagster.reader.errors import TimeUnitUnclear
@@ -15,7 +17,10 @@ from quantlab_dagster.reader.errors import TimeUnitUnclear
 __all__ = ["UNITS", "Bound", "Instant", "Unit", "bound_of", "span_of_days", "unit_of_ticks"]
 
 Instant = dt.datetime | dt.date | str | int
-"""A time: an aware datetime; a date, for its midnight (UTC); either as text, ISO 8601; or a number of `ts_event`."""
+"""A time: an aware datetime; a date, for its midnight (UTC); either as text, ISO 8601; or a number of `ts_event`.
+
+Integers of NumPy are numbers, too; a Timestamp of pandas and a text keep their nanoseconds.
+"""
 
 Unit = Literal["s", "ms", "us", "ns"]
 """As Polars names them."""
@@ -23,7 +28,8 @@ Unit = Literal["s", "ms", "us", "ns"]
 UNITS: dict[int, Unit] = {1: "s", 10**3: "ms", 10**6: "us", 10**9: "ns"}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _YEARS = (978_307_200, 4_102_444_800)  # 2001 and 2100, in seconds
-_US = 10**6
+_NS = 10**9
+_FRACTION = re.compile(r"(?P<begin>[^.,]*[.,]\d{6})(?P<nanoseconds>\d{1,3})(?P<rest>\d*)(?P<zone>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +37,21 @@ class Bound:
     """The beginning or the end of a range of time.
 
     Attributes:
-        microseconds: since 1970 (UTC).
-        number: the value of `ts_event` itself, where that was given; then it is exact, and the microseconds are rounded
-            down.
-        ticks: of that number, in a second.
+        nanoseconds: since 1970 (UTC).
+        number: the value of `ts_event` itself, where that was given: for days in no usual unit.
     """
 
-    microseconds: int
+    nanoseconds: int
     number: int | None = None
-    ticks: int | None = None
 
     @property
     def day(self) -> dt.date:
         """The UTC day that it lies in."""
-        return (_EPOCH + dt.timedelta(microseconds=self.microseconds)).date()
+        return (_EPOCH + dt.timedelta(microseconds=self.nanoseconds // 1000)).date()
 
     def in_ticks(self, ticks: int) -> int:
         """The least value of `ts_event`, in a unit, that is not before this time."""
-        if self.number is not None and self.ticks is not None:
-            return -(-self.number * ticks // self.ticks)
-        return -(-self.microseconds * ticks // _US)
+        return -(-self.nanoseconds * ticks // _NS)
 
 
 def unit_of_ticks(ticks: int) -> Unit:
@@ -70,35 +71,42 @@ def bound_of(instant: Instant, what: str) -> Bound:
     """
     if isinstance(instant, bool):
         raise _unclear(what, instant, "is no time")
-    if isinstance(instant, int):
-        return _of_number(instant, what)
+    if isinstance(instant, Integral):
+        return _of_number(int(instant), what)
+    given, nanoseconds = instant, getattr(instant, "nanosecond", 0)  # those of a pandas.Timestamp
     if isinstance(instant, str):
-        instant = _parsed(instant, what)
+        instant, nanoseconds = _parsed(instant, what)
     if isinstance(instant, dt.datetime):
         if instant.tzinfo is None:
-            raise _unclear(what, instant, "has no time zone")
-        return Bound((instant - _EPOCH) // dt.timedelta(microseconds=1))
-    if isinstance(instant, dt.date):
-        return Bound((dt.datetime.combine(instant, dt.time(), dt.UTC) - _EPOCH) // dt.timedelta(microseconds=1))
-    raise _unclear(what, instant, "is no time")
+            raise _unclear(what, given, "has no time zone")
+    elif isinstance(instant, dt.date):
+        instant = dt.datetime.combine(instant, dt.time(), dt.UTC)
+    else:
+        raise _unclear(what, given, "is no time")
+    return Bound((instant - _EPOCH) // dt.timedelta(microseconds=1) * 1000 + nanoseconds)
 
 
 def _of_number(number: int, what: str) -> Bound:
     for ticks in UNITS:
         if _YEARS[0] * ticks <= number < _YEARS[1] * ticks:
-            return Bound(number * _US // ticks, number, ticks)
+            return Bound(number * (_NS // ticks), number)
     raise _unclear(what, number, "is no ts_event between 2001 and 2100 in s, ms, us or ns")
 
 
-def _parsed(text: str, what: str) -> dt.datetime | dt.date:
+def _parsed(text: str, what: str) -> tuple[dt.datetime | dt.date, int]:
+    """A time to the microsecond, and the nanoseconds behind it."""
     try:
-        return dt.date.fromisoformat(text)
+        return dt.date.fromisoformat(text), 0
     except ValueError:
         pass
+    match = _FRACTION.fullmatch(text)
+    if match and match["rest"].strip("0"):
+        raise _unclear(what, text, "is finer than a nanosecond")
     try:
-        return dt.datetime.fromisoformat(text)
+        found = dt.datetime.fromisoformat(match["begin"] + match["zone"] if match else text)
     except ValueError:
         raise _unclear(what, text, "is no time of ISO 8601") from None
+    return found, int(match["nanoseconds"].ljust(3, "0")) if match else 0
 
 
 def _unclear(what: str, given: object, cause: str) -> TimeUnitUnclear:
@@ -111,4 +119,4 @@ def span_of_days(start: Bound | None, end: Bound | None) -> tuple[dt.date, dt.da
     first = start.day if start else dt.date.min
     if end is None:
         return first, dt.date.max
-    return first, Bound(end.in_ticks(_US) - 1).day
+    return first, Bound(end.nanoseconds - 1).day

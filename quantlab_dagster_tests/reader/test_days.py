@@ -69,6 +69,37 @@ def test_what_is_there_and_its_worth(lake: ReadLake) -> None:
     assert len(opened.days(start="2026-01-08", end="2026-01-09", symbol="ADAUSDT")) == 1
 
 
+def test_names_are_meant_in_any_spelling_and_said_to_be_missing_where_they_are(local: ReadLake) -> None:
+    local.put(day_of(), TIMES)
+    local.put(day_of("btcusdt", exchange="okx"), TIMES)
+    opened = local.open()
+    assert opened.streams("BINANCE") == ("bbo",)
+    assert opened.symbols("Binance", "BBO") == ("adausdt",)
+    with pytest.raises(reader.NothingPublished, match="exchange kraken"):
+        opened.streams("kraken")
+    with pytest.raises(reader.NothingPublished, match=r"stream trade: is not in okx of .*Nearest are: bbo"):
+        opened.symbols("okx", "trade")
+    with pytest.raises(reader.NothingPublished, match=r"symbol ADAUSDT: is not in okx/bbo of .*Nearest are: btcusdt"):
+        opened.rows(exchange="okx", symbol="ADAUSDT")
+    with pytest.raises(reader.NothingPublished, match=rf"symbol XYZ: is not in {local.url}"):
+        opened.rows(symbol="XYZ")
+
+
+def test_a_page_of_a_symbol_in_two_spellings_asks_which(local: ReadLake) -> None:
+    for number, symbol in enumerate(("adausdt", "ADAUSDT")):
+        local.put(day_of(symbol), TIMES[number:])
+    opened = local.open()
+    assert [opened.page("binance", "bbo", symbol, DAY).rows.height for symbol in ("adausdt", "ADAUSDT")] == [3, 2]
+    with pytest.raises(PathError, match=r"AdaUsdt: may be any of binance/bbo/ADAUSDT, binance/bbo/adausdt"):
+        opened.page("binance", "bbo", "AdaUsdt", DAY)
+
+
+def test_a_lake_may_be_given_as_a_path(local: ReadLake, tmp_path: Path) -> None:
+    local.put(day_of(), TIMES)
+    directory = tmp_path / local.url.rpartition("/")[2]
+    assert reader.open_lake(directory).exchanges() == ("binance",)
+
+
 def test_data_that_is_not_its_metas_is_never_read_unless_asked(lake: ReadLake) -> None:
     lake.put(day_of(), TIMES)
     lake.put_object(day_of(), "data.parquet", OTHER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -111,3 +112,24 @@ def test_a_day_whose_numbers_are_wrong_is_not_paged_through(local: ReadLake) -> 
     local.put_foreign(day_of(), frame.with_columns(seq=pl.Series([*range(10), *range(9, 19)])))
     with pytest.raises(reader.DayMisordered, match="numbered from 0 on"):
         list(local.open().pages(*WHICH, limit=15))
+
+
+def test_what_a_page_does_not_have_is_said(local: ReadLake) -> None:
+    local.put(day_of(), TIMES)
+    opened = local.open()
+    with pytest.raises(reader.ColumnsDiffer, match=r"column bid_prices: is in none.*Nearest are: bid_price"):
+        opened.page(*WHICH, columns=["bid_prices"])
+    local.put_foreign(day_of("btcusdt"), frame_of(day_of("btcusdt"), TIMES).drop("seq"))
+    with pytest.raises(reader.DayMisordered, match="has no column seq"):
+        opened.page("binance", "bbo", "btcusdt", DAY)
+
+
+def test_the_day_of_a_page_may_be_a_time_in_it(local: ReadLake) -> None:
+    local.put(day_of(), TIMES)
+    opened = local.open()
+    cursor = opened.page(*WHICH, limit=7).cursor
+    late = dt.datetime(2026, 1, 8, 1, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+    page = opened.page("binance", "bbo", "adausdt", late, after=cursor, limit=7)
+    assert page.rows["seq"].to_list() == list(range(7, 14))
+    with pytest.raises(reader.TimeUnitUnclear, match="has no time zone"):
+        opened.page("binance", "bbo", "adausdt", late.replace(tzinfo=None))

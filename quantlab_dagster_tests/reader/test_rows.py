@@ -259,6 +259,40 @@ def test_days_of_different_units_are_not_mixed(local: ReadLake) -> None:
     assert found.polars()["ts_event"].to_list() == [MIDNIGHT_MS * 10**6 + 5]
 
 
+def test_a_day_in_no_unit_is_not_mixed_with_days_in_one(local: ReadLake) -> None:
+    """Its rows would be compared with a range in the others' unit, and dropped or taken by chance."""
+    local.put(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 1])
+    local.put(day_of(day=NEXT), [0, (MIDNIGHT_MS + DAY_MS) * 10**6])
+    lake, different = local.open(), r"20260109 in no usual unit and .*20260108 in ms: have ts_event in different units"
+    for given_ in ({}, {"start": DAY, "end": DAY + dt.timedelta(days=2)}, {"start": MIDNIGHT_MS}):
+        with pytest.raises(reader.TimeUnitUnclear, match=different):
+            lake.rows(**given_)
+    with pytest.raises(reader.TimeUnitUnclear, match="20260109: has a range of ts_event that is near its day in no"):
+        lake.rows(start="2026-01-09T12:00:00Z")
+    local.put(day_of(day=NEXT), [])
+    assert local.open().rows(start=DAY).polars().height == 2
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_where_a_meta_does_not_say_the_range_the_data_does(local: ReadLake, has_statistics: bool) -> None:
+    frame = frame_of(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 5])
+    nothing = {"ts_event_min": None, "ts_event_max": None}
+    meta = {"schema_version": 1, "rows": 2, "ordering_columns": ["ts_event", "seq"], "stream_type": "bbo", **nothing}
+    local.put_object(day_of(), "meta.json", meta)
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, statistics=has_statistics)
+    local.put_object(day_of(), "data.parquet", buffer.getvalue())
+    local.put(day_of("btcusdt"), [MIDNIGHT_MS * 10**6])
+    lake = local.open()
+    with pytest.raises(reader.TimeUnitUnclear, match="in different units"):
+        lake.rows()
+    if has_statistics:
+        found = lake.rows(symbol="adausdt", start=DAY)
+        assert (found.unit, found.polars().height) == ("ms", 2)
+    else:
+        assert lake.rows(symbol="adausdt").polars().height == 2
+
+
 def test_a_day_in_no_unit_is_read_by_numbers_only(local: ReadLake) -> None:
     local.put(day_of(), [17, 20])
     lake = local.open()
@@ -291,6 +325,51 @@ def test_a_day_without_rows_has_its_columns(local: ReadLake) -> None:
     assert "bid_price" in frame.columns
 
 
+HOUR_MS = 3_600_000
+QUIET: dict[str, Any] = {"start": "2026-01-08T17:00:00Z", "end": "2026-01-08T18:00:00Z"}
+
+
+def test_a_quiet_range_has_the_columns_of_the_days_that_were_asked_for(local: ReadLake) -> None:
+    """Funding comes at 0, 8 and 16 h."""
+    for number in range(3):
+        begin = MIDNIGHT_MS + number * DAY_MS
+        symbol_day = day_of(stream="funding", day=DAY + dt.timedelta(days=number))
+        times = [begin + hour * HOUR_MS for hour in (0, 8, 16)]
+        local.put(symbol_day, frame_of(symbol_day, times).with_columns(funding_rate=pl.lit(0.1)))
+    lake = local.open()
+    found = lake.rows(**QUIET)
+    assert (found.days, found.unit, found.missing) == ((), "ms", {})
+    assert_frame_equal(found.polars(), local.frames[day_of(stream="funding")].clear())
+    assert found.lazy().filter(pl.col("funding_rate") > 0).collect().height == 0
+    assert found.arrow().schema.names == found.schema.names()
+    assert lake.rows(**QUIET, columns=["funding_rate"]).polars().schema == {"funding_rate": pl.Float64}
+    with pytest.raises(reader.ColumnsDiffer, match=r"column bid_price: is in none.*funding_rate"):
+        lake.rows(**QUIET, columns=["bid_price"]).polars()
+    local.put(day_of(), [MIDNIGHT_MS + 17 * HOUR_MS])
+    both = local.open().rows(**QUIET, columns=["bid_price", "funding_rate"]).polars()
+    assert both.rows() == [(0.0, None)]
+
+
+def test_a_quiet_day_is_not_opened_for_columns_that_others_have(
+    local: ReadLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.put(day_of(), [MIDNIGHT_MS + 17 * HOUR_MS])
+    local.put(day_of(stream="funding"), [MIDNIGHT_MS])
+    lake = local.open()
+    opened: set[str] = set()
+    open_day = lake.open
+
+    def open_seen(day: Any) -> Any:
+        opened.add(day.stream)
+        return open_day(day)
+
+    monkeypatch.setattr(lake, "open", open_seen)
+    assert lake.rows(**QUIET, columns=["seq"]).polars().height == 1
+    assert opened == {"bbo"}
+    assert lake.rows(**QUIET).polars().height == 1
+    assert opened == {"bbo", "funding"}
+
+
 @pytest.mark.parametrize("step", [1, 1_000])
 def test_a_misordered_day_of_other_software_is_noticed(
     local: ReadLake, monkeypatch: pytest.MonkeyPatch, step: int
@@ -304,10 +383,21 @@ def test_a_misordered_day_of_other_software_is_noticed(
 
 
 def test_a_day_that_begins_before_it_says_is_noticed_and_not_merged_wrongly(local: ReadLake) -> None:
-    local.put_foreign(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 9], ts_event_min=MIDNIGHT_MS + 5)
+    local.put(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 9], ts_event_min=MIDNIGHT_MS + 5)
     local.put(day_of("btcusdt"), [MIDNIGHT_MS + 1, MIDNIGHT_MS + 2])
     with pytest.raises(reader.DayMisordered, match="before the ts_event_min"):
         local.open().rows().polars()
+
+
+@pytest.mark.parametrize("change", [{"ts_event_min": MIDNIGHT_MS + 5}, {"ts_event_max": MIDNIGHT_MS + 3}])
+def test_a_day_of_other_software_that_says_a_wrong_range_is_merged_by_its_data(
+    local: ReadLake, change: dict[str, int]
+) -> None:
+    for number, symbol in enumerate(("adausdt", "btcusdt")):
+        times = [MIDNIGHT_MS + number, MIDNIGHT_MS + 9]
+        local.put_foreign(day_of(symbol), times, **change if number == 0 else {})
+    local.put_foreign(day_of(day=NEXT), [MIDNIGHT_MS + DAY_MS])
+    assert places(local.open().rows().polars(), local.frames) == without_day(local.expected())
 
 
 @pytest.mark.parametrize("order", ["total", "files"])
@@ -334,6 +424,13 @@ def test_a_bound_in_nanoseconds_is_exact_on_a_day_of_milliseconds(local: ReadLak
     before, after = lake.rows(end=bound).polars(), lake.rows(start=bound).polars()
     assert before["ts_event"].to_list() == [MIDNIGHT_MS]
     assert after["ts_event"].to_list()[:1] == [MIDNIGHT_MS + 1]
+
+
+def test_a_bound_of_text_is_exact_on_a_day_of_nanoseconds(local: ReadLake) -> None:
+    local.put(day_of(), [MIDNIGHT_MS * 10**6 + number for number in range(3_000)], group=500)
+    lake, bound = local.open(), "2026-01-08T00:00:00.000001500Z"
+    assert lake.rows(start=bound).polars()["seq"].to_list() == list(range(1_500, 3_000))
+    assert lake.rows(end=bound).polars()["seq"].to_list() == list(range(1_500))
 
 
 def test_a_day_that_is_rebuilt_after_it_was_looked_at_is_never_mixed(local: ReadLake) -> None:

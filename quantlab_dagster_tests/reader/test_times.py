@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,11 +49,42 @@ def test_a_date_is_its_midnight(given_: dt.date | str) -> None:
         (-SECONDS, "is no ts_event between 2001 and 2100"),
         (True, "is no time"),
         (1.5, "is no time"),
+        (float(SECONDS), "is no time"),
+        (np.bool_(True), "is no time"),
+        ("2026-01-08T12:00:00.0000000001Z", "is finer than a nanosecond"),
+        ("2026-01-08T12:00:00.000000001", "has no time zone"),
+        ("2026-01-08T12:00:00.000000001x", "is no time of ISO 8601"),
     ],
 )
 def test_what_is_no_time_is_refused(given_: object, cause: str) -> None:
     with pytest.raises(TimeUnitUnclear, match=cause):
         bound_of(given_, "start")  # type: ignore[arg-type]
+
+
+class Timestamp(dt.datetime):
+    """As that of pandas: a datetime that knows its nanoseconds."""
+
+    nanosecond = 500
+
+
+@pytest.mark.parametrize(
+    ("given_", "nanoseconds"),
+    [
+        ("2026-01-08T12:00:00.000001500Z", 1_500),
+        ("2026-01-08T13:00:00,000001500+01:00", 1_500),
+        ("2026-01-08T12:00:00.0000015Z", 1_500),
+        ("2026-01-08T12:00:00.0000015000000Z", 1_500),
+        ("2026-01-08T12:00:00.000001Z", 1_000),
+        ("2026-01-08T12:00:00.5Z", 500_000_000),
+        (Timestamp(2026, 1, 8, 12, 0, 0, 1, dt.UTC), 1_500),
+        (SECONDS * 10**9 + 1_500, 1_500),
+        (np.int64(SECONDS * 10**9 + 1_500), 1_500),
+    ],
+)
+def test_nanoseconds_are_kept(given_: dt.datetime | str | int, nanoseconds: int) -> None:
+    bound = bound_of(given_, "start")
+    assert bound.in_ticks(10**9) == SECONDS * 10**9 + nanoseconds
+    assert bound.in_ticks(10**6) == SECONDS * 10**6 + -(-nanoseconds // 1000)
 
 
 @given(st.integers(SECONDS * 10**9, SECONDS * 10**9 + 10**7), st.sampled_from([1, 10**3, 10**6, 10**9]))
