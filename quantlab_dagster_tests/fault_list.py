@@ -219,6 +219,11 @@ _VERDICT = Chapter(
         Fault("unclaimed-prefix", "Raw prefixes that no asset claims were ignored."),
         Fault("interrupt-next-day", "Ctrl-C ended one day as failed, and the next day of the range began."),
         Fault("dead-collector", "A collector that had died counted as settled without files, all well, for ever."),
+        Fault(
+            "outage-makes-deaf",
+            "A first day that began at noon, or two outages in a week, became a symbol's own pace: its collector was "
+            "dead for a day or two before anybody was told.",
+        ),
         Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
         Fault(
             "partial-before-the-beginning",
