@@ -224,6 +224,10 @@ _VERDICT = Chapter(
             "A first day that began at noon, or two outages in a week, became a symbol's own pace: its collector was "
             "dead for a day or two before anybody was told.",
         ),
+        Fault(
+            "over-by-another-run",
+            "A failed run was told as over when another of the same job and day succeeded, whatever it was of.",
+        ),
         Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
         Fault(
             "partial-before-the-beginning",
