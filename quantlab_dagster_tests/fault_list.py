@@ -228,6 +228,11 @@ _VERDICT = Chapter(
             "over-by-another-run",
             "A failed run was told as over when another of the same job and day succeeded, whatever it was of.",
         ),
+        Fault(
+            "all-delisted-fails",
+            "The command `live` failed for ever where all symbols were delisted, and each weekend of a lake that rests "
+            "then, while the checks passed.",
+        ),
         Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
         Fault(
             "partial-before-the-beginning",

@@ -48,7 +48,7 @@ def live(
 
 
 def _say(screen: "Screen", judgement: "LiveJudgement") -> None:
-    from quantlab_dagster.market.live import Hearing
+    from quantlab_dagster.market.live import NONE_EXPECTED, NOTHING_KNOWN, Hearing
 
     rows = [
         (
@@ -69,8 +69,10 @@ def _say(screen: "Screen", judgement: "LiveJudgement") -> None:
         screen.table(
             "Silent or unknown", ("symbol", "#newest part", "#usual", "why"), [_row(look, judgement) for look in bad]
         )
-    if not judgement.looks:
-        screen.say("FAIL no symbol had data on the latest settled day or since: there is nothing to listen to")
+    if judgement.unheard:
+        screen.say(f"FAIL {NOTHING_KNOWN}")
+    elif not judgement.looks:
+        screen.say(f"ok   {NONE_EXPECTED}")
     elif bad:
         screen.say(f"FAIL {len(bad)} of {len(judgement.looks)} symbols are silent or unknown")
     else:

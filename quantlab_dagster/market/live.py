@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LONGEST_LIMIT",
+    "NONE_EXPECTED",
+    "NOTHING_KNOWN",
     "PARTS_ARRIVING",
     "STREAM_LIMITS",
     "Hearing",
@@ -52,6 +54,10 @@ OTHER_LIMIT = 60
 LONGEST_LIMIT = dt.timedelta(days=2)
 """What is silent for longer is the judgement's of days."""
 
+
+NOTHING_KNOWN = "no symbol is known yet, so there is nothing to listen to"
+
+NONE_EXPECTED = "no symbol is expected: none had data in the last days, or all are delisted or rest today"
 
 SEVERAL = 3
 """Symbols of a pair from which on it is judged as a whole, too: of so many not all are quiet by chance."""
@@ -203,16 +209,23 @@ class LiveJudgement:
         now: when that was looked at.
         pairs: configured ones.
         looks: one for each live symbol, sorted by name.
+        known: whether the state knows any symbol, of whatever pair; where there are looks it does.
     """
 
     now: dt.datetime
     pairs: tuple[Pair, ...]
     looks: tuple[LiveLook, ...]
+    known: bool = False
 
     @property
     def fine(self) -> bool:
-        """Whether nobody need look: there is something that speaks, and nothing that does not."""
-        return bool(self.looks) and not self.having(Hearing.SILENT) and not self.having(Hearing.UNKNOWN)
+        """Whether nobody need look: something is known, and nothing of it is silent that should not be."""
+        return not self.unheard and not self.having(Hearing.SILENT) and not self.having(Hearing.UNKNOWN)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether no symbol at all is known. Where some are, but all are delisted or rest, nothing is wrong."""
+        return not self.looks and not self.known
 
     def having(self, hearing: Hearing, pair: Pair | None = None) -> list[LiveLook]:
         """The looks that ended so, of all pairs or of one."""
@@ -265,7 +278,9 @@ class LiveJudgement:
         if unknown:
             named = name_some([look.text for look in unknown], 3)
             texts.append(f"{len(unknown)} of {len(looks)} symbols could not be looked at: {named}")
-        well = "every symbol is flushed" if looks else "no symbol had data in the last days"
+        if self.unheard:
+            texts.append(NOTHING_KNOWN)
+        well = "every symbol is flushed" if looks else NONE_EXPECTED
         return Finding(PARTS_ARRIVING, not texts, "; ".join(texts) or well, number=len(silent) + len(unknown))
 
     def gauges(self, pair: Pair) -> dict[str, float]:

@@ -15,7 +15,16 @@ from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text
 from quantlab_dagster.lake.store.objects import ObjectInfo, Range
 from quantlab_dagster.market.listening import look_live
-from quantlab_dagster.market.live import Hearing, LiveJudgement, LiveLook, LiveSymbol, limit_of, live_symbols
+from quantlab_dagster.market.live import (
+    NONE_EXPECTED,
+    NOTHING_KNOWN,
+    Hearing,
+    LiveJudgement,
+    LiveLook,
+    LiveSymbol,
+    limit_of,
+    live_symbols,
+)
 from quantlab_dagster.market.pace import gap_within, longest_gap
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.settling import delist
@@ -367,7 +376,16 @@ def test_a_slow_store_ends_the_look_in_time(collectors: list[Collector]) -> None
 def test_where_nothing_is_known_nothing_is_well() -> None:
     judgement = LiveJudgement(FRIDAY, tuple(PAIRS), ())
     assert not judgement.fine
-    assert judgement.finding(BBO).text == "no symbol had data in the last days"
+    finding = judgement.finding(BBO)
+    assert (finding.passed, finding.text) == (False, NOTHING_KNOWN)
+
+
+@pytest.mark.guards("all-delisted-fails")
+def test_where_all_is_delisted_or_rests_nothing_is_wrong() -> None:
+    judgement = LiveJudgement(FRIDAY, tuple(PAIRS), (), known=True)
+    assert judgement.fine
+    finding = judgement.finding(BBO)
+    assert (finding.passed, finding.text) == (True, NONE_EXPECTED)
 
 
 def test_what_is_flushed_costs_one_listing_and_one_page_whatever_the_day_holds() -> None:
