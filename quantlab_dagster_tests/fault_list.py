@@ -219,6 +219,20 @@ _VERDICT = Chapter(
         Fault("unclaimed-prefix", "Raw prefixes that no asset claims were ignored."),
         Fault("interrupt-next-day", "Ctrl-C ended one day as failed, and the next day of the range began."),
         Fault("dead-collector", "A collector that had died counted as settled without files, all well, for ever."),
+        Fault(
+            "outage-makes-deaf",
+            "A first day that began at noon, or two outages in a week, became a symbol's own pace: its collector was "
+            "dead for a day or two before anybody was told.",
+        ),
+        Fault(
+            "over-by-another-run",
+            "A failed run was told as over when another of the same job and day succeeded, whatever it was of.",
+        ),
+        Fault(
+            "all-delisted-fails",
+            "The command `live` failed for ever where all symbols were delisted, and each weekend of a lake that rests "
+            "then, while the checks passed.",
+        ),
         Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
         Fault(
             "partial-before-the-beginning",

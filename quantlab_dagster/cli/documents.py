@@ -266,14 +266,14 @@ def live_document(judgement: LiveJudgement) -> dict[str, Any]:
         "symbols": [
             {
                 "name": look.of.name,
-                "hearing": look.hearing(judgement.now).value,
+                "hearing": hearing.value,
                 "newest_part": _moment(look.flushed) if look.flushed else None,
                 "age_seconds": _seconds(look.age(judgement.now)),
                 "limit_seconds": _seconds(look.of.limit),
                 "last_date": str(look.of.last),
                 "problem": look.problem,
             }
-            for look in judgement.looks
+            for look, hearing in judgement.hearings()
         ],
     }
 

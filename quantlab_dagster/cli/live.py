@@ -48,7 +48,7 @@ def live(
 
 
 def _say(screen: "Screen", judgement: "LiveJudgement") -> None:
-    from quantlab_dagster.market.live import Hearing
+    from quantlab_dagster.market.live import NONE_EXPECTED, NOTHING_KNOWN, Hearing
 
     rows = [
         (
@@ -66,18 +66,23 @@ def _say(screen: "Screen", judgement: "LiveJudgement") -> None:
         screen.table(title, ("exchange/stream", "#symbols", "#silent", "#unknown", "#newest part"), rows)
     bad = judgement.having(Hearing.SILENT) + judgement.having(Hearing.UNKNOWN)
     if bad:
-        screen.table("Silent or unknown", ("symbol", "#newest part", "#usual", "why"), map(_row, bad))
-    if not judgement.looks:
-        screen.say("FAIL no symbol had data on the latest settled day or since: there is nothing to listen to")
+        screen.table(
+            "Silent or unknown", ("symbol", "#newest part", "#usual", "why"), [_row(look, judgement) for look in bad]
+        )
+    if judgement.unheard:
+        screen.say(f"FAIL {NOTHING_KNOWN}")
+    elif not judgement.looks:
+        screen.say(f"ok   {NONE_EXPECTED}")
     elif bad:
         screen.say(f"FAIL {len(bad)} of {len(judgement.looks)} symbols are silent or unknown")
     else:
         screen.say(f"ok   all {len(judgement.looks)} symbols are flushed")
 
 
-def _row(look: "LiveLook") -> tuple[str, str, str, str]:
+def _row(look: "LiveLook", judgement: "LiveJudgement") -> tuple[str, str, str, str]:
     moment = f"{look.flushed:%m-%d %H:%M:%S}" if look.flushed else ""
-    return look.of.name, moment, _age(look.of.limit), look.problem or "silent"
+    why = "all of its pair is silent" if look.of.pair in judgement.stopped else "silent"
+    return look.of.name, moment, _age(look.of.limit), look.problem or why
 
 
 def _age(age: object) -> str:

@@ -12,8 +12,10 @@ import json
 from collections.abc import Collection, Sequence
 
 import dagster as dg
+from dagster._core.definitions.assets.job.asset_job import is_reserved_asset_job_name
 from dagster._core.event_api import RunStatusChangeRecordsFilter
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from quantlab_dagster.access import notifier_of
 from quantlab_dagster.alerts.news import AGAIN_AFTER, Kind, Known, Message, News, Trouble, decide, dump, load
@@ -23,12 +25,15 @@ from quantlab_dagster.defs.names import CHECK_ALERTS, RUN_ALERTS
 from quantlab_dagster.defs.ticks import failing_ticks
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.work.clock import Clock
+from quantlab_dagster.work.wording import name_some
 
 __all__ = ["Alerts", "check_alerts", "run_alerts"]
 
 _OFF = "neither QUANTLAB_ALERT_URL nor QUANTLAB_ALERT_COMMAND is set"
 _MOST_EVENTS = 50
 _FORGOTTEN_AFTER = dt.timedelta(days=7)
+_RANGE_TAGS = (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+_TO, _OF = "...", " of "
 _ENDED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 
@@ -135,12 +140,15 @@ def run_alerts(settings: Settings) -> dg.SensorDefinition:
             return dg.SensorResult(cursor=json.dumps({"after": _latest_failure(context.instance), "told": {}}))
         now = clock()
         known = {what: one for what, one in _known(context, cursor.get("told")).items() if _is_recent(one, now)}
-        last, news, after = _failed_since(context.instance, cursor["after"], known, now)
-        over = [what for what, one in after.items() if _has_succeeded(context.instance, what, one)]
+        owed = _owed_still(context.instance, known, _owed(cursor.get("owed"), known))
+        last, news, after = _failed_since(context.instance, cursor["after"], known, owed, now)
+        owed = _owed_still(context.instance, after, owed)
+        over = [what for what in after if what not in owed]
         news += [News(Kind.OVER, what, "", after[what].since) for what in over if after[what].told is not None]
         alerts.tell(news)
-        kept = {what: one for what, one in after.items() if what not in over}
-        return dg.SensorResult(cursor=json.dumps({"after": last, "told": dump(kept)}), skip_reason=_said(news, kept))
+        kept = {what: one for what, one in after.items() if what in owed}
+        document = {"after": last, "told": dump(kept), "owed": {what: sorted(of) for what, of in owed.items()}}
+        return dg.SensorResult(cursor=json.dumps(document), skip_reason=_said(news, kept))
 
     return tell_of_runs
 
@@ -155,11 +163,11 @@ def _latest_failure(instance: dg.DagsterInstance) -> int:
 
 
 def _failed_since(
-    instance: dg.DagsterInstance, after: int, known: dict[str, Known], now: dt.datetime
+    instance: dg.DagsterInstance, after: int, known: dict[str, Known], owed: dict[str, frozenset[str]], now: dt.datetime
 ) -> tuple[int, list[News], dict[str, Known]]:
     """The last failure that was looked at, what is news, and what is to be remembered.
 
-    `Known.since` is when it last failed: a success after that ends it.
+    `Known.since` is when it last failed: a success after that ends it. What failed is added to what is owed.
     """
     news: dict[str, News] = {}
     found = dict(known)
@@ -171,6 +179,7 @@ def _failed_since(
         what = _what(run)
         failed = dt.datetime.fromtimestamp(event.timestamp, dt.UTC)
         before = found.get(what)
+        owed[what] = owed.get(what, frozenset()) | _failed_of(instance, run)
         if before is not None and before.told is not None and now - before.told < AGAIN_AFTER:
             found[what] = Known(failed, before.told)
             continue
@@ -182,15 +191,69 @@ def _failed_since(
 
 
 def _what(run: dg.DagsterRun) -> str:
-    return " ".join(filter(None, ("run", run.job_name, run.tags.get(PARTITION_TAG))))
+    """Its job and partition; of a run of whatever was chosen in the pages, whose job all of these share, of what."""
+    start, end = (run.tags.get(tag) for tag in _RANGE_TAGS)
+    partition = run.tags.get(PARTITION_TAG) or (start and end and f"{start}{_TO}{end}")
+    what = " ".join(filter(None, ("run", run.job_name, partition)))
+    chosen = sorted(_named(run)) if is_reserved_asset_job_name(run.job_name) else []
+    return f"{what}{_OF}{name_some(chosen, 3)}" if chosen else what
 
 
-def _has_succeeded(instance: dg.DagsterInstance, what: str, known: Known) -> bool:
-    _, job, *partition = what.split(" ", 2)
-    tags = {PARTITION_TAG: partition[0]} if partition else {}
-    chosen = dg.RunsFilter(job_name=job, tags=tags, statuses=[dg.DagsterRunStatus.SUCCESS])
-    records = instance.get_run_records(chosen, limit=1)
-    return any((record.end_time or 0) > known.since.timestamp() for record in records)
+def _named(run: dg.DagsterRun) -> frozenset[str]:
+    """The assets that somebody chose for a run; where there are none, the checks."""
+    return frozenset(key.to_user_string() for key in run.asset_selection or run.asset_check_selection or ())
+
+
+def _of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> frozenset[str]:
+    """The assets, or checks, that a run was of; empty where it was of none, or nobody knows."""
+    named = _named(run)
+    if named and run.step_keys_to_execute is None:
+        return named
+    return _assets_in(instance, run, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED) or named
+
+
+def _failed_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> frozenset[str]:
+    """What of it a run that failed left undone."""
+    of = _of(instance, run)
+    return of - _assets_in(instance, run, dg.DagsterEventType.ASSET_MATERIALIZATION) or of
+
+
+def _assets_in(instance: dg.DagsterInstance, run: dg.DagsterRun, kind: dg.DagsterEventType) -> frozenset[str]:
+    keys = (record.asset_key for record in instance.get_records_for_run(run.run_id, of_type=kind).records)
+    return frozenset(key.to_user_string() for key in keys if key is not None)
+
+
+def _owed_still(
+    instance: dg.DagsterInstance, known: dict[str, Known], owed: dict[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """What of each failure no success since has covered. One of which all was is left out; so is a job of no assets."""
+    still = {}
+    for what, one in known.items():
+        left, succeeded = owed.get(what, frozenset()), False
+        for run in _succeeded(instance, what, one):
+            succeeded = True
+            left -= _of(instance, run) or left
+        if left or not succeeded:
+            still[what] = left
+    return still
+
+
+def _succeeded(instance: dg.DagsterInstance, what: str, known: Known) -> list[dg.DagsterRun]:
+    """The runs of its job and partition that succeeded after it failed."""
+    _, job, *partition = what.partition(_OF)[0].split(" ", 2)
+    tags: dict[str, str | Sequence[str]] = {}
+    if partition:
+        start, to, end = partition[0].partition(_TO)
+        tags = dict(zip(_RANGE_TAGS, (start, end), strict=True)) if to else {PARTITION_TAG: start}
+    chosen = dg.RunsFilter(job_name=job, tags=tags, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=known.since)
+    records = instance.get_run_records(chosen, limit=_MOST_EVENTS)
+    return [record.dagster_run for record in records if (record.end_time or 0) > known.since.timestamp()]
+
+
+def _owed(document: object, known: Collection[str]) -> dict[str, frozenset[str]]:
+    """As it was remembered; of what an earlier version remembered nothing is known, and any success ends it."""
+    found = document if isinstance(document, dict) else {}
+    return {what: frozenset(map(str, found.get(what) or ())) for what in known}
 
 
 def _is_recent(known: Known, now: dt.datetime) -> bool:

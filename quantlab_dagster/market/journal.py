@@ -92,6 +92,7 @@ def record_of(outcome: Outcome, now: dt.datetime) -> PartitionRecord:
         raw_fingerprint=outcome.raw_fingerprint or None if outcome.status is Status.QUARANTINE else None,
         error_type=outcome.error or None if outcome.status is Status.FAILED else None,
         longest_gap_seconds=outcome.longest_gap_seconds,
+        longest_gap_within_seconds=outcome.longest_gap_within_seconds,
     )
 
 

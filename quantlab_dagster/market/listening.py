@@ -14,7 +14,7 @@ from quantlab_dagster.errors import QuantlabError, StoreError
 from quantlab_dagster.lake.market import SymbolDay, flushed_at, is_part_name
 from quantlab_dagster.lake.store.objects import Range
 from quantlab_dagster.market.live import LiveJudgement, LiveLook, LiveSymbol, live_symbols
-from quantlab_dagster.market.silence import USUAL_DAYS
+from quantlab_dagster.market.silence import USUAL_DAYS, has_data
 from quantlab_dagster.market.state_store import StateStore
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ async def listen(
     now = place.clock()
     today = now.astimezone(dt.UTC).date()
     symbols = live_symbols(state, pairs, today, least=usual_days, limits=limits) if state is not None else []
-    return LiveJudgement(now, tuple(pairs), tuple(await look_live(place, symbols, now, seconds=seconds)))
+    known = state is not None and any(has_data(record) for record in state.partitions.values())
+    return LiveJudgement(now, tuple(pairs), tuple(await look_live(place, symbols, now, seconds=seconds)), known)
 
 
 async def look_live(

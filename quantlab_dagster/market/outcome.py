@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantlab_dagster.market.pace import longest_gap
+from quantlab_dagster.market.pace import gap_within, longest_gap
 from quantlab_dagster.market.plan import Action, Plan
 from quantlab_dagster.market.timeunit import minute_width
 from quantlab_dagster.work.wording import format_bytes
@@ -76,6 +76,7 @@ class Outcome:
         raw_fingerprint: of the raw parts listed; empty where that is not known.
         checks: what was counted in the rows of the published day (`stream_checks`); None where nobody knows.
         longest_gap_seconds: between two flushes of the parts of the built file; None where nothing was built.
+        longest_gap_within_seconds: without the time before the first flush, where that makes a difference.
     """
 
     symbol_day: SymbolDay
@@ -99,6 +100,7 @@ class Outcome:
     raw_fingerprint: str = ""
     checks: dict[str, Any] | None = None
     longest_gap_seconds: int | None = None
+    longest_gap_within_seconds: int | None = None
 
     @property
     def findings(self) -> dict[str, str]:
@@ -203,12 +205,15 @@ def published(
         seconds: wall-clock time of the work.
         checks: what was counted in its rows.
     """
+    names, day = [part.name for part in plan.parts], plan.symbol_day.day
+    longest, within = longest_gap(names, day), gap_within(names, day)
     return replace(
         _as_published(plan, meta, merged.size_bytes),
         seconds=seconds,
         columns=merged.columns,
         widened=merged.widened,
-        longest_gap_seconds=longest_gap((part.name for part in plan.parts), plan.symbol_day.day),
+        longest_gap_seconds=longest,
+        longest_gap_within_seconds=within if within != longest else None,
         minute_width=minute_width(meta.ts_event_min, meta.ts_event_max, plan.symbol_day.day),
         minutes=merged.histogram,
         checks=checks,

@@ -235,6 +235,7 @@ def _after(before: PartitionRecord | None, new: PartitionRecord) -> PartitionRec
         update = {"rows": before.rows, "day_quality_post": new.day_quality_post or before.day_quality_post}
     if new.longest_gap_seconds is None and new.status != Status.NO_FILES:
         update["longest_gap_seconds"] = before.longest_gap_seconds
+        update["longest_gap_within_seconds"] = before.longest_gap_within_seconds
     if not new.total_size_bytes and new.status != Status.NO_FILES:
         update["total_size_bytes"] = before.total_size_bytes
     after = new.model_copy(update=update)

@@ -81,6 +81,7 @@ class PartitionRecord(Record):
         raw_fingerprint: of a quarantined one, what lies in the raw lake: what an operator accepts.
         error_type: of a failed one, the class of the error.
         longest_gap_seconds: of a built one, the longest time between two flushes of its parts (see `pace`).
+        longest_gap_within_seconds: the same without the time before the first flush, where that makes a difference.
     """
 
     status: str
@@ -92,6 +93,7 @@ class PartitionRecord(Record):
     raw_fingerprint: str | None = None
     error_type: str | None = None
     longest_gap_seconds: int | None = None
+    longest_gap_within_seconds: int | None = None
 
     @property
     def troubled(self) -> bool:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._core.scheduler.instigation import InstigatorStatus
+from dagster._core.test_utils import create_run_for_test
 from dagster._serdes import serialize_value
 
 from quantlab_dagster.alerts.notify import Webhook
@@ -287,6 +289,106 @@ def test_a_run_that_fails_is_told_once_and_when_its_partition_succeeds(daemon: D
     daemon.run(fails=True)
     [text] = daemon.tick(RUNS, minutes=1)
     assert "NEW run compact_day 2026-01-08" in text
+
+
+def chosen(daemon: Daemon, *pairs: str, fails: bool, job: str = "__ASSET_JOB", day: str = "2026-01-08") -> None:
+    """A run of some pairs of a day, as somebody launches in the pages, or catch-up does."""
+    selection = frozenset(dg.AssetKey(["compact", *pair.split("/")]) for pair in pairs)
+    started = dg.DagsterRunStatus.STARTED
+    tags = {"dagster/partition": day} if day else {}
+    run = create_run_for_test(daemon.instance, job_name=job, tags=tags, asset_selection=selection, status=started)
+    if fails:
+        daemon.instance.report_run_failed(run, "boom")
+    else:
+        done = DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job_name=job, message="done")
+        daemon.instance.report_dagster_event(done, run.run_id)
+
+
+def lines(texts: list[str]) -> list[str]:
+    return [line.split(" (")[0] for text in texts for line in text.splitlines()[1:]]
+
+
+@pytest.mark.guards("over-by-another-run")
+@pytest.mark.parametrize("day", ["2026-01-08", ""])
+def test_a_success_of_other_assets_ends_no_failure(daemon: Daemon, day: str) -> None:
+    """All that is launched in the pages is of one job."""
+    daemon.now = dt.datetime.now(dt.UTC)
+    daemon.tick(RUNS)
+    name = f"run __ASSET_JOB {day}".strip()
+    chosen(daemon, "okx/bbo", fails=True, day=day)
+    assert lines(daemon.tick(RUNS)) == [f"NEW {name} of compact/okx/bbo"]
+    chosen(daemon, "binance/bbo", fails=False, day=day)
+    assert daemon.tick(RUNS) == []
+    chosen(daemon, "binance/trade", fails=True, day=day)
+    assert lines(daemon.tick(RUNS)) == [f"NEW {name} of compact/binance/trade"]
+    chosen(daemon, "binance/bbo", "okx/bbo", fails=False, day=day)
+    assert lines(daemon.tick(RUNS)) == [f"OVER {name} of compact/okx/bbo"]
+    chosen(daemon, "binance/trade", fails=False, day=day)
+    assert lines(daemon.tick(RUNS)) == [f"OVER {name} of compact/binance/trade"]
+
+
+@pytest.mark.guards("over-by-another-run")
+def test_a_day_is_over_when_all_that_failed_of_it_has_succeeded(daemon: Daemon) -> None:
+    """Catch-up tries the pairs that are left: a day is told once, and is not over with the first of them."""
+    daemon.now = dt.datetime.now(dt.UTC)
+    daemon.tick(RUNS)
+    chosen(daemon, "okx/bbo", "okx/trade", "okx/funding", fails=True, job="compact_day")
+    assert lines(daemon.tick(RUNS)) == ["NEW run compact_day 2026-01-08"]
+    chosen(daemon, "okx/bbo", fails=False, job="compact_day")
+    assert daemon.tick(RUNS) == []
+    chosen(daemon, "okx/trade", fails=True, job="compact_day")
+    assert daemon.tick(RUNS) == []
+    chosen(daemon, "okx/trade", fails=False, job="compact_day")
+    chosen(daemon, "okx/bbo", fails=True, job="compact_day")
+    assert daemon.tick(RUNS) == []
+    chosen(daemon, "okx/funding", fails=False, job="compact_day")
+    assert daemon.tick(RUNS) == []
+    chosen(daemon, "okx/bbo", fails=False, job="compact_day")
+    assert lines(daemon.tick(RUNS)) == ["OVER run compact_day 2026-01-08"]
+
+
+@pytest.mark.guards("over-by-another-run")
+def test_what_a_failed_run_has_done_is_not_owed(daemon: Daemon) -> None:
+    """Of a whole day one pair fails; a run of that one, or of its steps alone, ends it."""
+    broken = {"okx"}
+    partitions = dg.DailyPartitionsDefinition(start_date="2026-01-01")
+
+    def made(exchange: str) -> dg.AssetsDefinition:
+        @dg.asset(key=["compact", exchange, "bbo"], partitions_def=partitions)
+        def work() -> None:
+            if exchange in broken:
+                raise dg.Failure(description="the store is away", allow_retries=False)
+
+        return work
+
+    definitions = dg.Definitions(
+        assets=[made("binance"), made("okx"), made("bybit")], jobs=[dg.define_asset_job("compact_day", selection="*")]
+    )
+    job = definitions.resolve_job_def("compact_day")
+
+    def run(*exchanges: str) -> None:
+        selection = [dg.AssetKey(["compact", one, "bbo"]) for one in exchanges] or None
+        job.execute_in_process(
+            instance=daemon.instance, partition_key="2026-01-08", asset_selection=selection, raise_on_error=False
+        )
+
+    daemon.now = dt.datetime.now(dt.UTC)
+    daemon.tick(RUNS)
+    run()
+    assert lines(daemon.tick(RUNS)) == ["NEW run compact_day 2026-01-08"]
+    run("binance", "bybit")
+    assert daemon.tick(RUNS) == []
+    broken.clear()
+    run("okx")
+    assert lines(daemon.tick(RUNS)) == ["OVER run compact_day 2026-01-08"]
+
+
+def test_what_an_earlier_version_remembered_is_ended_by_any_success(daemon: Daemon) -> None:
+    daemon.now = dt.datetime.now(dt.UTC)
+    told = [daemon.now.isoformat(), daemon.now.isoformat(), ""]
+    daemon.cursors[RUNS] = json.dumps({"after": 0, "told": {"run compact_day 2026-01-08": told}})
+    chosen(daemon, "okx/bbo", fails=False, job="compact_day")
+    assert lines(daemon.tick(RUNS)) == ["OVER run compact_day 2026-01-08"]
 
 
 def test_a_run_that_somebody_stopped_is_no_news(daemon: Daemon) -> None:

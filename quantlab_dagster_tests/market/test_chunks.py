@@ -107,6 +107,7 @@ def test_what_is_handed_over_comes_back_as_it_was() -> None:
         raw_fingerprint="ab",
         checks={"gaps": {"number": 3}, "findings": {"gaps": "3 silences"}},
         longest_gap_seconds=9,
+        longest_gap_within_seconds=8,
     )
     bare = Outcome(symbol_day("ünïcode/ \n"), Status.SUCCESS, Action.BUILD, "")
     differ = {one.name for one in fields(Outcome) if getattr(full, one.name) != getattr(bare, one.name)}

@@ -15,8 +15,17 @@ from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text
 from quantlab_dagster.lake.store.objects import ObjectInfo, Range
 from quantlab_dagster.market.listening import look_live
-from quantlab_dagster.market.live import Hearing, LiveJudgement, LiveLook, LiveSymbol, limit_of, live_symbols
-from quantlab_dagster.market.pace import longest_gap
+from quantlab_dagster.market.live import (
+    NONE_EXPECTED,
+    NOTHING_KNOWN,
+    Hearing,
+    LiveJudgement,
+    LiveLook,
+    LiveSymbol,
+    limit_of,
+    live_symbols,
+)
+from quantlab_dagster.market.pace import gap_within, longest_gap
 from quantlab_dagster.market.place import MarketPlace
 from quantlab_dagster.market.settling import delist
 from quantlab_dagster.market.state import DayRecord, PartitionRecord, State
@@ -125,7 +134,11 @@ def state_after(collectors: Iterable[Collector], today: dt.date, *, days: int = 
         for one in collectors:
             if names := one.names(day):
                 partitions[f"{one.name}/{day_text(day)}"] = PartitionRecord(
-                    status="success", rows=len(names), updated_at="x", longest_gap_seconds=longest_gap(names, day)
+                    status="success",
+                    rows=len(names),
+                    updated_at="x",
+                    longest_gap_seconds=longest_gap(names, day),
+                    longest_gap_within_seconds=gap_within(names, day),
                 )
     ranges = ((day_text(every[0]), day_text(every[-1])),)
     return State(
@@ -208,6 +221,93 @@ def test_each_collector_that_is_killed_is_reported(collectors: list[Collector]) 
         assert dt.timedelta(minutes=4) < taken[one.name] <= dt.timedelta(seconds=limit), one.name
 
 
+def away(one: Collector, *spans: tuple[int, float, float]) -> Collector:
+    """The same, but away in hours of days before Friday."""
+    begins = [(FRIDAY - dt.timedelta(days=days)).timestamp() for days, _, _ in spans]
+    kept = [
+        flush
+        for flush in one.flushes
+        if not any(
+            begin + hour * HOUR <= flush < begin + until * HOUR
+            for begin, (_, hour, until) in zip(begins, spans, strict=True)
+        )
+    ]
+    return Collector(one.pair, one.symbol, one.mean, one.weekend, one.seed, kept)
+
+
+@pytest.mark.guards("outage-makes-deaf")
+@pytest.mark.parametrize("mean", [25, 75, 120])
+@pytest.mark.parametrize("hour", [0.5, 12, 23])
+@pytest.mark.parametrize(
+    ("spans", "weekday"),
+    [
+        ([(day, 0, 24) for day in range(2, 12)] + [(1, 0, 12)], 4),
+        ([(day, 0, 24) for day in range(3, 12)] + [(2, 0, 12)], 4),
+        ([(3, 12, 18), (5, 12, 18)], 4),
+        ([(1, 12, 18), (2, 12, 18)], 4),
+        ([(5, 12, 18), (1, 9, 15)], 5),
+        ([(3, 12, 18), (5, 12, 18)], 5),
+        ([(3, 12, 18), (5, 12, 18)], 0),
+        ([(4, 6, 12), (3, 6, 12), (2, 6, 12)], 0),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)} spans",
+)
+def test_a_pair_of_one_symbol_is_heard_though_its_collector_was_away(
+    mean: float, hour: float, spans: list[tuple[int, float, float]], weekday: int
+) -> None:
+    """It began at noon yesterday or the day before, or was away on two days, at weekends or not, or on three."""
+    one = Collector(BBO, "busy0", mean)
+    one.run(FRIDAY - dt.timedelta(days=9), FRIDAY + dt.timedelta(days=5))
+    killed = FRIDAY + dt.timedelta(days=(weekday - 4) % 7, hours=hour)
+    assert time_until_reported(away(one, *spans), killed) <= dt.timedelta(minutes=15)
+
+
+@pytest.mark.guards("outage-makes-deaf")
+def test_a_quiet_symbol_that_began_at_noon_or_was_away_raises_no_alarm() -> None:
+    """A pair of its own, too; busy ones of the same pair do not make it loud."""
+    for pair, mean in ((TRADE, 1200.0), (TRADE, 5000.0), (BBO, 300.0)):
+        quiet = Collector(pair, "quiet0", mean, 3)
+        quiet.run(FRIDAY - dt.timedelta(days=10), FRIDAY + dt.timedelta(days=3.5))
+        others = [Collector(pair, f"busy{n}", 45, 2, n) for n in range(3)]
+        for other in others:
+            other.run(FRIDAY - dt.timedelta(days=10), FRIDAY + dt.timedelta(days=3.5))
+        noon = away(quiet, *[(day, 0, 24) for day in range(2, 12)], (1, 0, 12))
+        twice = away(quiet, (3, 12, 18), (5, 12, 18))
+        for collectors, until in (([noon], 1.0), ([twice], 3.2), ([twice, *others], 3.2)):
+            raw, alarms = Raw(collectors), []
+            for number in range(int(until * 24 * 2)):
+                now = FRIDAY + number * dt.timedelta(minutes=30)
+                if number % (24 * 2) == 0:
+                    state = state_after(collectors, now.date())
+                alarms += [f"{name} {now}" for name in silent(judged(raw, state, now))]
+            assert alarms == []
+
+
+@pytest.mark.guards("outage-makes-deaf")
+def test_a_pair_that_stops_is_told_at_once_though_most_of_its_days_were_bad(collectors: list[Collector]) -> None:
+    """All symbols, those that are quiet for hours, too; and a quiet pair is none that has stopped."""
+    spans = [(day, 6, 12) for day in (1, 2, 3, 4)]
+    noon = FRIDAY + dt.timedelta(hours=12)
+    bad = [away(one, *spans) for one in collectors if one.pair is BBO]
+    judgement = judged(Raw([one.killed(noon) for one in bad]), state_after(bad, FRIDAY.date()), noon + 2 * TICK)
+    assert judgement.stopped == {BBO}
+    assert len(silent(judgement)) == len(bad)
+    rare = [Collector(TRADE, f"rare{n}", 4000, 1, n) for n in range(4)]
+    for one in rare:
+        one.run(FRIDAY - dt.timedelta(days=10), FRIDAY + dt.timedelta(days=1))
+    state, raw = state_after(rare, FRIDAY.date()), Raw(rare)
+    assert not any(silent(judged(raw, state, FRIDAY + number * TICK)) for number in range(360))
+
+
+def test_of_a_pair_that_could_not_be_looked_at_nobody_knows_whether_it_stopped(collectors: list[Collector]) -> None:
+    noon = FRIDAY + dt.timedelta(hours=12)
+    raw = Raw([one.killed(noon) for one in collectors])
+    raw.failing = {"symbol=busy0/"}
+    judgement = judged(raw, state_after(collectors, FRIDAY.date()), noon + 2 * TICK)
+    assert judgement.stopped == frozenset()
+    assert len(judgement.having(Hearing.UNKNOWN, BBO)) == 1
+
+
 @pytest.mark.parametrize("hour", [0, 1 / 60, 0.1, 23.95])
 def test_one_that_is_killed_about_midnight_is_reported_as_soon(collectors: list[Collector], hour: float) -> None:
     moment = FRIDAY + dt.timedelta(hours=hour)
@@ -227,7 +327,8 @@ def test_all_at_once_is_said_once_and_not_by_each_symbol(collectors: list[Collec
     judgement = judged(raw, state_after(collectors, FRIDAY.date()), noon + dt.timedelta(hours=11))
     assert len(judgement.having(Hearing.SILENT, BBO)) == len(judgement.of(BBO)) == 7
     text = judgement.finding(BBO).text
-    assert text.startswith("all 7 symbols are silent: binance/bbo/busy0 (no part since 2026-01-16 1")
+    assert text.startswith("all 7 symbols are silent (no part since 2026-01-16 11:5")
+    assert " UTC, 5 minutes are usual of all together): binance/bbo/busy0" in text
     assert text.endswith("and 4 more")
     assert not judgement.fine
     assert judgement.gauges(BBO)["silent_symbols"] == 7
@@ -275,7 +376,16 @@ def test_a_slow_store_ends_the_look_in_time(collectors: list[Collector]) -> None
 def test_where_nothing_is_known_nothing_is_well() -> None:
     judgement = LiveJudgement(FRIDAY, tuple(PAIRS), ())
     assert not judgement.fine
-    assert judgement.finding(BBO).text == "no symbol had data in the last days"
+    finding = judgement.finding(BBO)
+    assert (finding.passed, finding.text) == (False, NOTHING_KNOWN)
+
+
+@pytest.mark.guards("all-delisted-fails")
+def test_where_all_is_delisted_or_rests_nothing_is_wrong() -> None:
+    judgement = LiveJudgement(FRIDAY, tuple(PAIRS), (), known=True)
+    assert judgement.fine
+    finding = judgement.finding(BBO)
+    assert (finding.passed, finding.text) == (True, NONE_EXPECTED)
 
 
 def test_what_is_flushed_costs_one_listing_and_one_page_whatever_the_day_holds() -> None:
@@ -399,12 +509,15 @@ def test_a_symbol_that_rests_every_weekend_is_not_looked_for_then() -> None:
         ("bbo", [], 5),
         ("bbo", [60, 70, 60], 5),
         ("bbo", [200, 300], 13 + 1 / 3),
-        ("bbo", [200, 300, 400], 6.25 + 5),
-        ("bbo", [30, 300, 400], 19.75),
+        ("bbo", [200, 300, 400], 6.25 + 10),
+        ("bbo", [30, 300, 400], 20),
         ("bbo", [60, 60, 60, 60, 60, 7 * 3600, 60], 5),
+        ("bbo", [40] * 5 + [3600] * 2, 5),
+        ("bbo", [40] * 5 + [43200] * 2, 5),
+        ("bbo", [40] * 4 + [3600] * 3, 5),
         ("trade", [3600], 240),
-        ("trade", [3600, 3600, 1800], 75 + 90),
-        ("funding", [8 * 3600, 8 * 3600 - 60, 8 * 3600], 600 + 3),
+        ("trade", [3600, 3600, 3000], 75 + 60),
+        ("funding", [8 * 3600, 8 * 3600 - 60, 8 * 3600], 600 + 6),
         ("funding", [], 510),
         ("liquidation", [], 60),
         ("daily", [24 * 3600, 24 * 3600, 24 * 3600], 30 * 60),

@@ -13,7 +13,7 @@ from quantlab_dagster.lake.market import Pair, day_text
 from quantlab_dagster.market.inventory import oldest_successes
 from quantlab_dagster.market.judgement import judge
 from quantlab_dagster.market.outcome import Outcome, Status
-from quantlab_dagster.market.pace import longest_gap, usual_gap
+from quantlab_dagster.market.pace import gap_within, longest_gap, usual_gap
 from quantlab_dagster.market.plan import Action
 from quantlab_dagster.market.settling import delist, note_looks, record_outcomes
 from quantlab_dagster.market.silence import Silence, silences
@@ -290,11 +290,30 @@ def test_the_longest_gap_of_a_day(parts: list[str], hours: float | None) -> None
     assert found == (None if hours is None else pytest.approx(hours * 3600, abs=1))
 
 
-def test_one_bad_day_is_not_usual_and_a_weekend_is() -> None:
+@pytest.mark.parametrize(
+    ("parts", "hours"),
+    [
+        (names(0, 8, 16), 8),
+        (names(12, 12.1, 23.9), 11.8),
+        (names(12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 23.9), 1),
+        (names(10), 14),
+        (names(23.9), 0.1),
+        (names(0.5, 24.01), 23.51),
+        ([], None),
+    ],
+)
+def test_what_lies_before_the_first_flush_is_left_out(parts: list[str], hours: float | None) -> None:
+    found = gap_within(parts, FIRST)
+    assert found == (None if hours is None else pytest.approx(hours * 3600, abs=1))
+
+
+def test_bad_days_are_not_usual_while_they_are_fewer_than_half() -> None:
     assert usual_gap([]) is None
     assert usual_gap([30]) == 30
-    assert usual_gap([30, 40, 7 * 3600, 35, 30, 30, 30]) == 40
-    assert usual_gap([30, 40, 900, 1000, 30, 30, 30]) == 900
+    assert usual_gap([30, 7 * 3600]) == 30
+    assert usual_gap([30, 40, 7 * 3600, 35, 30, 30, 30]) == 30
+    assert usual_gap([30, 40, 6 * 3600, 9 * 3600, 45, 50, 6 * 3600]) == 50
+    assert usual_gap([30, 6 * 3600, 6 * 3600, 6 * 3600]) == 6 * 3600
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from quantlab_dagster.defs.names import raw_key
 from quantlab_dagster.errors import StoreUnavailable
 from quantlab_dagster.lake.market import Pair, SymbolDay, day_text
 from quantlab_dagster.market import listening
+from quantlab_dagster.market.live import NONE_EXPECTED, NOTHING_KNOWN
+from quantlab_dagster.market.settling import delist
 from quantlab_dagster.market.state import DayRecord, PartitionRecord, State, utc_text
 from quantlab_dagster.market.state_store import StateStore
 from quantlab_dagster.settings import load_settings
@@ -107,7 +109,7 @@ def test_a_collector_that_is_killed_turns_its_check_red_and_green_again(
 ) -> None:
     assert tick(instance, 0) == {
         "binance/bbo": (True, "every symbol is flushed"),
-        "binance/trade": (True, "no symbol had data in the last days"),
+        "binance/trade": (True, NONE_EXPECTED),
     }
     assert tick(instance, 2) == {}, "said once"
     assert gauges(tmp_path)[f"silent_symbols{BBO}"] == 0
@@ -181,11 +183,32 @@ def test_the_command_line_says_so_too(
     code, text = quantlab_live(capsys)
     assert code == 1
     assert "FAIL 2 of 2 symbols are silent or unknown" in text
-    assert quantlab_live(capsys, "--stream trade")[0] == 1, "of these no symbol is known"
+    assert quantlab_live(capsys, "--stream trade")[0] == 0, "of these none is expected, as the check says"
     assert quantlab_live(capsys, "--stream what")[0] == 2
 
     settle(lakes, symbols=())
-    assert "FAIL no symbol had data" in quantlab_live(capsys)[1]
+    assert f"FAIL {NOTHING_KNOWN}" in quantlab_live(capsys)[1]
+
+
+@pytest.mark.guards("all-delisted-fails")
+def test_where_all_is_delisted_the_command_and_the_check_say_that_nothing_is_wrong(
+    lakes: Lakes, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [f"{PAIR}/adausdt", f"{PAIR}/btcusdt"]
+    asyncio.run(StateStore(lakes.compact).update(lambda state: delist(some(state), both, "merged", NOW)))
+    code, text = quantlab_live(capsys, "--json")
+    assert (code, json.loads(text)["fine"]) == (0, True)
+    assert f"ok   {NONE_EXPECTED}" in quantlab_live(capsys)[1]
+    assert tick(instance, 0)["binance/bbo"] == (True, NONE_EXPECTED)
+
+    settle(lakes, symbols=())
+    assert quantlab_live(capsys)[0] == 1
+    assert set(tick(instance, 0).values()) == {(False, NOTHING_KNOWN)}
+
+
+def some(state: State | None) -> State:
+    assert state is not None
+    return state
 
 
 def test_without_a_state_nothing_is_well(
