@@ -255,7 +255,7 @@ class _HourWork:
                 self.known = {file.name for file in self.listed}
                 self.corrupt = still_aside(self.listed, self.corrupt, self.company)
             self.corrupt = tuple(item for item in self.corrupt if item.is_among(self.listed))
-            bins = self._bins()
+            bins = self._bins() or self._bins_of_strangers()
             if not bins:
                 self.company = company_of(self._mergeable())
                 return self._untouched()
@@ -290,6 +290,26 @@ class _HourWork:
             bins += pack(files, rules, self.shared.shrink) or pack(files, rules)
         # First those without a new file: they would not be merged any more when no new one is left.
         return sorted(bins, key=lambda found: not all(is_compacted(file.name) for file in found))
+
+    def _bins_of_strangers(self) -> list[Bin]:
+        """What whoever looks, and knows no families, would find nevertheless, and was not tried together yet.
+
+        What was does not unite, and waits: a new file, or else the outputs of all families but one.
+        """
+        rules = self._place.rules
+        while bins := pack(self._mergeable(), rules):
+            families = {file.name: self.families.get(file.name, 0) for file in self._mergeable()}
+            found = [chosen for chosen in bins if any(families[file.name] == 0 for file in chosen)]
+            if found:
+                return found
+            small = [file for file in small_files(self._mergeable(), rules) if families[file.name]]
+            first = families[bins[0][0].name]
+            waiting = [file for file in small if not is_compacted(file.name)]
+            waiting = waiting or [file for file in small if families[file.name] != first]
+            if not waiting:
+                return bins
+            self._set_aside({file.name: f"{DRIFTED}of its own kind is nothing to merge it with" for file in waiting})
+        return []
 
     def _mergeable(self) -> list[ObjectInfo]:
         # What arrives while we are at work waits for the next run: else a replay of old events would hold this one.
@@ -333,9 +353,12 @@ class _HourWork:
 
     def _exclude(self, error: BadPart, bad: dict[str, str]) -> None:
         """Leave files out from now on, so that the others can be merged."""
-        found = [file for file in self.listed if file.name in bad]
-        if bad and not found:
+        if bad and not any(file.name in bad for file in self.listed):
             raise error
+        self._set_aside(bad)
+
+    def _set_aside(self, bad: dict[str, str]) -> None:
+        found = [file for file in self.listed if file.name in bad]
         for file in found:
             logger.info("%s stays as it is: %s", self._place.lake.name(file.key), bad[file.name])
         names = {file.name for file in found}

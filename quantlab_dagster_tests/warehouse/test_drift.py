@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,12 +13,11 @@ import pytest
 from quantlab_dagster.synthetic.warehouse import EventFile
 from quantlab_dagster.warehouse.checks import NO_CORRUPT_FILES
 from quantlab_dagster.warehouse.outcome import HourStatus, hour_line
+from quantlab_dagster.warehouse.pack import pack
 from quantlab_dagster.warehouse.slot import Slot
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.warehouse.event_lakes import LATER, PARTITION, SOON, EventLake, rows_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from quantlab_dagster_tests.warehouse.test_pack import listed
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def events(first: int, number: int, **columns: object) -> list[EventFile]:
     return files
 
 
-def filled_files(first: int, number: int, rows: int, value: str | int) -> list[EventFile]:
+def filled_files(first: int, number: int, rows: int, value: object) -> list[EventFile]:
     """Files of so many rows whose values do not compress."""
     files = []
     for n in range(first, first + number):
@@ -171,6 +170,71 @@ def test_a_late_file_beside_a_large_output_of_its_kind_is_not_corrupt_and_is_mer
     assert lake.rows() == rows_of(put)
     assert lake.slot() == Slot()
     assert lake.sweep(now=SOON + LATER).outcomes == ()
+
+
+@pytest.mark.guards("drifted-redone")
+def test_a_late_file_that_its_own_kind_s_output_is_too_large_for_waits_though_the_other_kind_has_one_too(
+    lake: EventLake,
+) -> None:
+    """It is a group with its own kind's output: without kinds, whoever looks finds three files to merge."""
+    put = lake.put(PARTITION, [*filled_files(0, 2, 4_500, 1), *filled_files(2, 2, 1_350, "x")])
+    lake.sweep()
+    large, small = sorted((info.size_bytes for info in lake.objects()), reverse=True)
+    [late] = filled_files(4, 1, 1_500, 1)
+    rules = lake.place().rules
+    both = listed({"events_late": len(late.data), "compacted_s": small, "compacted_l": large})
+    assert len(pack(both, rules)[0]) == 3, "with what the other kind has"
+    assert pack(both[::2], rules) == [], "not without"
+    put += lake.put(PARTITION, [late])
+    done = lake.sweep()
+    [outcome] = done.outcomes
+    assert ([item.name for item in outcome.waiting], outcome.replacements) == ([late.name], ())
+    again = lake.sweep(now=SOON + 4 * LATER, full=True)
+    assert (again.outcomes, [finding.name for finding in again.findings if not finding.passed]) == ((), [])
+
+    put += lake.put(PARTITION, filled_files(5, 1, 1, 1))
+    [outcome] = lake.sweep().outcomes
+    assert ([item.inputs for item in outcome.replacements], outcome.waiting) == ([2], ())
+    assert lake.slot() == Slot()
+    assert lake.sweep(now=SOON + 4 * LATER, full=True).outcomes == ()
+    assert lake.rows() == rows_of(put)
+
+
+@pytest.mark.guards("drifted-redone")
+def test_of_many_kinds_each_becomes_an_output_and_then_there_is_nothing_to_do(lake: EventLake) -> None:
+    """More outputs than may stay beside each other if they united."""
+    values: list[object] = [1, "x", 1.5, True, b"x", [1], {"a": 1}, [{"a": 1}], ["x"], [[1]], {"b": [1]}, [True]]
+    lake.put(PARTITION, [file for n, value in enumerate(values) for file in events(2 * n, 2, v=value)])
+    [outcome] = lake.sweep().outcomes
+    assert [item.inputs for item in outcome.replacements] == [2] * len(values)
+    assert (len(lake.names()), len(outcome.waiting)) == (len(values), len(values) - 1)
+    again = lake.sweep(now=SOON + 4 * LATER, full=True)
+    assert (again.outcomes, [finding.name for finding in again.findings if not finding.passed]) == ((), [])
+
+    lake.put(PARTITION, filled_files(90, 1, 400, "x"))
+    [outcome] = lake.sweep().outcomes
+    assert [item.inputs for item in outcome.replacements] == [2]
+    assert lake.sweep(now=SOON + 4 * LATER, full=True).outcomes == ()
+    assert sum(pq.read_metadata(path).num_rows for path in Path(lake.url).rglob("*.parquet")) == 2 * len(values) + 400
+
+
+@pytest.mark.guards("drifted-redone")
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_whatever_kinds_come_in_whatever_sizes_a_second_run_has_nothing_to_do(lake: EventLake, seed: int) -> None:
+    random = Random(seed)
+    target = random.choice([128 << 20, 20_000])  # several outputs at once, too
+    put, number = [], 0
+    for _ in range(4):
+        for _ in range(random.choice([1, 2, 5])):
+            value = random.choice([1, 1, "x", "x", 1.5, True])
+            rows = random.choice([1, 30, 300, 1_000])
+            made = filled_files(number, 1, rows, value) if type(value) in (int, str) else events(number, 1, v=value)
+            put += lake.put(PARTITION, made)
+            number += 1
+        lake.sweep(target_size=target)
+        again = lake.sweep(now=SOON + 4 * LATER, full=True, target_size=target)
+        assert (again.outcomes, [finding.name for finding in again.findings if not finding.passed]) == ((), [])
+    assert lake.rows() == rows_of(put)
 
 
 @pytest.mark.guards("drifted-redone")
