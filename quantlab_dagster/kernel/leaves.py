@@ -224,7 +224,7 @@ def _merged_types(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         if [one.name for one in a] != [one.name for one in b]:
             return None
         children = [merged_fields(one, other) for one, other in zip(a, b, strict=True)]
-        return None if None in children else pa.struct(children)
+        return None if any(child is None for child in children) else pa.struct(children)
     if pa.types.is_map(a) and pa.types.is_map(b):
         key = merged_fields(a.key_field, b.key_field.with_name(a.key_field.name))
         item = merged_fields(a.item_field, b.item_field.with_name(a.item_field.name))

@@ -14,6 +14,7 @@ import pytest
 
 from quantlab_dagster.errors import AuditFailed, MachineFault, SchemaConflict
 from quantlab_dagster.kernel import layout, writer
+from quantlab_dagster.kernel.grouping import group_parts
 from quantlab_dagster.kernel.layout import restored
 from quantlab_dagster.kernel.leaves import Leaf
 from quantlab_dagster.kernel.merge import merge
@@ -195,6 +196,29 @@ def test_parts_of_two_writers_unite_where_parquet_says_the_same(tmp_path: Path) 
         compacted = compact(parts, directory)
         assert name in parquet_type(compacted.path)
         assert pq.read_table(compacted.path)["x"].null_count == 2
+
+
+NESTED = {
+    "struct": pa.array([{"x": 1, "y": "a"}, None]),
+    "list of struct": pa.array([[{"x": 1}], []]),
+    "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    "struct in struct": pa.array([{"x": {"y": 1}}, {"x": None}]),
+}
+
+
+@pytest.mark.parametrize("lake", LAKES)
+@pytest.mark.parametrize("kind", NESTED)
+def test_nested_columns_unite_where_another_column_drifts(kind: str, lake: str, tmp_path: Path) -> None:
+    """Fields were asked whether one of them is None, which PyArrow's do not answer."""
+    order = LAKES[lake]
+    table = pa.table({order.column: [1, 3], "s": NESTED[kind]})
+    drifted = pa.table({order.column: [2, 4], "s": NESTED[kind], "new": ["a", "b"]})
+    parts = [part_of("a", table), part_of("b", drifted)]
+    read = read_back(compact(parts, tmp_path, order=order).path)
+    assert read["s"].to_pylist() == [value for value in table["s"].to_pylist() for _ in parts]
+    assert read["new"].to_pylist() == [None, "a", None, "b"]
+    footers = [FooterReader(order.column).read(part) for part in parts]
+    assert group_parts(parts, footers, order.column).groups == (("a", "b"),)
 
 
 @pytest.mark.guards("types-lost")
