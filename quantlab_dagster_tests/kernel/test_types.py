@@ -221,6 +221,35 @@ def test_nested_columns_unite_where_another_column_drifts(kind: str, lake: str, 
     assert group_parts(parts, footers, order.column).groups == (("a", "b"),)
 
 
+UNTYPED = {
+    "list": pa.array([[], []], pa.list_(pa.null())),
+    "fixed list": pa.array([[None], [None]], pa.list_(pa.null(), 1)),
+    "struct": pa.array([{"a": None}, None], pa.struct([("a", pa.null()), ("b", pa.int8())])),
+    "map": pa.array([[], []], pa.map_(pa.string(), pa.null())),
+}
+
+
+@pytest.mark.parametrize("lake", LAKES)
+@pytest.mark.parametrize("store_schema", [True, False])
+@pytest.mark.parametrize("kind", UNTYPED)
+def test_nulls_of_no_type_within_something_are_refused_by_themselves(
+    kind: str, lake: str, *, store_schema: bool
+) -> None:
+    """As PyArrow writes a column of empty lists. Polars reads numbers, which cannot be written as nulls again."""
+    part = one_column("a", UNTYPED[kind], store_schema=store_schema)
+    with pytest.raises(SchemaConflict, match=r"'x' has nothing but nulls of no type within it") as caught:
+        FooterReader(LAKES[lake].column).read(part)
+    assert caught.value.part == "a"
+
+
+def test_column_of_no_type_without_arrow_s_schema_is_refused_but_for_the_order_column(tmp_path: Path) -> None:
+    with pytest.raises(SchemaConflict, match=r"'x' has no type"):
+        survey_of([one_column("a", pa.nulls(2), store_schema=False)])
+    order = pa.table({"timestamp_ms": pa.nulls(2), "x": [1, 2]})
+    parts = [part_of("a", order, store_schema=False)]
+    assert read_back(compact(parts, tmp_path, order=LAKES["events"]).path).column_names == order.column_names
+
+
 @pytest.mark.guards("types-lost")
 def test_required_and_field_ids_stay_where_all_parts_agree(tmp_path: Path) -> None:
     def field(*, nullable: bool, identity: str, inner: str) -> pa.Field:
