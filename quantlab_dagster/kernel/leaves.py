@@ -20,6 +20,7 @@ __all__ = [
     "Stored",
     "agreed_field",
     "expected",
+    "field_ids",
     "is_carried",
     "is_ordered_otherwise",
     "leaf_of",
@@ -179,6 +180,22 @@ def _walk(
 def _field_id(one: pa.Field) -> int | None:
     identity = (one.metadata or {}).get(FIELD_ID)
     return None if identity is None else int(identity)
+
+
+def field_ids(one: pa.Field, parent: str = "") -> Iterator[tuple[int, str]]:
+    """The ids of a field and of all within it, each with the path to what bears it."""
+    path, kind = f"{parent}{one.name}", one.type
+    identity = _field_id(one)
+    if identity is not None:
+        yield identity, path
+    if pa.types.is_struct(kind):
+        within = list(kind)
+    elif pa.types.is_map(kind):
+        within = [kind.key_field.with_name("key"), kind.item_field.with_name("value")]
+    else:
+        within = [kind.value_field.with_name("element")] if _is_list(kind) else []
+    for child in within:
+        yield from field_ids(child, f"{path}.")
 
 
 def stored(metadata: Any, fields: Iterable[pa.Field]) -> tuple[Stored, ...]:

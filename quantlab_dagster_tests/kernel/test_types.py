@@ -284,6 +284,29 @@ def test_id_in_which_parts_differ_goes_from_a_flat_column_too() -> None:
     assert ids("7", "8") is None
 
 
+def test_an_id_that_two_columns_have_keeps_parts_apart() -> None:
+    def part(key: str, **ids: str) -> Part:
+        fields = [pa.field(name, pa.int64(), metadata={"PARQUET:field_id": one}) for name, one in ids.items()]
+        return part_of(key, pa.table([[1]] * len(fields), schema=pa.schema(fields)))
+
+    parts = [
+        part("a", ts_event="1", event_type="2"),
+        part("b", ts_event="1", payload="2"),
+        part("c", ts_event="1", event_type="2", payload="3"),
+        part("d", ts_event="1", event_type="3", payload="2"),
+        part("e", ts_event="1", twice="5", again="5"),
+        part("f", ts_event="1", twice="5", again="5", new="6"),
+    ]
+    for other, there in ((parts[1], "'payload'"), (parts[3], "'payload'")):
+        with pytest.raises(SchemaConflict, match=f"column {there} has field id 2, which 'event_type' has in a"):
+            survey_of([parts[0], other])
+    footers = [FooterReader("ts_event").read(one) for one in parts]
+    assert group_parts(parts, footers, "ts_event").groups == (("a", "c", "e", "f"), ("b", "d"))
+    within = pa.field("s", pa.struct([pa.field("x", pa.int64(), metadata={"PARQUET:field_id": "2"})]))
+    with pytest.raises(SchemaConflict, match=r"column 's\.x' has field id 2"):
+        survey_of([parts[0], one_column("b", pa.array([{"x": 1}], within.type), within)])
+
+
 def test_columns_of_one_type_and_several_ids_are_each_given_back() -> None:
     """What the writer makes of a type is remembered, for this id and this nullability."""
     for nullable, identity in itertools.product((True, False), ("7", "8", None)):
