@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from quantlab_dagster.errors import AccessDenied, PathError, StoreError, TableFormat, UnaddressableKey
 from quantlab_dagster.lake.discovery import Found
 from quantlab_dagster.lake.store.objects import Range, first_error
-from quantlab_dagster.lake.tables import table_at, table_of_key
+from quantlab_dagster.lake.tables import HUDI_MARKER, table_above, table_at, table_of_key
 from quantlab_dagster.lake.template import ONE_DAY, ONE_HOUR, SLOTS, Layout, hour_text
 
 if TYPE_CHECKING:
@@ -268,13 +268,16 @@ async def find_apps(
         turn: look into a few of these only, where there are many.
 
     Raises:
-        TableFormat: the lake is a table of a format that keeps account of its files.
+        TableFormat: the lake is a table of a format that keeps account of its files, or lies within one.
         StoreError: the listing failed.
     """
     names = await store.list_names("")
     table = await table_at(store, "", names)
     if table is not None:
-        raise _is_table(store, *table)
+        raise _is_table(store.name(f"{table[0]}/"), table[1])
+    above = await table_above(store)
+    if above is not None:
+        raise _is_table(*above)
     level = layout.app_level
     apps = [name for name in names.directories if layout.may_lead_to_events(f"{name}/") and _LOST not in name]
     odd = [*names.odd, *(repr(name) for name in names.directories if _is_odd(name, layout))]
@@ -330,9 +333,9 @@ def _is_odd(name: str, layout: Layout) -> bool:
     return name.startswith(literal) and (_LOST in name or (bool(literal) and name == literal))
 
 
-def _is_table(store: Store, name: str, kind: str) -> TableFormat:
+def _is_table(where: str, kind: str) -> TableFormat:
     return TableFormat(
-        store.name(f"{name}/"),
+        where,
         f"this belongs to a table of {kind}, which keeps account of its files: merged in place it would be ruined",
         "Use that format's own compaction; an event lake consists of plain files only",
     )
@@ -544,6 +547,8 @@ class _Walk:
             if found is not None:
                 self._check_order(directory)
         self._last = info.key
+        if info.name == HUDI_MARKER and self._explained and not deeper and self._partition is not None:
+            self._told.tell_table(self._layout.prefix_of(self._partition.app), "Hudi")
         if deeper or not self._explained:
             _tell(info.key, self._layout, self._told)
         elif self._partition is not None and self._layout.is_event_file(info.name):

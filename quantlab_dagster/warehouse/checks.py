@@ -128,7 +128,10 @@ def _left_out(corrupt: list[str], waiting: list[str]) -> str:
 
 def _strangers(told: Told) -> list[str]:
     """What lies in the lake and is not looked after, with what would help."""
-    said = [f"{prefix} belongs to a table of {kind}, and is left alone" for prefix, kind in sorted(told.tables.items())]
+    said = [
+        f"{prefix or 'the lake'} belongs to a table of {kind}, and is left alone"
+        for prefix, kind in sorted(told.tables.items())
+    ]
     keys = sorted(told.unexplained.values())
     if keys:
         likely = sorted({likely_template(key) for key in keys} - {""})
