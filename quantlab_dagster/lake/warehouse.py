@@ -50,6 +50,8 @@ _COMPACTED = "compacted_"
 _HOUR = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T -]?(\d{2})(?::?00)?Z?")
 _NAMESPACE = uuid.UUID("0c5ab3a4-54f5-5d1b-9d8c-3f5f0c2f3a51")
 _LISTINGS_AT_ONCE = 32
+_LIKE_DATA = re.compile(r"^[^.]+$|\.(parquet|parq|pq)(\.(gz|snappy|zst|zstd|lz4|br))?$", re.IGNORECASE)
+"""Names that may be those of events: Parquet's, and those of no kind at all, as part-00000."""
 # U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
 _LOST = "\ufffd"
 MOST_PEEKS = 1000
@@ -210,7 +212,7 @@ class Told:
         self.unexplained.setdefault(key.partition("/")[0] if "/" in key else "", key)
 
     def tell_unmatched(self, key: str) -> None:
-        """A file of a partition that has no event files but outputs. One of each first directory is kept."""
+        """A file of a partition that has no event files, or outputs only. One of each first directory is kept."""
         self.unmatched.setdefault(key.partition("/")[0], key)
 
     def tell_again(self, key: str, layout: Layout) -> None:
@@ -501,7 +503,7 @@ class _Walk:
         self._explained = True
         self._partition: AppHour | None = None
         self._files: list[ObjectInfo] = []
-        self._unmatched = ""
+        self._unmatched = self._like_data = ""
         self._last = ""
         self._latest = ""
 
@@ -518,7 +520,7 @@ class _Walk:
             self._finish()
         except UnaddressableKey as error:
             self._files, self._directory, self._latest = [], "", ""  # these are listed again
-            self._unmatched = ""
+            self._unmatched = self._like_data = ""
             await self._level(prefix, replace(keys, after=max(keys.after, self.seen, key=str.encode)), error)
 
     async def _level(self, prefix: str, keys: Range, error: UnaddressableKey) -> None:
@@ -555,6 +557,8 @@ class _Walk:
             self._files.append(info)
         elif self._partition is not None and not info.name.startswith(("_", ".")):
             self._unmatched = self._unmatched or info.key
+            if _LIKE_DATA.search(info.name):
+                self._like_data = self._like_data or info.key
 
     def _check_order(self, directory: str) -> None:
         """See that no partition comes in pieces: half of one must never be taken for all of it."""
@@ -566,9 +570,12 @@ class _Walk:
     def _finish(self) -> None:
         if self._partition is not None and self._files:
             self._take(self._partition, sorted(self._files, key=lambda info: info.key.encode()))
-        if self._unmatched and all(is_compacted(info.name) for info in self._files):
-            self._told.tell_unmatched(self._unmatched)
-        self.seen, self._unmatched = self._last, ""
+        # Beside outputs alone may lie files of a pattern that was another one, or what a writer left of its own.
+        if all(is_compacted(info.name) for info in self._files):
+            unmatched = self._like_data if self._files else self._unmatched
+            if unmatched:
+                self._told.tell_unmatched(unmatched)
+        self.seen, self._unmatched, self._like_data = self._last, "", ""
         self._files, self._directory, self._partition = [], "", None
 
 

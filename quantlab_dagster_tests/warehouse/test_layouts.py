@@ -257,6 +257,19 @@ def test_a_directory_that_may_not_be_looked_into_is_told_and_the_others_are(
     assert ["private/" in found.text for found in done.findings if found.name == EVERY_FILE_READABLE] == [True]
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "events.parquet.crc.txt", "notes.md"])
+def test_what_a_writer_left_beside_its_events_is_told_as_little_when_these_were_compacted(
+    lake: EventLake, name: str
+) -> None:
+    """The first run left outputs alone beside it, and every later one failed."""
+    put(lake, LAYOUTS["padded"][1])
+    asyncio.run(lake.store.put(f"{LAYOUTS['padded'][1]}{name}", b"{}"))
+    for run in range(3):
+        done = lake.sweep(now=EARLY + DAY_LATER + run * DAY_LATER, full=True)
+        assert [one.name for one in done.findings if not one.passed] == []
+    assert [info.name for info in lake.objects() if info.name == name] == [name]
+
+
 @pytest.mark.guards("overlooked-lake")
 @pytest.mark.parametrize("outputs", [0, 1])
 @pytest.mark.parametrize("suffix", ["", ".snappy.PARQUET"])
