@@ -190,6 +190,8 @@ class Told:
         self.unmatched: dict[str, str] = {}
         self.of_another_layout: set[str] = set()
         """Keys of slots, that may not be idle, which another layout has for partitions of this one."""
+        self.empty = False
+        """Whether there is nothing at all, but for slots."""
         self.beside = 0
         """Number of directories beside the apps."""
         self.peeked = ""
@@ -201,6 +203,7 @@ class Told:
         self.unexplained = other.unexplained | self.unexplained
         self.unmatched = other.unmatched | self.unmatched
         self.tables |= other.tables
+        self.empty = self.empty or other.empty
         self.denied |= other.denied
 
     def tell_odd(self, path: str) -> None:
@@ -284,6 +287,7 @@ async def find_apps(
     apps = [name for name in names.directories if layout.may_lead_to_events(f"{name}/") and _LOST not in name]
     odd = [*names.odd, *(repr(name) for name in names.directories if _is_odd(name, layout))]
     if told is not None:
+        told.empty = not names.odd and not names.files and {*names.directories} <= {SLOTS.partition("/")[0]}
         others = [name for name in names.directories if name not in apps and not name.startswith(("_", "."))]
         others = [name for name in others if not _is_odd(name, layout)]
         await _tell_others(store, layout, _chosen(others, turn, told), names.files, told)

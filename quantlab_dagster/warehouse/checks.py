@@ -107,7 +107,7 @@ def findings(
             EVERY_FILE_EXPLAINED,
             not strangers,
             "; ".join(strangers) or "the layout explains every event file",
-            len(told.tables) + len(told.unexplained) + len(told.unmatched),
+            len(told.tables) + len(told.unexplained) + len(told.unmatched) + told.empty,
         ),
         Finding(
             EVERY_FILE_READABLE,
@@ -140,6 +140,8 @@ def _strangers(told: Told) -> list[str]:
     names = sorted(told.unmatched.values())
     if names:
         said.append(f"WAREHOUSE_FILES matches no file of the directories of {name_some(names, 3)}")
+    if told.empty:
+        said.append("there is no file at all: WAREHOUSE_URL may be wrong, unless no event has come yet")
     if told.beside > MOST_PEEKS:
         said.append(
             f"{told.beside:,} directories are not of the layout, of which {MOST_PEEKS:,} at most are looked into"

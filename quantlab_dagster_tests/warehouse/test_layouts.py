@@ -257,6 +257,18 @@ def test_a_directory_that_may_not_be_looked_into_is_told_and_the_others_are(
     assert ["private/" in found.text for found in done.findings if found.name == EVERY_FILE_READABLE] == [True]
 
 
+@pytest.mark.guards("overlooked-lake")
+def test_a_lake_without_any_file_is_told_and_nothing_is_written_there(lake: EventLake) -> None:
+    """A wrong URL, or one to which no event has come yet."""
+    for _ in range(2):
+        assert "no file at all: WAREHOUSE_URL may be wrong" in finding(lake.sweep())
+        told = asyncio.run(judge_now(lake.place())).findings
+        assert [found.passed for found in told if found.name == EVERY_FILE_EXPLAINED] == [False]
+    assert asyncio.run(lake.store.list_objects("")) == []
+    put(lake, LAYOUTS["padded"][1])
+    assert [one.name for one in lake.sweep(now=EARLY + DAY_LATER).findings if not one.passed] == []
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "events.parquet.crc.txt", "notes.md"])
 def test_what_a_writer_left_beside_its_events_is_told_as_little_when_these_were_compacted(
     lake: EventLake, name: str
