@@ -16,6 +16,7 @@ from quantlab_dagster.kernel.leaves import (
     Stored,
     agreed_field,
     expected,
+    field_ids,
     merged_fields,
     says_more,
 )
@@ -163,8 +164,9 @@ def unite(
 ) -> Columns:
     """Unite the schemas of all parts, which must come in key order.
 
-    A column has the same type in all parts, or one that widens. It is required, and keeps its field id, where all parts
-    say so; of a part's key-value pairs those stay in which all agree.
+    A column has the same type in all parts, or one that widens, and its name the same case. It is required, and keeps
+    its field id, where all parts say so, and no id is that of two columns; of a part's key-value pairs those stay in
+    which all agree.
 
     Args:
         parts: the parts, for naming the culprit.
@@ -220,10 +222,14 @@ class _Union:
     origins: dict[str, str] = field(default_factory=dict)
     spellings: dict[str, list[str]] = field(default_factory=dict)
     count: dict[str, int] = field(default_factory=dict)
+    cases: dict[str, tuple[set[str], str]] = field(default_factory=dict)
+    ids: dict[int, tuple[set[str], str]] = field(default_factory=dict)
     schemas: int = 0
 
     def add(self, part: Part, footer: Footer, reserved: frozenset[str]) -> None:
         self.schemas += 1
+        self._check_cases(part, {self.rename.get(raw, raw) for raw in footer.schema})
+        self._check_ids(part, footer)
         for raw, dtype in footer.schema.items():
             name = self.rename.get(raw, raw)
             if name in reserved:
@@ -236,6 +242,30 @@ class _Union:
                 raise SchemaConflict(part.key, cause)
             self.count[name] = self.count.get(name, 0) + 1
             self._add_column(part, name, _one_spelling(dtype), footer.layout.types[raw])
+
+    def _check_cases(self, part: Part, names: set[str]) -> None:
+        """See that no column has a name in another case in another part: many engines disregard it."""
+        alike: dict[str, set[str]] = {}
+        for name in names:
+            alike.setdefault(name.casefold(), set()).add(name)
+        for folded, spelled in alike.items():
+            before, first = self.cases.setdefault(folded, (spelled, part.key))
+            if spelled != before:
+                here, there = (" and ".join(map(repr, sorted(one))) for one in (spelled, before))
+                cause = f"column {here} is {there} in {first}: engines that disregard case would take them for one"
+                raise SchemaConflict(part.key, cause)
+
+    def _check_ids(self, part: Part, footer: Footer) -> None:
+        """See that no field has an id that another one has in another part: engines that go by ids would mix them."""
+        paths: dict[int, set[str]] = {}
+        for raw, one in footer.layout.types.items():
+            for identity, path in field_ids(one.field.with_name(self.rename.get(raw, raw))):
+                paths.setdefault(identity, set()).add(path)
+        for identity, bearing in paths.items():
+            before, first = self.ids.setdefault(identity, (bearing, part.key))
+            if bearing != before:
+                here, there = (" and ".join(map(repr, sorted(one))) for one in (bearing, before))
+                raise SchemaConflict(part.key, f"column {here} has field id {identity}, which {there} has in {first}")
 
     def _add_column(self, part: Part, name: str, dtype: pl.DataType, found: ColumnType) -> None:
         spelled = self.spellings.setdefault(name, [])

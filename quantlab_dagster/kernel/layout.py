@@ -45,6 +45,7 @@ _PLAIN_GROUPS = (1, 2, 3)  # converted types of maps and lists
 _PLAIN_LOGICAL_GROUPS = (2, 3)  # so, of logical types
 
 _UNDEFINED = "Undefined"
+_UNTYPED = "Null"
 _UNSIGNED = "Int(bitWidth=64, isSigned=false)"
 
 
@@ -114,11 +115,23 @@ def read_layout(part: str, metadata: Any, footer: bytes, arrow: bytes, order_by:
     if seen is None and not bare:
         seen = _polars_schema(part, names, footer)
     if seen is not None and _reads_alike(seen, plain_schema):
+        _refuse_untyped(part, types, seen, order_by)
         return Layout(prefix, arrow, seen, types)
-    untyped = [name for name, one in types.items() if pa.types.is_null(one.field.type)]
-    if untyped:
-        raise SchemaConflict(part, f"column {untyped[0]!r} has no type, beside others that Polars does not read")
+    _refuse_untyped(part, types, plain_schema, order_by)
     return Layout(prefix, arrow, plain_schema, types, plain, unsigned)
+
+
+def _refuse_untyped(part: str, types: dict[str, ColumnType], schema: pl.Schema, order_by: str) -> None:
+    """Refuse nulls of no type, but for a column that Polars reads as such: it makes numbers of the others."""
+    for name, one in types.items():
+        if schema[name] == pl.Null or all(leaf.annotation != _UNTYPED for leaf in one.leaves):
+            continue
+        if pa.types.is_nested(one.field.type):
+            cause = f"column {name!r} has nothing but nulls of no type within it"
+            raise SchemaConflict(part, f"{cause}: they are written with a type, or left out")
+        if name != order_by:  # which becomes a number
+            cause = f"column {name!r} has no type, and no Arrow schema by which Polars reads it beside the others"
+            raise SchemaConflict(part, f"{cause}: it is written with a type, or left out")
 
 
 def _first_leaf(names: dict[str, int], wanted: str) -> int | None:

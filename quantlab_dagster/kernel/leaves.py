@@ -20,6 +20,7 @@ __all__ = [
     "Stored",
     "agreed_field",
     "expected",
+    "field_ids",
     "is_carried",
     "is_ordered_otherwise",
     "leaf_of",
@@ -181,6 +182,22 @@ def _field_id(one: pa.Field) -> int | None:
     return None if identity is None else int(identity)
 
 
+def field_ids(one: pa.Field, parent: str = "") -> Iterator[tuple[int, str]]:
+    """The ids of a field and of all within it, each with the path to what bears it."""
+    path, kind = f"{parent}{one.name}", one.type
+    identity = _field_id(one)
+    if identity is not None:
+        yield identity, path
+    if pa.types.is_struct(kind):
+        within = list(kind)
+    elif pa.types.is_map(kind):
+        within = [kind.key_field.with_name("key"), kind.item_field.with_name("value")]
+    else:
+        within = [kind.value_field.with_name("element")] if _is_list(kind) else []
+    for child in within:
+        yield from field_ids(child, f"{path}.")
+
+
 def stored(metadata: Any, fields: Iterable[pa.Field]) -> tuple[Stored, ...]:
     """The leaves that a file has.
 
@@ -224,7 +241,7 @@ def _merged_types(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         if [one.name for one in a] != [one.name for one in b]:
             return None
         children = [merged_fields(one, other) for one, other in zip(a, b, strict=True)]
-        return None if None in children else pa.struct(children)
+        return None if any(child is None for child in children) else pa.struct(children)
     if pa.types.is_map(a) and pa.types.is_map(b):
         key = merged_fields(a.key_field, b.key_field.with_name(a.key_field.name))
         item = merged_fields(a.item_field, b.item_field.with_name(a.item_field.name))

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
+
+from quantlab_dagster.errors import StoreError
 
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster.lake.store.objects import Names
 
-__all__ = ["table_at", "table_of_key"]
+__all__ = ["HUDI_MARKER", "SURELY", "table_above", "table_at", "table_of_key"]
 
 _LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi", "_spark_metadata": "Spark's streaming sink"}
 _ICEBERG = "metadata"
 """Iceberg's directory. Others have such a name, too: what is in it decides."""
 _OF_ICEBERG = re.compile(r"metadata/(.*\.metadata\.json|version-hint\.text|.*\.avro)")
+HUDI_MARKER = ".hoodie_partition_metadata"
+"""What Hudi puts into each partition of a table."""
+_MOST_LEVELS = 5
+SURELY = {
+    "_delta_log": ("Delta", re.compile(r"\d+\..*|_last_checkpoint")),
+    ".hoodie": ("Hudi", re.compile(r".+")),
+    "_spark_metadata": ("Spark's streaming sink", re.compile(r"\d+(\.compact)?")),
+    _ICEBERG: ("Iceberg", re.compile(r".*\.metadata\.json|version-hint\.text|snap-.*\.avro")),
+}
+"""Directories of formats, and what is in them. Above the lake anything may lie, so that a name alone says nothing."""
+
+
+async def table_above(store: Store) -> tuple[str, str] | None:
+    """The directory by which a lake is known for a part of a table that lies above it, and the format; None for none.
+
+    A request for each format and level, once. What may not be looked at says nothing.
+
+    Args:
+        store: the lake.
+    """
+
+    async def one(level: int, name: str) -> tuple[str, str] | None:
+        kind, sign = SURELY[name]
+        try:
+            where, found = await store.peek_above(level, name)
+        except StoreError:
+            return None
+        return (where, kind) if any(map(sign.fullmatch, found)) else None
+
+    levels = range(1, min(store.levels_above, _MOST_LEVELS) + 1)
+    found = await asyncio.gather(*(one(level, name) for level in levels for name in SURELY))
+    return next((table for table in found if table is not None), None)
 
 
 async def table_at(store: Store, prefix: str, names: Names) -> tuple[str, str] | None:
@@ -44,6 +79,8 @@ def table_of_key(key: str) -> tuple[str, str] | None:
     Not for Iceberg's at the root: there a listing tells (`table_at`).
     """
     parts = key.split("/")
+    if parts[-1] == HUDI_MARKER:
+        return "/".join([*parts[:-1], ""]).removeprefix("/"), "Hudi"
     for at, part in enumerate(parts[:-1]):
         prefix = "/".join([*parts[:at], ""])
         if part in _LOGS:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from quantlab_dagster.errors import AccessDenied, PathError, StoreError, TableFormat, UnaddressableKey
 from quantlab_dagster.lake.discovery import Found
 from quantlab_dagster.lake.store.objects import Range, first_error
-from quantlab_dagster.lake.tables import table_at, table_of_key
+from quantlab_dagster.lake.tables import HUDI_MARKER, table_above, table_at, table_of_key
 from quantlab_dagster.lake.template import ONE_DAY, ONE_HOUR, SLOTS, Layout, hour_text
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ _COMPACTED = "compacted_"
 _HOUR = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T -]?(\d{2})(?::?00)?Z?")
 _NAMESPACE = uuid.UUID("0c5ab3a4-54f5-5d1b-9d8c-3f5f0c2f3a51")
 _LISTINGS_AT_ONCE = 32
+_FOLDER = "_$folder$"
+"""With what the name of Hadoop's mark of a directory ends."""
+_LIKE_DATA = re.compile(r"^[^.]+$|\.(parquet|parq|pq)(\.(gz|snappy|zst|zstd|lz4|br))?$", re.IGNORECASE)
+"""Names that may be those of events: Parquet's, and those of no kind at all, as part-00000."""
 # U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
 _LOST = "\ufffd"
 MOST_PEEKS = 1000
@@ -112,6 +116,11 @@ class AppHour:
             return None
         app, hour = read
         return cls(app, hour, "" if directory == layout.directory(app, hour) else directory, layout)
+
+    @property
+    def told(self) -> str:
+        """As people are told of it: two directories may be one hour, if one of them is spelled otherwise."""
+        return f"{self} ({self.directory.rstrip('/')})" if self.directory else str(self)
 
     def __str__(self) -> str:
         text = hour_text(self.hour) if self.layout.by_hour else f"{self.hour.year:04d}{self.hour:-%m-%d}"
@@ -188,6 +197,8 @@ class Told:
         self.unmatched: dict[str, str] = {}
         self.of_another_layout: set[str] = set()
         """Keys of slots, that may not be idle, which another layout has for partitions of this one."""
+        self.empty = False
+        """Whether there is nothing at all, but for slots."""
         self.beside = 0
         """Number of directories beside the apps."""
         self.peeked = ""
@@ -199,6 +210,7 @@ class Told:
         self.unexplained = other.unexplained | self.unexplained
         self.unmatched = other.unmatched | self.unmatched
         self.tables |= other.tables
+        self.empty = self.empty or other.empty
         self.denied |= other.denied
 
     def tell_odd(self, path: str) -> None:
@@ -210,7 +222,7 @@ class Told:
         self.unexplained.setdefault(key.partition("/")[0] if "/" in key else "", key)
 
     def tell_unmatched(self, key: str) -> None:
-        """A file of a partition that has no event files but outputs. One of each first directory is kept."""
+        """A file of a partition that has no event files, or outputs only. One of each first directory is kept."""
         self.unmatched.setdefault(key.partition("/")[0], key)
 
     def tell_again(self, key: str, layout: Layout) -> None:
@@ -252,7 +264,7 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     return [
         info
         for info in await store.list_objects(prefix)
-        if info.key == f"{prefix}{info.name}" and layout.is_event_file(info.name)
+        if info.key == f"{prefix}{info.name}" and _is_event_file(info, layout)
     ]
 
 
@@ -268,17 +280,21 @@ async def find_apps(
         turn: look into a few of these only, where there are many.
 
     Raises:
-        TableFormat: the lake is a table of a format that keeps account of its files.
+        TableFormat: the lake is a table of a format that keeps account of its files, or lies within one.
         StoreError: the listing failed.
     """
     names = await store.list_names("")
     table = await table_at(store, "", names)
     if table is not None:
-        raise _is_table(store, *table)
+        raise _is_table(store.name(f"{table[0]}/"), table[1])
+    above = await table_above(store)
+    if above is not None:
+        raise _is_table(*above)
     level = layout.app_level
     apps = [name for name in names.directories if layout.may_lead_to_events(f"{name}/") and _LOST not in name]
     odd = [*names.odd, *(repr(name) for name in names.directories if _is_odd(name, layout))]
     if told is not None:
+        told.empty = not names.odd and not names.files and {*names.directories} <= {SLOTS.partition("/")[0]}
         others = [name for name in names.directories if name not in apps and not name.startswith(("_", "."))]
         others = [name for name in others if not _is_odd(name, layout)]
         await _tell_others(store, layout, _chosen(others, turn, told), names.files, told)
@@ -330,9 +346,9 @@ def _is_odd(name: str, layout: Layout) -> bool:
     return name.startswith(literal) and (_LOST in name or (bool(literal) and name == literal))
 
 
-def _is_table(store: Store, name: str, kind: str) -> TableFormat:
+def _is_table(where: str, kind: str) -> TableFormat:
     return TableFormat(
-        store.name(f"{name}/"),
+        where,
         f"this belongs to a table of {kind}, which keeps account of its files: merged in place it would be ruined",
         "Use that format's own compaction; an event lake consists of plain files only",
     )
@@ -342,7 +358,7 @@ async def _tell_others(
     store: Store, layout: Layout, directories: list[str], files: tuple[str, ...], told: Told
 ) -> None:
     for name in files:
-        if layout.is_event_file(name):
+        if layout.is_event_file(name) and not name.endswith(_FOLDER):
             told.tell_unexplained(name)
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
 
@@ -357,7 +373,7 @@ async def _tell_others(
                 told.tell_denied(f"{name}/", str(error))
                 return
         for info in below:
-            if _holds_events(info.key, layout):
+            if _holds_events(info, layout):
                 told.tell_unexplained(info.key)
 
     await _all(one, directories)
@@ -375,10 +391,18 @@ def _chosen(others: list[str], turn: Turn | None, told: Told) -> list[str]:
     return chosen + again[:_PEEKS_IN_TURN]
 
 
-def _holds_events(key: str, layout: Layout) -> bool:
+def _is_event_file(info: ObjectInfo, layout: Layout) -> bool:
+    """Whether an object holds events by its name, and is no mark of a directory, which has no bytes."""
+    marks = not info.size_bytes and (
+        info.name.endswith(_FOLDER) or ("/" in info.key and layout.may_lead_to_events(f"{info.key}/"))
+    )
+    return layout.is_event_file(info.name) and not marks
+
+
+def _holds_events(info: ObjectInfo, layout: Layout) -> bool:
     """Whether an engine would read this object, whatever the layout says of where it lies."""
-    *directories, name = key.split("/")
-    return layout.is_event_file(name) and not any(text.startswith(("_", ".")) for text in directories)
+    directories = info.key.split("/")[:-1]
+    return _is_event_file(info, layout) and not any(text.startswith(("_", ".")) for text in directories)
 
 
 async def find_hours(
@@ -498,7 +522,7 @@ class _Walk:
         self._explained = True
         self._partition: AppHour | None = None
         self._files: list[ObjectInfo] = []
-        self._unmatched = ""
+        self._unmatched = self._like_data = ""
         self._last = ""
         self._latest = ""
 
@@ -515,7 +539,7 @@ class _Walk:
             self._finish()
         except UnaddressableKey as error:
             self._files, self._directory, self._latest = [], "", ""  # these are listed again
-            self._unmatched = ""
+            self._unmatched = self._like_data = ""
             await self._level(prefix, replace(keys, after=max(keys.after, self.seen, key=str.encode)), error)
 
     async def _level(self, prefix: str, keys: Range, error: UnaddressableKey) -> None:
@@ -544,12 +568,16 @@ class _Walk:
             if found is not None:
                 self._check_order(directory)
         self._last = info.key
+        if info.name == HUDI_MARKER and self._explained and not deeper and self._partition is not None:
+            self._told.tell_table(self._layout.prefix_of(self._partition.app), "Hudi")
         if deeper or not self._explained:
-            _tell(info.key, self._layout, self._told)
-        elif self._partition is not None and self._layout.is_event_file(info.name):
+            _tell(info, self._layout, self._told)
+        elif self._partition is not None and _is_event_file(info, self._layout):
             self._files.append(info)
-        elif self._partition is not None and not info.name.startswith(("_", ".")):
+        elif self._partition is not None and not info.name.startswith(("_", ".")) and not info.name.endswith(_FOLDER):
             self._unmatched = self._unmatched or info.key
+            if _LIKE_DATA.search(info.name):
+                self._like_data = self._like_data or info.key
 
     def _check_order(self, directory: str) -> None:
         """See that no partition comes in pieces: half of one must never be taken for all of it."""
@@ -561,22 +589,25 @@ class _Walk:
     def _finish(self) -> None:
         if self._partition is not None and self._files:
             self._take(self._partition, sorted(self._files, key=lambda info: info.key.encode()))
-        if self._unmatched and all(is_compacted(info.name) for info in self._files):
-            self._told.tell_unmatched(self._unmatched)
-        self.seen, self._unmatched = self._last, ""
+        # Beside outputs alone may lie files of a pattern that was another one, or what a writer left of its own.
+        if all(is_compacted(info.name) for info in self._files):
+            unmatched = self._like_data if self._files else self._unmatched
+            if unmatched:
+                self._told.tell_unmatched(unmatched)
+        self.seen, self._unmatched, self._like_data = self._last, "", ""
         self._files, self._directory, self._partition = [], "", None
 
 
-def _tell(key: str, layout: Layout, told: Told) -> None:
+def _tell(info: ObjectInfo, layout: Layout, told: Told) -> None:
     """Tell of an object that lies in no partition."""
-    parts = key.split("/")
+    key, parts = info.key, info.key.split("/")
     table = table_of_key(key)
     if table is not None:
         told.tell_table(*table)
     elif _LOST in key:
         at = next(at for at, part in enumerate(parts) if _LOST in part)
         told.tell_odd("/".join([*parts[:at], repr(parts[at])]))
-    elif _holds_events(key, layout):
+    elif _holds_events(info, layout):
         told.tell_unexplained(key)
 
 

@@ -67,7 +67,7 @@ def findings(
     done = {item.partition for item in outcomes if item.status in (HourStatus.COMPACTED, HourStatus.UNTOUCHED)}
     late = [look for look in looks if look.merges and look.partition.last_hour + ONE_HOUR + _DUE_AFTER <= now]
     small = [
-        f"{look.partition} ({look.small})"
+        f"{look.partition.told} ({look.small})"
         for look in late
         if look.partition not in done and look.partition.prefix not in withheld
     ]
@@ -77,8 +77,8 @@ def findings(
     waiting = [f"{partition.key(item.name)} ({item.reason})" for partition, item in aside if item.waits]
     corrupt += [f"{path} (no request can name it)" for path in odd if not path.startswith(SLOTS)]
     corrupt += [f"{look.partition.prefix} ({look.unreadable})" for look in looks if look.unlisted]
-    open_plans = [f"{partition}" for partition, slot in readable.items() if slot.plan is not None]
-    open_plans += [f"{partition} (unreadable slot)" for partition in slots if partition not in readable]
+    open_plans = [partition.told for partition, slot in readable.items() if slot.plan is not None]
+    open_plans += [f"{partition.told} (unreadable slot)" for partition in slots if partition not in readable]
     open_plans += [f"{path} (no request can name it)" for path in odd if path.startswith(SLOTS)]
     strangers = _strangers(told)
     closed = [f"{prefix} ({why})" for prefix, why in sorted({**withheld, **told.denied}.items())]
@@ -107,7 +107,7 @@ def findings(
             EVERY_FILE_EXPLAINED,
             not strangers,
             "; ".join(strangers) or "the layout explains every event file",
-            len(told.tables) + len(told.unexplained) + len(told.unmatched),
+            len(told.tables) + len(told.unexplained) + len(told.unmatched) + told.empty,
         ),
         Finding(
             EVERY_FILE_READABLE,
@@ -128,7 +128,10 @@ def _left_out(corrupt: list[str], waiting: list[str]) -> str:
 
 def _strangers(told: Told) -> list[str]:
     """What lies in the lake and is not looked after, with what would help."""
-    said = [f"{prefix} belongs to a table of {kind}, and is left alone" for prefix, kind in sorted(told.tables.items())]
+    said = [
+        f"{prefix or 'the lake'} belongs to a table of {kind}, and is left alone"
+        for prefix, kind in sorted(told.tables.items())
+    ]
     keys = sorted(told.unexplained.values())
     if keys:
         likely = sorted({likely_template(key) for key in keys} - {""})
@@ -137,6 +140,8 @@ def _strangers(told: Told) -> list[str]:
     names = sorted(told.unmatched.values())
     if names:
         said.append(f"WAREHOUSE_FILES matches no file of the directories of {name_some(names, 3)}")
+    if told.empty:
+        said.append("there is no file at all: WAREHOUSE_URL may be wrong, unless no event has come yet")
     if told.beside > MOST_PEEKS:
         said.append(
             f"{told.beside:,} directories are not of the layout, of which {MOST_PEEKS:,} at most are looked into"

@@ -136,15 +136,16 @@ async def sweep(
     unfinished |= {one.partition.prefix for one in undone(outcomes) if not one.withheld}
     done = historic | {look.partition.prefix for look in looks.values()}
     with_bad_files = {one.prefix for one in slots} - unfinished
-    await keep(
-        place,
-        now,
-        add=unfinished,
-        also=with_bad_files,
-        remove=done - unfinished,
-        whole=whole and not left,
-        known=kept,
-    )
+    if record is not None or not told.empty:  # a wrong URL is left as it was
+        await keep(
+            place,
+            now,
+            add=unfinished,
+            also=with_bad_files,
+            remove=done - unfinished,
+            whole=whole and not left,
+            known=kept,
+        )
     return Sweep(
         tuple(sorted(outcomes, key=lambda outcome: outcome.partition)),
         lake.totals.hours,

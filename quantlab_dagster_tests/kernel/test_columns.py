@@ -219,6 +219,26 @@ def test_conflict_names_both_parts_the_column_and_both_types() -> None:
         assert named in caught.value.cause
 
 
+@pytest.mark.parametrize("names", list(itertools.permutations([("eventType",), ("eventtype",)])))
+def test_names_that_differ_only_in_case_do_not_unite(names: list[tuple[str, ...]]) -> None:
+    [[first], [second]] = names
+    with pytest.raises(SchemaConflict, match=f"column '{second}' is '{first}' in part-0: .* case") as caught:
+        unite_schemas(*({"ts_event": pl.Int64(), one[0]: pl.String()} for one in names))
+    assert caught.value.part == "part-1"
+    within = [pl.Struct({one[0]: pl.Int64()}) for one in names]
+    with pytest.raises(SchemaConflict, match="column 'x' is"):
+        unite_schemas(*({"ts_event": pl.Int64(), "x": one} for one in within))
+
+
+def test_parts_that_have_both_spellings_unite_with_their_like_only() -> None:
+    both: dict[str, pl.DataType] = {"ts_event": pl.Int64(), "v": pl.String(), "V": pl.String()}
+    assert list(unite_schemas(both, {**both, "new": pl.Int8()}).dtypes) == ["ts_event", "v", "V", "new"]
+    for one in ("v", "V"):
+        for schemas in itertools.permutations([both, {"ts_event": pl.Int64(), one: pl.String()}]):
+            with pytest.raises(SchemaConflict, match="case"):
+                unite_schemas(*schemas)
+
+
 def test_reserved_names_are_refused() -> None:
     schema = {"ts_event": pl.Int64(), "seq": pl.Int64()}
     assert "seq" in unite_schemas(schema).dtypes

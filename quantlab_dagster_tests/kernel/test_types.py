@@ -14,6 +14,7 @@ import pytest
 
 from quantlab_dagster.errors import AuditFailed, MachineFault, SchemaConflict
 from quantlab_dagster.kernel import layout, writer
+from quantlab_dagster.kernel.grouping import group_parts
 from quantlab_dagster.kernel.layout import restored
 from quantlab_dagster.kernel.leaves import Leaf
 from quantlab_dagster.kernel.merge import merge
@@ -197,6 +198,58 @@ def test_parts_of_two_writers_unite_where_parquet_says_the_same(tmp_path: Path) 
         assert pq.read_table(compacted.path)["x"].null_count == 2
 
 
+NESTED = {
+    "struct": pa.array([{"x": 1, "y": "a"}, None]),
+    "list of struct": pa.array([[{"x": 1}], []]),
+    "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    "struct in struct": pa.array([{"x": {"y": 1}}, {"x": None}]),
+}
+
+
+@pytest.mark.parametrize("lake", LAKES)
+@pytest.mark.parametrize("kind", NESTED)
+def test_nested_columns_unite_where_another_column_drifts(kind: str, lake: str, tmp_path: Path) -> None:
+    """Fields were asked whether one of them is None, which PyArrow's do not answer."""
+    order = LAKES[lake]
+    table = pa.table({order.column: [1, 3], "s": NESTED[kind]})
+    drifted = pa.table({order.column: [2, 4], "s": NESTED[kind], "new": ["a", "b"]})
+    parts = [part_of("a", table), part_of("b", drifted)]
+    read = read_back(compact(parts, tmp_path, order=order).path)
+    assert read["s"].to_pylist() == [value for value in table["s"].to_pylist() for _ in parts]
+    assert read["new"].to_pylist() == [None, "a", None, "b"]
+    footers = [FooterReader(order.column).read(part) for part in parts]
+    assert group_parts(parts, footers, order.column).groups == (("a", "b"),)
+
+
+UNTYPED = {
+    "list": pa.array([[], []], pa.list_(pa.null())),
+    "fixed list": pa.array([[None], [None]], pa.list_(pa.null(), 1)),
+    "struct": pa.array([{"a": None}, None], pa.struct([("a", pa.null()), ("b", pa.int8())])),
+    "map": pa.array([[], []], pa.map_(pa.string(), pa.null())),
+}
+
+
+@pytest.mark.parametrize("lake", LAKES)
+@pytest.mark.parametrize("store_schema", [True, False])
+@pytest.mark.parametrize("kind", UNTYPED)
+def test_nulls_of_no_type_within_something_are_refused_by_themselves(
+    kind: str, lake: str, *, store_schema: bool
+) -> None:
+    """As PyArrow writes a column of empty lists. Polars reads numbers, which cannot be written as nulls again."""
+    part = one_column("a", UNTYPED[kind], store_schema=store_schema)
+    with pytest.raises(SchemaConflict, match=r"'x' has nothing but nulls of no type within it") as caught:
+        FooterReader(LAKES[lake].column).read(part)
+    assert caught.value.part == "a"
+
+
+def test_column_of_no_type_without_arrow_s_schema_is_refused_but_for_the_order_column(tmp_path: Path) -> None:
+    with pytest.raises(SchemaConflict, match=r"'x' has no type"):
+        survey_of([one_column("a", pa.nulls(2), store_schema=False)])
+    order = pa.table({"timestamp_ms": pa.nulls(2), "x": [1, 2]})
+    parts = [part_of("a", order, store_schema=False)]
+    assert read_back(compact(parts, tmp_path, order=LAKES["events"]).path).column_names == order.column_names
+
+
 @pytest.mark.guards("types-lost")
 def test_required_and_field_ids_stay_where_all_parts_agree(tmp_path: Path) -> None:
     def field(*, nullable: bool, identity: str, inner: str) -> pa.Field:
@@ -229,6 +282,29 @@ def test_id_in_which_parts_differ_goes_from_a_flat_column_too() -> None:
 
     assert ids("7", "7") == {b"PARQUET:field_id": b"7"}
     assert ids("7", "8") is None
+
+
+def test_an_id_that_two_columns_have_keeps_parts_apart() -> None:
+    def part(key: str, **ids: str) -> Part:
+        fields = [pa.field(name, pa.int64(), metadata={"PARQUET:field_id": one}) for name, one in ids.items()]
+        return part_of(key, pa.table([[1]] * len(fields), schema=pa.schema(fields)))
+
+    parts = [
+        part("a", ts_event="1", event_type="2"),
+        part("b", ts_event="1", payload="2"),
+        part("c", ts_event="1", event_type="2", payload="3"),
+        part("d", ts_event="1", event_type="3", payload="2"),
+        part("e", ts_event="1", twice="5", again="5"),
+        part("f", ts_event="1", twice="5", again="5", new="6"),
+    ]
+    for other, there in ((parts[1], "'payload'"), (parts[3], "'payload'")):
+        with pytest.raises(SchemaConflict, match=f"column {there} has field id 2, which 'event_type' has in a"):
+            survey_of([parts[0], other])
+    footers = [FooterReader("ts_event").read(one) for one in parts]
+    assert group_parts(parts, footers, "ts_event").groups == (("a", "c", "e", "f"), ("b", "d"))
+    within = pa.field("s", pa.struct([pa.field("x", pa.int64(), metadata={"PARQUET:field_id": "2"})]))
+    with pytest.raises(SchemaConflict, match=r"column 's\.x' has field id 2"):
+        survey_of([parts[0], one_column("b", pa.array([{"x": 1}], within.type), within)])
 
 
 def test_columns_of_one_type_and_several_ids_are_each_given_back() -> None:

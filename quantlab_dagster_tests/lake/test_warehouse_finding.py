@@ -8,19 +8,23 @@ import shutil
 from asyncio import run
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
 
-from quantlab_dagster.errors import StoreError, StoreUnavailable, UnaddressableKey
+from quantlab_dagster.errors import StoreError, StoreUnavailable, TableFormat, UnaddressableKey
 from quantlab_dagster.lake import warehouse
 from quantlab_dagster.lake.store import limits
+from quantlab_dagster.lake.store.local import local_store
 from quantlab_dagster.lake.store.objects import ObjectInfo, Requests
 from quantlab_dagster.lake.store.opening import open_store
+from quantlab_dagster.lake.tables import SURELY, table_of_key
 from quantlab_dagster.lake.warehouse import (
     ONE_HOUR,
     AppHour,
     Scope,
     Told,
+    find_apps,
     find_hours,
     list_hour,
 )
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
     from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.lake.test_warehouse import DEMO, HOUR, IN_DEMO, at
+
+_PREFIX = re.compile(r"prefix=([^&]*)")
 
 
 @pytest.fixture
@@ -147,7 +153,14 @@ def test_hours_are_found_whatever_the_names_of_apps_and_files(rig: Rig, store: S
         assert found_in(store, Scope((partition.app,))) == {partition: files}
 
 
+def look_above(store: Store) -> None:
+    """What lies above the lake is asked for once, and is not what the tests count."""
+    run(find_apps(store))
+    store.requests = Requests()
+
+
 def test_an_empty_lake_has_no_hours(store: Store) -> None:
+    look_above(store)
     assert found_in(store) == {}
     assert store.requests.by_kind() == {"LIST": 1}
     assert run(list_hour(store, DEMO)) == []
@@ -204,6 +217,7 @@ def test_finding_costs_a_listing_for_each_app_and_thousand_files(store: Store, m
         assert set(store.requests.by_kind()) == {"LIST"}
         return store.requests.total
 
+    look_above(store)
     days = [at(f"2026-11-{number}T00") for number in (15, 16, 17, 18)] + [at("2026-12-01T00"), at("2027-01-15T10")]
     put_all(store, [AppHour("a", day + n * ONE_HOUR).key("1.parquet") for day in days for n in range(4)])
     assert cost() == 2  # the root, an app
@@ -223,9 +237,63 @@ def test_finding_costs_a_listing_for_each_app_and_thousand_files(store: Store, m
     assert store.requests.by_kind() == {"LIST": 1}
 
 
+ABOVE = {
+    "_delta_log/00000000000000000000.json": "Delta",
+    ".hoodie/hoodie.properties": "Hudi",
+    "_spark_metadata/0": "Spark",
+    "metadata/v1.metadata.json": "Iceberg",
+    "metadata/00000-5c1a.gz.metadata.json": "Iceberg",
+}
+
+
+@pytest.mark.guards("table-compacted")
+@pytest.mark.parametrize("below", ["data", "data/region=eu"])
+@pytest.mark.parametrize(("key", "kind"), ABOVE.items(), ids=list(ABOVE))
+def test_a_lake_within_a_table_is_refused_by_name(rig: Rig, key: str, kind: str, below: str) -> None:
+    url = rig.new_url()
+    put_all(rig.store(url), [key, f"{below}/{DEMO.key('x.parquet')}"])
+    lake = rig.store(f"{url}/{below}")
+    for _ in range(2):
+        with pytest.raises(TableFormat, match=rf"{key.partition('/')[0]}.* table of {kind}") as refused:
+            run(find_apps(lake))
+        assert refused.value.where.rstrip("/") == f"{url}/{key.rpartition('/')[0]}"
+
+
+def test_what_lies_above_a_lake_is_looked_at_once_and_a_name_alone_says_nothing(rig: Rig) -> None:
+    url = rig.new_url()
+    beside = ["metadata/readme.md", "metadata/deeper/v1.metadata.json.txt", "_delta_log/notes.txt", "x.json"]
+    put_all(rig.store(url), [*beside, f"data/{DEMO.key('x.parquet')}"])
+    lake = rig.store(f"{url}/data")
+    assert run(find_apps(lake)).items == ("demo",)
+    assert lake.requests.total == 1 + (0 if rig.name == "local" else 4 * url.count("/", len("s3://")) + 4)
+    lake.requests = Requests()
+    run(find_apps(lake))
+    assert lake.requests.total == 1
+
+
+def test_what_may_not_be_looked_at_above_a_lake_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = local_store(tmp_path)
+
+    def denied(*_: object) -> None:
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(lake, "_find_above", denied)
+    assert run(find_apps(lake)).items == ()
+
+
+@pytest.mark.guards("table-compacted")
+def test_an_app_with_hudi_s_mark_in_a_partition_is_a_table(store: Store) -> None:
+    put_all(store, [DEMO.key(".hoodie_partition_metadata"), DEMO.key("x.parquet")])
+    told = Told()
+    run(find_hours(store, Scope(), lambda *_: None, told))
+    assert told.tables == {"app_id=demo/": "Hudi"}
+    assert table_of_key("a/b/.hoodie_partition_metadata") == ("a/b/", "Hudi")
+
+
 @pytest.mark.guards("whole-bucket-listed")
 def test_slots_and_hidden_directories_are_not_looked_into(store: Store) -> None:
     put_all(store, ["_compaction/demo/2026-01-15T10.json", "_tmp/x.parquet", ".tmp/x.parquet", "README.md"])
+    look_above(store)
     assert found_in(store) == {}
     assert store.requests.by_kind() == {"LIST": 1}
 
@@ -243,10 +311,12 @@ def test_only_what_is_asked_for_is_listed(rig: Rig) -> None:
         assert list(found_in(store, Scope(("demo",), HOUR, HOUR))) == [DEMO]
         run(list_hour(store, DEMO))
         root = url.removeprefix("s3://").partition("/")[2]
-        prefixes = [re.search(r"prefix=([^&]*)", one.target) for one in proxy.seen]
-        assert [found and found[1] for found in prefixes] == [f"{root}/{p}" for p in ("", "app_id=demo/", DEMO.prefix)]
-        assert ["delimiter=/" in one.target for one in proxy.seen] == [True, False, False]
-        assert "start-after=" in proxy.seen[1].target
+        asked = [(one.target, unquote(found[1])) for one in proxy.seen if (found := _PREFIX.search(one.target))]
+        below = [(target, prefix) for target, prefix in asked if prefix.startswith(f"{root}/")]
+        assert {prefix.rstrip("/").rpartition("/")[2] for _, prefix in asked if (_, prefix) not in below} == set(SURELY)
+        assert [prefix for _, prefix in below] == [f"{root}/{p}" for p in ("", "app_id=demo/", DEMO.prefix)]
+        assert ["delimiter=/" in target for target, _ in below] == [True, False, False]
+        assert "start-after=" in below[1][0]
         assert {(one.method, one.result) for one in proxy.seen} == {("GET", 200)}
 
 

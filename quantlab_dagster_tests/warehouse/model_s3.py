@@ -132,6 +132,8 @@ class ModelStore:
             return page
         return []
 
+    levels_above = 0
+
     async def list_names(self, prefix: str) -> Names:
         await self._behaviour.before("LIST")
         self.requests.add("LIST")

@@ -75,6 +75,16 @@ def test_drifted_files_become_an_output_of_their_own(lake: EventLake) -> None:
     assert (again.outcomes, again.requests["GET"]) == ((), 1)
 
 
+def test_files_that_spell_a_column_in_another_case_become_an_output_of_their_own(lake: EventLake) -> None:
+    """In one file DuckDB would find half of the values in `eventtype_1`, and Spark nothing at all."""
+    put = lake.put(PARTITION, [*events(0, 3, eventType="a"), *events(3, 2, eventtype="b")])
+    [outcome] = lake.sweep().outcomes
+    assert (outcome.status, outcome.corrupt, outcome.waiting) == (HourStatus.COMPACTED, (), ())
+    assert sorted(item.inputs for item in outcome.replacements) == [2, 3]
+    assert lake.rows() == rows_of(put)
+    assert lake.sweep().outcomes == ()
+
+
 def test_a_late_file_joins_the_output_that_it_unites_with(lake: EventLake) -> None:
     put = lake.put(PARTITION, [*events(0, 4, v=1), *events(4, 3, v="x")])
     lake.sweep()

@@ -81,6 +81,7 @@ class Store(Requesting):
         super().__init__(url, retries)
         self._engine = engine
         self._known = Known()
+        self._above: dict[tuple[int, str], tuple[str, list[str]]] = {}
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -153,6 +154,20 @@ class Store(Requesting):
         async for page in self.pages(prefix, Range()):
             return page
         return []
+
+    async def peek_above(self, level: int, directory: str) -> tuple[str, list[str]]:
+        """Where a directory above the URL is, for messages, and some of what is in it: what one request brings.
+
+        Args:
+            level: 1 for what lies beside the URL, 2 for what lies beside its parent, `levels_above` at most.
+            directory: its name.
+
+        Raises:
+            StoreError: that cannot be looked at. What is not there has nothing in it.
+        """
+        if (level, directory) not in self._above:  # once: it is asked for by each look
+            self._above[level, directory] = await self._asked("", self._find_above, level, directory)
+        return self._above[level, directory]
 
     async def list_directory(self, prefix: str) -> Directory:
         """One level below a prefix that ends in a slash, or is empty for the root.
@@ -558,6 +573,15 @@ class Store(Requesting):
     @abstractmethod
     def _find_names(self, prefix: str) -> list[str]:
         """Names of the directories just below a prefix, odd ones too, in any order. Blocks, and raises anything."""
+
+    @property
+    @abstractmethod
+    def levels_above(self) -> int:
+        """How many directories the URL lies in."""
+
+    @abstractmethod
+    def _find_above(self, level: int, directory: str) -> tuple[str, list[str]]:
+        """`peek_above`. Blocks, and raises anything."""
 
     # ---- what they share ---------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ _LOOK_AGAIN_SECONDS = 0.01
 _SUFFIX = ".staged"
 _ID = re.compile(r"[0-9a-f]{32}")
 _ATTEMPTS = 10
+_MOST_NAMES = 10_000
 _READ_AND_WRITE = 0o666
 
 
@@ -310,6 +311,19 @@ class LocalStore(Store):
             return [entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    @property
+    def levels_above(self) -> int:
+        """`Store.levels_above`, up to the root of the file system."""
+        return len(self._root.resolve().parents)
+
+    def _find_above(self, level: int, directory: str) -> tuple[str, list[str]]:
+        path = self._root.resolve().parents[level - 1] / directory
+        try:
+            with os.scandir(path) as entries:
+                return str(path), [entry.name for entry in itertools.islice(entries, _MOST_NAMES)]
+        except (FileNotFoundError, NotADirectoryError):
+            return str(path), []
 
 
 def _etag_of(found: os.stat_result) -> str:

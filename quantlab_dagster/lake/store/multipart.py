@@ -136,6 +136,19 @@ class BlockingS3:
             for found in page.get("CommonPrefixes", [])
         ]
 
+    @property
+    def levels_above(self) -> int:
+        """How many prefixes the prefix lies in, the whole bucket included."""
+        return self._prefix.count("/")
+
+    def peek_above(self, level: int, directory: str) -> tuple[str, list[str]]:
+        """URL of a directory above the prefix, and the keys of one page below it, as they go on from there."""
+        above = self._prefix.rstrip("/").split("/")[:-level]
+        start = "/".join([*above, directory, ""])
+        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=start)
+        found = [one["Key"].removeprefix(start) for one in page.get("Contents", [])]
+        return f"s3://{self._bucket}/{start}", found
+
     # ---- deletes -----------------------------------------------------------------------------------------------
 
     def delete_if_match(self, key: str, if_match: str) -> bool:

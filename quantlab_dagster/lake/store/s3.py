@@ -271,6 +271,15 @@ class S3Store(Probing):
     def _find_names(self, prefix: str) -> list[str]:
         return self._blocking.names_below(prefix)
 
+    @property
+    def levels_above(self) -> int:
+        """`Store.levels_above`, up to the bucket."""
+        return self._blocking.levels_above
+
+    def _find_above(self, level: int, directory: str) -> tuple[str, list[str]]:
+        self.requests.add("LIST")
+        return self._blocking.peek_above(level, directory)
+
 
 def _etag_of_parts(etags: tuple[str, ...]) -> str:
     """The ETag of an upload that consists of these parts, where they are MD5 sums; else nothing that is one."""
