@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SpreadWindows"]
 
+# Rows of so many times `batch_rows` may be under way; above that, one batch, which is a single row group then.
+_MOST_UNDER_WAY = 2
+
 
 class SpreadWindows:
     """The windows of a day, read from runs.
@@ -41,7 +44,7 @@ class SpreadWindows:
         plan: its windows.
         scratch: directory for the runs, one Arrow stream after another in one file per window; removed as they are
             read.
-        batch_rows: how many rows to decode at once; a single row group may be larger.
+        batch_rows: how many rows to decode at once; a single row group may be larger, and is then decoded by itself.
         threads: how many batches are decoded and taken apart at once, each of its share of those rows.
         cancelled: asked between batches.
 
@@ -63,6 +66,7 @@ class SpreadWindows:
         self._plan = plan
         self._scratch = scratch
         self._batch_rows = max(1, batch_rows // threads)
+        self._most_rows = _MOST_UNDER_WAY * batch_rows
         self._threads = threads
         self._cancelled = cancelled
         self._checksums: dict[int, int] = {}
@@ -87,19 +91,29 @@ class SpreadWindows:
     def _distribute(self) -> None:
         """Several batches at once; their rows are appended in their order."""
         with ThreadPoolExecutor(self._threads, thread_name_prefix="spread") as pool:
-            coming: deque[Future[_Batch]] = deque()
+            coming: deque[tuple[int, Future[_Batch]]] = deque()
+            under_way = 0
             try:
-                for decode in self._batches():
+                for rows, decode in self._batches():
                     if self._cancelled():
                         raise Cancelled
-                    while len(coming) > self._threads:  # one more than are in work: this thread writes meanwhile
-                        self._append(coming.popleft().result())
-                    coming.append(pool.submit(self._taken_apart, decode))
+                    # One more than are in work: this thread writes meanwhile. Row groups, which are not cut, may be
+                    # as large as the budget: then one after the other.
+                    while coming and (len(coming) > self._threads or under_way + rows > self._most_rows):
+                        under_way -= self._append_next(coming)
+                    coming.append((rows, pool.submit(self._taken_apart, decode)))
+                    under_way += rows
                 while coming:
-                    self._append(coming.popleft().result())
+                    self._append_next(coming)
             finally:
-                for batch in coming:
+                for _, batch in coming:
                     batch.cancel()
+
+    def _append_next(self, coming: deque[tuple[int, Future[_Batch]]]) -> int:
+        """Append the rows of the first batch, and return how many they are; nothing holds them then."""
+        rows, batch = coming.popleft()
+        self._append(batch.result())
+        return rows
 
     def _taken_apart(self, decode: Callable[[], pl.DataFrame]) -> _Batch:
         """What goes to which run; in a thread, so that nothing of this is changed."""
@@ -124,18 +138,18 @@ class SpreadWindows:
         positions = frame[self._survey.columns.helper(POSITION)].to_numpy()
         return window_indices(self._plan.cuts, keys, positions)
 
-    def _batches(self) -> Iterator[Callable[[], pl.DataFrame]]:
-        """What decodes all rows of all parts in position order, in frames of about `batch_rows` rows."""
+    def _batches(self) -> Iterator[tuple[int, Callable[[], pl.DataFrame]]]:
+        """What decodes all rows of all parts in position order, in frames of about a thread's share of rows each."""
         survey = self._survey
         waiting: list[int] = []
         for index in np.flatnonzero(survey.rows).tolist():
             rows = int(survey.rows[index])
             if waiting and int(survey.rows[waiting].sum()) + rows > self._batch_rows:
-                yield partial(self._read, waiting)
+                yield int(survey.rows[waiting].sum()), partial(self._read, waiting)
                 waiting = []
             if rows > self._batch_rows:
                 for part_slice in survey.footers[index].slices(self._batch_rows):
-                    yield partial(
+                    decode = partial(
                         read_parts,
                         [survey.parts[index]],
                         survey.columns,
@@ -143,10 +157,11 @@ class SpreadWindows:
                         survey.rows[[index]],
                         part_slice=part_slice,
                     )
+                    yield part_slice[1], decode
             else:
                 waiting.append(index)
         if waiting:
-            yield partial(self._read, waiting)
+            yield int(survey.rows[waiting].sum()), partial(self._read, waiting)
 
     def _read(self, indices: list[int]) -> pl.DataFrame:
         survey = self._survey
