@@ -466,6 +466,16 @@ class Settings(_FromEnvironment):
             raise ValueError("QUANTLAB_ALERT_URL and QUANTLAB_ALERT_COMMAND are both set: a message goes one way")
         return self
 
+    @model_validator(mode="after")
+    def _both_market_lakes_or_neither(self) -> Self:
+        given = {"raw_url", "compact_url"} & self.model_fields_set
+        if len(given) == 1:  # the default of the other is the demo's: made-up days in a real lake, or the reverse
+            fields, (one,) = type(self).model_fields, given
+            other = "compact_url" if one == "raw_url" else "raw_url"
+            names = fields[other].validation_alias, fields[one].validation_alias
+            raise ValueError("{}: is not set, and {} is: they are set together".format(*names))
+        return self
+
     @field_validator("memory_budget")
     @classmethod
     def _enough_memory(cls, value: ByteSize) -> ByteSize:

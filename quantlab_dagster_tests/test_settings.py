@@ -80,6 +80,7 @@ LAKES: list[tuple[Lake, str]] = [
     ("compact", "QUANTLAB_COMPACT_"),
     ("warehouse", "WAREHOUSE_"),
 ]
+TOGETHER = {"QUANTLAB_RAW_URL": "QUANTLAB_COMPACT_URL", "QUANTLAB_COMPACT_URL": "QUANTLAB_RAW_URL"}
 # As AWS makes them: slashes, pluses; and what a careless reader of files would take for more than a letter.
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi$CY#EXAMPLE=KEY"  # noqa: S105
 
@@ -132,6 +133,14 @@ def test_defaults() -> None:
     assert (settings.metrics_file, settings.pushgateway_url) == (None, None)
 
 
+@pytest.fixture
+def _with_the_other_lake(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other URL of the market-data lakes, where the test is of one."""
+    if variable in TOGETHER:
+        monkeypatch.setenv(TOGETHER[variable], "other")
+
+
+@pytest.mark.usefixtures("_with_the_other_lake")
 @pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
 def test_settings_come_from_the_environment(
     variable: str, field: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
@@ -141,11 +150,12 @@ def test_settings_come_from_the_environment(
     assert getattr(load_settings(), field) == value
 
 
+@pytest.mark.usefixtures("_with_the_other_lake")
 @pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
 def test_settings_come_from_a_file_where_the_environment_has_none(
     variable: str, field: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default = getattr(load_settings(), field)
+    default = Settings.model_fields[field].get_default(call_default_factory=True)
     write_file({variable: text})
     assert getattr(load_settings(), field) == value
     monkeypatch.setenv(variable, "")  # as good as not set
@@ -155,11 +165,13 @@ def test_settings_come_from_a_file_where_the_environment_has_none(
     assert getattr(load_settings(), field) == value
     write_file({variable: ""})
     monkeypatch.delenv(variable)
+    if variable in TOGETHER:
+        monkeypatch.delenv(TOGETHER[variable])
     assert getattr(load_settings(), field) == default
 
 
 def test_the_file_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file({"QUANTLAB_RAW_URL": "here", "UNKNOWN": "x"})
+    write_file({"QUANTLAB_RAW_URL": "here", "QUANTLAB_COMPACT_URL": "there", "UNKNOWN": "x"})
     assert load_settings().raw_url == "here"
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
@@ -229,6 +241,20 @@ def test_mistakes_are_named(
     with pytest.raises(SettingsError, match=f"{variable}: .*{complaint}") as caught:
         load_settings()
     assert_readable(caught.value)
+
+
+@pytest.mark.parametrize("missing", TOGETHER)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_one_market_lake_alone_is_refused(missing: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other would be the demo's: made-up days would be published in a real lake."""
+    given = {TOGETHER[missing]: "s3://real", missing: "", "WAREHOUSE_URL": "s3://events"}
+    set_all(monkeypatch, given) if place == "environment" else write_file(given)
+    with pytest.raises(SettingsError, match=f"^{missing}: is not set, and {TOGETHER[missing]} is") as caught:
+        load_settings()
+    assert_readable(caught.value)
+    monkeypatch.setenv("COMPACTION_MIN_FILES", "many")  # of the event lake, which alone stops nothing
+    with pytest.raises(SettingsError, match=f"^{missing}: is not set"):
+        load_settings()
 
 
 def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

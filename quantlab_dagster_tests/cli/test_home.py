@@ -205,17 +205,20 @@ def test_a_home_that_cannot_be_made_is_refused() -> None:
 
 def test_while_no_lake_is_configured_the_demos_home_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().home == Path("demo-lake/dagster-home")
-    monkeypatch.setenv("QUANTLAB_COMPACT_URL", "s3://somewhere")
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.setenv(name, "s3://somewhere")
     assert load_settings().home == Path(".dagster")
     monkeypatch.setenv("DAGSTER_HOME", "/elsewhere")
     assert load_settings().home == Path("/elsewhere")
-    monkeypatch.delenv("QUANTLAB_COMPACT_URL")
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.delenv(name)
     assert load_settings().home == Path("/elsewhere")
 
 
 def test_there_is_an_event_lake_where_one_is_set_and_in_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().has_event_lake, "the demo makes one"
-    monkeypatch.setenv("QUANTLAB_RAW_URL", "s3://somewhere")
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.setenv(name, "s3://somewhere")
     assert not load_settings().has_event_lake, "its default is the demo's, and lakes are configured"
     monkeypatch.setenv("WAREHOUSE_URL", "s3://elsewhere")
     assert load_settings().has_event_lake

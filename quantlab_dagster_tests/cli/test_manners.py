@@ -157,9 +157,10 @@ def test_a_file_of_settings_is_named_by_an_option(
 ) -> None:
     monkeypatch.setenv("QUANTLAB_ENV_FILE", "")  # restored at the end, whatever the option sets
     monkeypatch.delenv("QUANTLAB_RAW_URL")
+    monkeypatch.delenv("QUANTLAB_COMPACT_URL")
     (tmp_path / "quantlab.env").write_text("QUANTLAB_RAW_URL=/nowhere/at/all\n")
     named = tmp_path / "mine.env"
-    named.write_text(f"QUANTLAB_RAW_URL={lakes.raw_url}\n")
+    named.write_text(f"QUANTLAB_RAW_URL={lakes.raw_url}\nQUANTLAB_COMPACT_URL={lakes.compact_url}\n")
     code, out, _ = quantlab(capsys, f"--env-file {named} plan --date {DAY}")
     assert (code, "1 of 1 symbol-days" in out) == (0, True)
     assert os.environ["QUANTLAB_ENV_FILE"] == str(named), "what is started from here reads the same"
