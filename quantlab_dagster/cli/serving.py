@@ -73,11 +73,15 @@ def _become(module: Sequence[str], workspace: Path | None, unsaid: str | None = 
         workspace: its workspace.yaml; None is ours.
         unsaid: how a warning begins that means nothing to whoever typed our command.
     """
-    from quantlab_dagster.cli.runs.home import WORKSPACE, ensure_dagster_home
+    from quantlab_dagster.cli.runs.home import CONFIGURATION, WORKSPACE, ensure_dagster_home
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.settings import load_settings
 
-    ensure_dagster_home(load_settings(), Screen().note)
+    home = ensure_dagster_home(load_settings(), Screen().note)
+    if not (home / CONFIGURATION.name).samefile(CONFIGURATION):
+        from quantlab_dagster.cli.runs.instance import open_instance
+
+        open_instance(home).dispose()  # what is wrong with it is said here, and not in Dagster's traceback
     sys.stdout.flush()
     sys.stderr.flush()
     warnings = ["-W", f"ignore:{unsaid}"] if unsaid else []

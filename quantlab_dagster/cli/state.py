@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.faults import fault_of_home
 from quantlab_dagster.cli.loading import modules_loaded
 from quantlab_dagster.cli.options import EXIT_USAGE, DayOption, Json, leave, typed_day
+from quantlab_dagster.cli.runs.faults import fault_of_home
 from quantlab_dagster.errors import ObjectNotFound, QuantlabError, SettingsError
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def judge_market(settings: "Settings") -> "Judgement":
 
         try:
             return decide_by_history(settings, state, place.clock())
+        except QuantlabError:
+            raise
         except Exception as error:
             if (fault := fault_of_home(error)) is not None:
                 raise fault from error

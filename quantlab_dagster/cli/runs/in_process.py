@@ -13,6 +13,7 @@ from dagster._core.utils import make_new_run_id
 
 from quantlab_dagster.cli.runs.engines import engines_shared
 from quantlab_dagster.cli.runs.home import ensure_dagster_home
+from quantlab_dagster.cli.runs.instance import open_instance
 from quantlab_dagster.cli.runs.location import runs_located
 from quantlab_dagster.cli.runs.sqlite import files_held_open
 from quantlab_dagster.definitions import build_definitions
@@ -41,7 +42,7 @@ class InProcess:
     """
 
     def __init__(self, settings: Settings, job: str, tell: Callable[[str], None]) -> None:
-        ensure_dagster_home(settings, tell)
+        self._home = ensure_dagster_home(settings, tell)
         self._job = build_definitions(settings).resolve_job_def(job)
         self._tell = tell
         self._stack = ExitStack()
@@ -49,7 +50,7 @@ class InProcess:
     def __enter__(self) -> Self:
         self._stack.enter_context(files_held_open())
         self._stack.enter_context(engines_shared())
-        self.instance = self._stack.enter_context(dg.DagsterInstance.get())
+        self.instance = self._stack.enter_context(open_instance(self._home))
         self._stack.enter_context(runs_located(self.instance))
         self.end_dead_runs()
         return self
