@@ -509,6 +509,11 @@ class Settings(_FromEnvironment):
         return not {"raw_url", "compact_url", "warehouse_url"} & self.model_fields_set
 
     @property
+    def has_market_lake(self) -> bool:
+        """Whether there are market-data lakes to look at beside the event lake: some that are set, or the demo's."""
+        return "raw_url" in self.model_fields_set or self.shows_the_demo
+
+    @property
     def has_event_lake(self) -> bool:
         """Whether there is an event lake to look at beside the market data: one that is set, or the demo's."""
         return "warehouse_url" in self.model_fields_set or self.shows_the_demo

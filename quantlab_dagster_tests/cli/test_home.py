@@ -224,6 +224,15 @@ def test_there_is_an_event_lake_where_one_is_set_and_in_the_demo(monkeypatch: py
     assert load_settings().has_event_lake
 
 
+def test_there_are_market_lakes_where_they_are_set_and_in_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().has_market_lake, "the demo makes them"
+    monkeypatch.setenv("WAREHOUSE_URL", "s3://elsewhere")
+    assert not load_settings().has_market_lake, "their defaults are the demo's, and a lake is configured"
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.setenv(name, "s3://somewhere")
+    assert load_settings().has_market_lake
+
+
 SHIPPED = yaml.safe_load(CONFIGURATION.read_text())
 
 
