@@ -50,6 +50,7 @@ FAULTS: dict[str, tuple[str, str | None, str, int]] = {
     ),
     "no number": (f"telemetry: {{enabled: {SECRET}}}\n", None, "root:telemetry:enabled", 2),
     "no mapping": ("run_monitoring: 5\n", None, "root:run_monitoring must be dict", 2),
+    "a word": ("run_retries: true\n", None, "root:run_retries must be dict", 2),
     "a list": ("concurrency: [1]\n", None, "root:concurrency must be dict", 2),
 }
 

@@ -266,6 +266,7 @@ def test_what_is_shipped_is_of_no_concern() -> None:
         ("run_monitoring.enabled", False, "run_monitoring is not enabled"),
         ("run_monitoring.max_runtime_seconds", 21_601, "21601"),
         ("run_monitoring.max_runtime_seconds", 0, "max_runtime_seconds is 0"),
+        ("run_monitoring.max_runtime_seconds", None, "max_runtime_seconds is not set"),
         ("run_retries.retry_on_asset_or_op_failure", None, "use up the attempts"),
         ("telemetry.enabled", True, "telemetry"),
     ],
@@ -281,7 +282,9 @@ def test_what_makes_it_unsafe_is_said(path: str, value: object, said: str) -> No
         ("concurrency.runs.max_concurrent_runs", 40),
         ("concurrency.pools.default_limit", {"env": "RUNS"}),
         ("run_monitoring.max_runtime_seconds", 3_600),
+        ("run_monitoring.max_runtime_seconds", {"env": "LONGEST"}),
         ("run_coordinator", None),  # Dagster's default is the queue
+        ("run_retries", True),  # Dagster refuses it
         ("run_launcher", {"module": "dagster_k8s", "class": "K8sRunLauncher"}),
         ("storage", {"postgres": {"postgres_url": {"env": "POSTGRES_URL"}}}),
     ],
