@@ -225,6 +225,7 @@ class Settings(_FromEnvironment):
     keep_runs_days: int = Field(
         default=60,
         ge=7,
+        le=36_500,
         validation_alias="QUANTLAB_KEEP_RUNS_DAYS",
         description="How long Dagster's history keeps what no page, check or count of attempts needs.",
     )

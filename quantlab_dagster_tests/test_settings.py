@@ -224,6 +224,7 @@ def test_sizes(text: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> N
         ("QUANTLAB_REQUEST_CONCURRENCY", "many", "integer"),
         ("QUANTLAB_RENAME_RAW_SEQ", "seq", "'seq' cannot be the name"),
         ("QUANTLAB_RENAME_RAW_SEQ", "ts_event", "'ts_event' cannot be the name"),
+        ("QUANTLAB_KEEP_RUNS_DAYS", "9999999", "less than or equal to 36500"),
         ("QUANTLAB_CATCH_UP_RUNS", "0", "greater than or equal to 1"),
         ("QUANTLAB_CATCH_UP_ATTEMPTS", "0", "greater than or equal to 1"),
         ("QUANTLAB_LATE_LOOK_BACK_DAYS", "-1", "greater than or equal to 0"),

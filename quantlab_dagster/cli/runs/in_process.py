@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from contextvars import ContextVar
 
+    from dagster_shared.error import SerializableErrorInfo
+
     from quantlab_dagster.settings import Settings
 
 __all__ = ["InProcess", "step_errors", "step_failures"]
@@ -124,11 +126,18 @@ def step_failures(result: dg.ExecuteInProcessResult, known: Mapping[str, Collect
         if event.is_step_failure:
             details = event.step_failure_data.user_failure_data
             text = details.description if details else None
-            text = text or (event.step_failure_data.error_display_string.strip().splitlines() or ["failed"])[0]
+            text = text or _innermost(event.step_failure_data.error)
             of_asset = (event.step_key or "").partition(".")[0]  # whose day may be several steps
             if not any(reason in text for reason in known.get(of_asset, ()) if reason):
                 failures.append(f"{event.step_key}: {text}")
     return failures
+
+
+def _innermost(error: SerializableErrorInfo | None) -> str:
+    """What an error that nobody expected says: Dagster wraps it, and says only where it was raised."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return ((error.message if error else "").strip().splitlines() or ["failed"])[0]
 
 
 def step_errors(result: dg.ExecuteInProcessResult, key: str) -> set[str]:
