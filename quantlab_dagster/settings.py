@@ -71,8 +71,7 @@ Lake = Literal["raw", "compact", "warehouse"]
 
 _LAKE_PREFIX: dict[Lake, str] = {"raw": "QUANTLAB_RAW_", "compact": "QUANTLAB_COMPACT_", "warehouse": "WAREHOUSE_"}
 
-# WAREHOUSE_ is not among them: other software may use it, too.
-_OURS = ("QUANTLAB_", "COMPACTION_")
+_OURS = ("QUANTLAB_", "COMPACTION_", "WAREHOUSE_")
 
 _EVENT_LAKE = ("WAREHOUSE_", "COMPACTION_")
 
