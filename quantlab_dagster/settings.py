@@ -32,7 +32,7 @@ from quantlab_dagster.alerts.notify import DEFAULT_TEMPLATE as DEFAULT_ALERT
 from quantlab_dagster.alerts.notify import check_template
 from quantlab_dagster.errors import PathError, SettingsError, masked
 from quantlab_dagster.kernel.terms import SEQ
-from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.lake.market import Pair, parse_day
 from quantlab_dagster.lake.template import DEFAULT_TEMPLATE, Layout
 from quantlab_dagster.market.quality.rules import Rules
 from quantlab_dagster.market.silence import USUAL_DAYS, WINDOW_DAYS
@@ -102,6 +102,10 @@ def _parsed_schedule(value: object) -> object:
     return Schedule.parse(value) if isinstance(value, str) else value
 
 
+def _parsed_day(value: object) -> object:
+    return parse_day(value) if isinstance(value, str) else value
+
+
 class _FromEnvironment(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
@@ -131,8 +135,9 @@ class Settings(_FromEnvironment):
         validation_alias="QUANTLAB_STREAMS",
         description="Comma-separated.",
     )
-    start_date: dt.date = Field(
+    start_date: Annotated[dt.date, BeforeValidator(_parsed_day)] = Field(
         default=dt.date(2026, 1, 1),
+        ge=dt.date(1970, 1, 1),
         validation_alias="QUANTLAB_START_DATE",
         description="First partition (UTC), of days and of hours.",
     )
