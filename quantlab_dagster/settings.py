@@ -427,7 +427,10 @@ class Settings(_FromEnvironment):
     def _no_secrets(cls, url: str) -> str:
         if masked(url) != url:  # it is shown by commands, in Dagster's pages, and in messages
             raise ValueError("must hold no credentials; set AWS_ACCESS_KEY_ID and the like")
-        return url
+        try:
+            return str(Path(url).expanduser()) if url.startswith("~") else url
+        except RuntimeError:  # of nobody: whoever opens the lake is told
+            return url
 
     @field_validator("quality_rules")
     @classmethod

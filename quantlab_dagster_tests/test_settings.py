@@ -261,6 +261,14 @@ def test_one_market_lake_alone_is_refused(missing: str, place: str, monkeypatch:
         load_settings()
 
 
+def test_a_lake_in_the_home_of_a_user_is_shown_as_it_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = {"QUANTLAB_RAW_URL": "~/raw", "QUANTLAB_COMPACT_URL": "~/compact", "WAREHOUSE_URL": "~nobody-of-this-name/x"}
+    set_all(monkeypatch, {"HOME": "/home/somebody", **urls})
+    settings = load_settings()
+    assert (settings.raw_url, settings.compact_url) == ("/home/somebody/raw", "/home/somebody/compact")
+    assert settings.warehouse_url == "~nobody-of-this-name/x"
+
+
 def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"QUANTLAB_STREAMS": ",", "QUANTLAB_MEMORY_BUDGET": "x"})
     with pytest.raises(SettingsError, match=r"QUANTLAB_STREAMS: .*; QUANTLAB_MEMORY_BUDGET: "):

@@ -101,7 +101,7 @@ def _listen(settings: "Settings") -> "LiveJudgement":
     from quantlab_dagster.market.listening import listen
     from quantlab_dagster.work.stopping import run_interruptible
 
-    place, usual, limits = open_market(settings), settings.usual_days, settings.live_limits
+    place, usual, limits = open_market(settings, only_looks=True), settings.usual_days, settings.live_limits
     return run_interruptible(listen(place, settings.pairs, usual_days=usual, limits=limits, seconds=_LISTEN_SECONDS))
 
 

@@ -95,7 +95,7 @@ def judge_market(settings: "Settings") -> "Judgement":
     from quantlab_dagster.market.judging import decide_all, judge_now
     from quantlab_dagster.work.stopping import run_interruptible
 
-    place = open_market(settings)
+    place = open_market(settings, only_looks=True)
 
     def decide(state: "State") -> "CatchUp":
         plain = catch_up_rules(settings, settings.pairs, place.clock(), busy=(), tries=lambda _: Tries())

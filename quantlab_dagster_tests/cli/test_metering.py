@@ -86,6 +86,22 @@ def test_a_lake_that_cannot_be_looked_at_is_said_and_the_other_is_judged(
     assert 'quantlab_lake_judged_timestamp_seconds{lake="market_data"}' in found
 
 
+@pytest.mark.parametrize("command", [("metrics", "write"), ("status",), ("status", "--metrics")])
+def test_what_only_looks_makes_no_lake(
+    metrics: Path,
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("QUANTLAB_COMPACT_URL", str(tmp_path / "new"))
+    assert ended(*command) != 0
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'new'}: this local lake does not exist" in out + err
+    assert not (tmp_path / "new").exists()
+    assert metrics.exists() == (command != ("status",))
+
+
 def test_an_event_lake_that_nobody_configured_is_not_judged(metrics: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAREHOUSE_URL")
     assert ended("metrics", "write") == 0

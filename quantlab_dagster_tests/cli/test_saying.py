@@ -173,6 +173,7 @@ def test_what_is_looked_at_of_the_demo_are_both_of_its_lakes(
 ) -> None:
     make_demo_lake(tmp_path / "demo-lake", demo_specs()[-1:], scale=0.01)
     make_demo_events(tmp_path / "demo-lake")
+    (tmp_path / "demo-lake" / "compact").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUANTLAB_METRICS_FILE", str(tmp_path / "quantlab.prom"))
     _, out, _ = quantlab(capsys, "status")
