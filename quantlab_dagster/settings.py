@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     BeforeValidator,
     ByteSize,
@@ -592,7 +593,7 @@ def env_file() -> str:
     """The file that fills in what the environment does not set; it need not exist, unless somebody named it.
 
     Raises:
-        SettingsError: it was named and does not exist, or it cannot be read.
+        SettingsError: it was named and does not exist, or it cannot be read; or a line of it is none.
     """
     named = os.environ.get(_ENV_FILE_VARIABLE)
     path = Path(named or ENV_FILE)
@@ -602,7 +603,20 @@ def env_file() -> str:
         raise SettingsError(named, "does not exist", f"Check --env-file, or {_ENV_FILE_VARIABLE}")
     if path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
         raise SettingsError(str(path), "is no file that can be read", "Check its permissions, and whose it is")
+    if path.exists():
+        _check_lines(path)
     return str(path)
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a file with a line that cannot be understood: what it was to set would have its default."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for found in parse_stream(file):
+            if found.error:
+                text = found.original.string
+                number = found.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+                remedy = "Write it as NAME=value, or # before it; see quantlab.env.example"
+                raise SettingsError(f"{path}, line {number}", "is not of the form NAME=value", remedy)
 
 
 def load_settings() -> Settings:

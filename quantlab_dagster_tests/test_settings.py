@@ -282,6 +282,18 @@ def test_a_file_of_another_encoding_is_named(load: Any) -> None:
         load()
 
 
+@pytest.mark.parametrize("load", [load_settings, lambda: load_aws("raw")])
+@pytest.mark.parametrize("line", ["QUANTLAB_COMPACT_URL: /secret", "QUANTLAB_COMPACT_URL /secret", "=/secret"])
+def test_a_line_that_sets_nothing_is_named(line: str, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was to set would have its default, and the work would go on elsewhere."""
+    Path(ENV_FILE).write_text(f"# lakes\nQUANTLAB_RAW_URL='a\nb'\n\n{line}\nexport QUANTLAB_STREAMS=bbo\n")
+    with pytest.raises(SettingsError, match=rf"^{ENV_FILE}, line 5: is not of the form NAME=value\. ") as caught:
+        load()
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("QUANTLAB_ENV_FILE", "/dev/null")
+    load()
+
+
 def assert_readable(error: SettingsError) -> None:
     """One line, with a remedy, and without the library that found the mistake."""
     text = str(error)
