@@ -170,6 +170,17 @@ def test_a_file_of_settings_is_named_by_an_option(
     assert unknown_variables() == ["QUANTLAB_ENV_FILE"], "a file names no other file"
 
 
+@pytest.mark.parametrize("command", ["plan", "cost", "verify", "compact", "quality"])
+@pytest.mark.parametrize("days", [f"--date {DAY} --to 9999-12-31", "--date 9999-12-31"])
+def test_days_that_are_still_to_come_are_refused_at_once(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str, days: str
+) -> None:
+    del lakes
+    code, out, err = quantlab(capsys, f"{command} {days}")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: 9999-12-31: is still to come. The last day there can be is today, ")
+
+
 @pytest.mark.parametrize("content", [None, "directory", b"\xff\xfe"])
 def test_a_named_file_that_cannot_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | str | None
