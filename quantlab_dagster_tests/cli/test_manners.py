@@ -170,6 +170,20 @@ def test_a_file_of_settings_is_named_by_an_option(
     assert unknown_variables() == ["QUANTLAB_ENV_FILE"], "a file names no other file"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("command", [f"verify --date {DAY}", "verify --date 9999-12-31"], ids=["fine", "refused"])
+def test_an_output_that_is_closed_changes_no_exit_code(lakes: Lakes, command: str, closed: str) -> None:
+    del lakes
+    line = f"{sys.executable} -c 'from quantlab_dagster.cli.entry import main; main()' {command}"
+    expected, done = (
+        subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=120, check=False)
+        for text in (line, f"{line} {closed}")
+    )
+    assert done.returncode == expected.returncode
+    assert done.stdout in ("", expected.stdout)
+    assert done.stderr in ("", expected.stderr)
+
+
 @pytest.mark.parametrize("command", ["plan", "cost", "verify", "compact", "quality"])
 @pytest.mark.parametrize("days", [f"--date {DAY} --to 9999-12-31", "--date 9999-12-31"])
 def test_days_that_are_still_to_come_are_refused_at_once(
