@@ -88,13 +88,19 @@ class Access:
     retries: int = 4
 
 
-def open_market(settings: Settings, clock: Clock = utc_now) -> MarketPlace:
+def open_market(settings: Settings, clock: Clock = utc_now, *, only_looks: bool = False) -> MarketPlace:
     """The market-data lakes of the settings, for work outside a run.
+
+    Args:
+        settings: of the project.
+        clock: the present time.
+        only_looks: whether nothing is written: then no directory is made either.
 
     Raises:
         SettingsError: a URL or its credentials are not usable.
     """
-    raw, compact = open_lake("raw", settings.raw_url), open_lake("compact", settings.compact_url)
+    raw = open_lake("raw", settings.raw_url)
+    compact = open_lake("compact", settings.compact_url, only_looks=only_looks)
     return MarketPlace(
         raw,
         compact,
@@ -195,19 +201,19 @@ def rules_of(settings: Settings) -> Rules:
     return Rules(int(settings.compaction_target_size), settings.compaction_min_files)
 
 
-def open_lake(lake: Lake, url: str, access: Access | None = None) -> Store:
-    """Open a lake. Only the compact lake, which is ours, is made where it is a missing local directory.
+def open_lake(lake: Lake, url: str, access: Access | None = None, *, only_looks: bool = False) -> Store:
+    """Open a lake. Only the compact lake, which is ours, is made where it is a missing local directory to write to.
 
     Raises:
         SettingsError: the URL, the credentials or the directory are not usable.
     """
-    is_s3 = url.startswith("s3://")
+    is_s3, is_ours = url.startswith("s3://"), lake == "compact"
     return open_store(
         url,
         s3_options(url, access or Access(), load_aws(lake)) if is_s3 else None,
-        create=lake == "compact",
+        create=is_ours and not only_looks,
         setting=_URL_SETTINGS[lake],
-        if_missing="run `quantlab demo`, `make demo`, for lakes",
+        if_missing="compact a day, which makes it" if is_ours else "run `quantlab demo`, `make demo`, for lakes",
     )
 
 

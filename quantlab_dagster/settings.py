@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     BeforeValidator,
     ByteSize,
@@ -32,7 +33,7 @@ from quantlab_dagster.alerts.notify import DEFAULT_TEMPLATE as DEFAULT_ALERT
 from quantlab_dagster.alerts.notify import check_template
 from quantlab_dagster.errors import PathError, SettingsError, masked
 from quantlab_dagster.kernel.terms import SEQ
-from quantlab_dagster.lake.market import Pair
+from quantlab_dagster.lake.market import Pair, parse_day
 from quantlab_dagster.lake.template import DEFAULT_TEMPLATE, Layout
 from quantlab_dagster.market.quality.rules import Rules
 from quantlab_dagster.market.silence import USUAL_DAYS, WINDOW_DAYS
@@ -71,8 +72,7 @@ Lake = Literal["raw", "compact", "warehouse"]
 
 _LAKE_PREFIX: dict[Lake, str] = {"raw": "QUANTLAB_RAW_", "compact": "QUANTLAB_COMPACT_", "warehouse": "WAREHOUSE_"}
 
-# WAREHOUSE_ is not among them: other software may use it, too.
-_OURS = ("QUANTLAB_", "COMPACTION_")
+_OURS = ("QUANTLAB_", "COMPACTION_", "WAREHOUSE_")
 
 _EVENT_LAKE = ("WAREHOUSE_", "COMPACTION_")
 
@@ -101,6 +101,10 @@ _Minutes = Annotated[tuple[Annotated[int, Field(ge=0, le=1440)], ...], Field(min
 
 def _parsed_schedule(value: object) -> object:
     return Schedule.parse(value) if isinstance(value, str) else value
+
+
+def _parsed_day(value: object) -> object:
+    return parse_day(value) if isinstance(value, str) else value
 
 
 class _FromEnvironment(BaseSettings):
@@ -132,8 +136,9 @@ class Settings(_FromEnvironment):
         validation_alias="QUANTLAB_STREAMS",
         description="Comma-separated.",
     )
-    start_date: dt.date = Field(
+    start_date: Annotated[dt.date, BeforeValidator(_parsed_day)] = Field(
         default=dt.date(2026, 1, 1),
+        ge=dt.date(1970, 1, 1),
         validation_alias="QUANTLAB_START_DATE",
         description="First partition (UTC), of days and of hours.",
     )
@@ -225,6 +230,7 @@ class Settings(_FromEnvironment):
     keep_runs_days: int = Field(
         default=60,
         ge=7,
+        le=36_500,
         validation_alias="QUANTLAB_KEEP_RUNS_DAYS",
         description="How long Dagster's history keeps what no page, check or count of attempts needs.",
     )
@@ -422,7 +428,10 @@ class Settings(_FromEnvironment):
     def _no_secrets(cls, url: str) -> str:
         if masked(url) != url:  # it is shown by commands, in Dagster's pages, and in messages
             raise ValueError("must hold no credentials; set AWS_ACCESS_KEY_ID and the like")
-        return url
+        try:
+            return str(Path(url).expanduser()) if url.startswith("~") else url
+        except RuntimeError:  # of nobody: whoever opens the lake is told
+            return url
 
     @field_validator("quality_rules")
     @classmethod
@@ -466,6 +475,16 @@ class Settings(_FromEnvironment):
             raise ValueError("QUANTLAB_ALERT_URL and QUANTLAB_ALERT_COMMAND are both set: a message goes one way")
         return self
 
+    @model_validator(mode="after")
+    def _both_market_lakes_or_neither(self) -> Self:
+        given = {"raw_url", "compact_url"} & self.model_fields_set
+        if len(given) == 1:  # the default of the other is the demo's: made-up days in a real lake, or the reverse
+            fields, (one,) = type(self).model_fields, given
+            other = "compact_url" if one == "raw_url" else "raw_url"
+            names = fields[other].validation_alias, fields[one].validation_alias
+            raise ValueError("{}: is not set, and {} is: they are set together".format(*names))
+        return self
+
     @field_validator("memory_budget")
     @classmethod
     def _enough_memory(cls, value: ByteSize) -> ByteSize:
@@ -497,6 +516,11 @@ class Settings(_FromEnvironment):
     def shows_the_demo(self) -> bool:
         """Whether no lake is configured: then it is the demo's lakes that are looked at."""
         return not {"raw_url", "compact_url", "warehouse_url"} & self.model_fields_set
+
+    @property
+    def has_market_lake(self) -> bool:
+        """Whether there are market-data lakes to look at beside the event lake: some that are set, or the demo's."""
+        return "raw_url" in self.model_fields_set or self.shows_the_demo
 
     @property
     def has_event_lake(self) -> bool:
@@ -569,7 +593,7 @@ def env_file() -> str:
     """The file that fills in what the environment does not set; it need not exist, unless somebody named it.
 
     Raises:
-        SettingsError: it was named and does not exist, or it cannot be read.
+        SettingsError: it was named and does not exist, or it cannot be read; or a line of it is none.
     """
     named = os.environ.get(_ENV_FILE_VARIABLE)
     path = Path(named or ENV_FILE)
@@ -579,7 +603,20 @@ def env_file() -> str:
         raise SettingsError(named, "does not exist", f"Check --env-file, or {_ENV_FILE_VARIABLE}")
     if path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
         raise SettingsError(str(path), "is no file that can be read", "Check its permissions, and whose it is")
+    if path.exists():
+        _check_lines(path)
     return str(path)
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a file with a line that cannot be understood: what it was to set would have its default."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for found in parse_stream(file):
+            if found.error:
+                text = found.original.string
+                number = found.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+                remedy = "Write it as NAME=value, or # before it; see quantlab.env.example"
+                raise SettingsError(f"{path}, line {number}", "is not of the form NAME=value", remedy)
 
 
 def load_settings() -> Settings:

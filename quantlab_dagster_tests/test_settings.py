@@ -27,6 +27,7 @@ SETTINGS: list[tuple[str, str, str, Any]] = [
     ("QUANTLAB_EXCHANGES", "exchanges", "binance, new_one ,x=y,", ("binance", "new_one", "x=y")),
     ("QUANTLAB_STREAMS", "streams", "bbo", ("bbo",)),
     ("QUANTLAB_START_DATE", "start_date", "2025-02-03", dt.date(2025, 2, 3)),
+    ("QUANTLAB_START_DATE", "start_date", "20250203", dt.date(2025, 2, 3)),
     ("QUANTLAB_MEMORY_BUDGET", "memory_budget", "1.5GiB", 3 << 29),
     ("QUANTLAB_SCRATCH_DIR", "scratch_dir", "/fast disk/scratch", Path("/fast disk/scratch")),
     ("QUANTLAB_REQUEST_CONCURRENCY", "request_concurrency", "7", 7),
@@ -80,6 +81,7 @@ LAKES: list[tuple[Lake, str]] = [
     ("compact", "QUANTLAB_COMPACT_"),
     ("warehouse", "WAREHOUSE_"),
 ]
+TOGETHER = {"QUANTLAB_RAW_URL": "QUANTLAB_COMPACT_URL", "QUANTLAB_COMPACT_URL": "QUANTLAB_RAW_URL"}
 # As AWS makes them: slashes, pluses; and what a careless reader of files would take for more than a letter.
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi$CY#EXAMPLE=KEY"  # noqa: S105
 
@@ -132,6 +134,14 @@ def test_defaults() -> None:
     assert (settings.metrics_file, settings.pushgateway_url) == (None, None)
 
 
+@pytest.fixture
+def _with_the_other_lake(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other URL of the market-data lakes, where the test is of one."""
+    if variable in TOGETHER:
+        monkeypatch.setenv(TOGETHER[variable], "other")
+
+
+@pytest.mark.usefixtures("_with_the_other_lake")
 @pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
 def test_settings_come_from_the_environment(
     variable: str, field: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
@@ -141,11 +151,12 @@ def test_settings_come_from_the_environment(
     assert getattr(load_settings(), field) == value
 
 
+@pytest.mark.usefixtures("_with_the_other_lake")
 @pytest.mark.parametrize(("variable", "field", "text", "value"), SETTINGS)
 def test_settings_come_from_a_file_where_the_environment_has_none(
     variable: str, field: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default = getattr(load_settings(), field)
+    default = Settings.model_fields[field].get_default(call_default_factory=True)
     write_file({variable: text})
     assert getattr(load_settings(), field) == value
     monkeypatch.setenv(variable, "")  # as good as not set
@@ -155,11 +166,13 @@ def test_settings_come_from_a_file_where_the_environment_has_none(
     assert getattr(load_settings(), field) == value
     write_file({variable: ""})
     monkeypatch.delenv(variable)
+    if variable in TOGETHER:
+        monkeypatch.delenv(TOGETHER[variable])
     assert getattr(load_settings(), field) == default
 
 
 def test_the_file_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file({"QUANTLAB_RAW_URL": "here", "UNKNOWN": "x"})
+    write_file({"QUANTLAB_RAW_URL": "here", "QUANTLAB_COMPACT_URL": "there", "UNKNOWN": "x"})
     assert load_settings().raw_url == "here"
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
@@ -201,8 +214,10 @@ def test_sizes(text: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> N
         ("QUANTLAB_EXCHANGES", " , ,", "names at least one"),
         ("QUANTLAB_STREAMS", "bbo,trade,bbo", "twice"),
         ("QUANTLAB_STREAMS", "bbo,a/b", "'a/b' contains a slash"),
-        ("QUANTLAB_START_DATE", "2026-02-30", "date"),
-        ("QUANTLAB_START_DATE", "tomorrow", "date"),
+        ("QUANTLAB_START_DATE", "2026-02-30", "is not a day as YYYY-MM-DD or YYYYMMDD"),
+        ("QUANTLAB_START_DATE", "tomorrow", "is not a day"),
+        ("QUANTLAB_START_DATE", "1735689600", "is not a day"),
+        ("QUANTLAB_START_DATE", "0001-01-01", "greater than or equal to 1970-01-01"),
         ("QUANTLAB_MEMORY_BUDGET", "lots", "byte"),
         ("QUANTLAB_MEMORY_BUDGET", "12 parsecs", "parsecs"),
         ("QUANTLAB_MEMORY_BUDGET", "1MiB", "at least 16MiB"),
@@ -212,6 +227,7 @@ def test_sizes(text: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> N
         ("QUANTLAB_REQUEST_CONCURRENCY", "many", "integer"),
         ("QUANTLAB_RENAME_RAW_SEQ", "seq", "'seq' cannot be the name"),
         ("QUANTLAB_RENAME_RAW_SEQ", "ts_event", "'ts_event' cannot be the name"),
+        ("QUANTLAB_KEEP_RUNS_DAYS", "9999999", "less than or equal to 36500"),
         ("QUANTLAB_CATCH_UP_RUNS", "0", "greater than or equal to 1"),
         ("QUANTLAB_CATCH_UP_ATTEMPTS", "0", "greater than or equal to 1"),
         ("QUANTLAB_LATE_LOOK_BACK_DAYS", "-1", "greater than or equal to 0"),
@@ -231,6 +247,28 @@ def test_mistakes_are_named(
     assert_readable(caught.value)
 
 
+@pytest.mark.parametrize("missing", TOGETHER)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_one_market_lake_alone_is_refused(missing: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other would be the demo's: made-up days would be published in a real lake."""
+    given = {TOGETHER[missing]: "s3://real", missing: "", "WAREHOUSE_URL": "s3://events"}
+    set_all(monkeypatch, given) if place == "environment" else write_file(given)
+    with pytest.raises(SettingsError, match=f"^{missing}: is not set, and {TOGETHER[missing]} is") as caught:
+        load_settings()
+    assert_readable(caught.value)
+    monkeypatch.setenv("COMPACTION_MIN_FILES", "many")  # of the event lake, which alone stops nothing
+    with pytest.raises(SettingsError, match=f"^{missing}: is not set"):
+        load_settings()
+
+
+def test_a_lake_in_the_home_of_a_user_is_shown_as_it_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = {"QUANTLAB_RAW_URL": "~/raw", "QUANTLAB_COMPACT_URL": "~/compact", "WAREHOUSE_URL": "~nobody-of-this-name/x"}
+    set_all(monkeypatch, {"HOME": "/home/somebody", **urls})
+    settings = load_settings()
+    assert (settings.raw_url, settings.compact_url) == ("/home/somebody/raw", "/home/somebody/compact")
+    assert settings.warehouse_url == "~nobody-of-this-name/x"
+
+
 def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"QUANTLAB_STREAMS": ",", "QUANTLAB_MEMORY_BUDGET": "x"})
     with pytest.raises(SettingsError, match=r"QUANTLAB_STREAMS: .*; QUANTLAB_MEMORY_BUDGET: "):
@@ -242,6 +280,18 @@ def test_a_file_of_another_encoding_is_named(load: Any) -> None:
     Path(ENV_FILE).write_bytes("QUANTLAB_RAW_URL=münze\n".encode("latin-1"))
     with pytest.raises(SettingsError, match=f"^{ENV_FILE}: is not UTF-8"):
         load()
+
+
+@pytest.mark.parametrize("load", [load_settings, lambda: load_aws("raw")])
+@pytest.mark.parametrize("line", ["QUANTLAB_COMPACT_URL: /secret", "QUANTLAB_COMPACT_URL /secret", "=/secret"])
+def test_a_line_that_sets_nothing_is_named(line: str, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was to set would have its default, and the work would go on elsewhere."""
+    Path(ENV_FILE).write_text(f"# lakes\nQUANTLAB_RAW_URL='a\nb'\n\n{line}\nexport QUANTLAB_STREAMS=bbo\n")
+    with pytest.raises(SettingsError, match=rf"^{ENV_FILE}, line 5: is not of the form NAME=value\. ") as caught:
+        load()
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("QUANTLAB_ENV_FILE", "/dev/null")
+    load()
 
 
 def assert_readable(error: SettingsError) -> None:

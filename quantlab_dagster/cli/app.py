@@ -17,13 +17,13 @@ from quantlab_dagster import __version__
 from quantlab_dagster.cli.alerts import alerts_app
 from quantlab_dagster.cli.calendar import calendar
 from quantlab_dagster.cli.cost import cost
-from quantlab_dagster.cli.faults import fault_of_home
 from quantlab_dagster.cli.live import live
 from quantlab_dagster.cli.market import compact, plan, verify
 from quantlab_dagster.cli.metering import metrics_app
 from quantlab_dagster.cli.options import EXIT_FINE, EXIT_FOUND, EXIT_USAGE, Json, leave
 from quantlab_dagster.cli.pruning import prune
 from quantlab_dagster.cli.quality import quality
+from quantlab_dagster.cli.runs.faults import fault_of_home
 from quantlab_dagster.cli.serving import daemon, dev, webserver
 from quantlab_dagster.cli.state import catch_up, state_app, status
 from quantlab_dagster.cli.warehouse import warehouse_app

@@ -157,7 +157,7 @@ def status_document(
 
     Args:
         judgement: of the market-data lake; None if it could not be looked at.
-        market_problem: why not; empty if it could.
+        market_problem: why not.
         event_lake: `warehouse_status_document`, or {"problem": why there is none}.
         fine: whether the exit code is 0.
     """

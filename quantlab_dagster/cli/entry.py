@@ -71,8 +71,17 @@ class _Told:
         raise SystemExit(_FOUND)
 
 
+def _nowhere() -> TextIO:
+    """In the place of an output that was closed when the process started: it gets the number that is free."""
+    stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # it stays open
+    os.set_inheritable(stream.fileno(), stream.fileno() in (1, 2))
+    return stream
+
+
 def main() -> NoReturn:
     """Run the command line."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     if isinstance(sys.stdout, TextIOWrapper):
         codecs.register_error(_ESCAPED, _escaped)
         sys.stdout.reconfigure(errors=_ESCAPED)

@@ -46,12 +46,16 @@ def write() -> None:
     if settings.metrics_file is None and settings.pushgateway_url is None:
         cause = "is not set, nor is QUANTLAB_PUSHGATEWAY_URL: there is nowhere to write to"
         raise SettingsError("QUANTLAB_METRICS_FILE", cause, "Set one of them, or use `quantlab metrics serve`")
-    market = _tried(screen, lambda: judge_market(settings))
-    written = [write_judgement(settings, MARKET_DATA, None if market is None else market.gauges, utc_now())]
-    live = None if market is None else _tried(screen, lambda: _listen(settings))
-    if live is not None:
-        written.append(write_live(settings, live))
-    missed = market is None or live is None
+    written, missed = [], False
+    if settings.has_market_lake:
+        market = _tried(screen, lambda: judge_market(settings))
+        written.append(write_judgement(settings, MARKET_DATA, None if market is None else market.gauges, utc_now()))
+        live = None if market is None else _tried(screen, lambda: _listen(settings))
+        if live is not None:
+            written.append(write_live(settings, live))
+        missed = market is None or live is None
+    else:
+        screen.note("no market lake is configured: it is not judged")
     if settings.has_event_lake:
         events = _tried(screen, lambda: look_at_event_lake(settings))
         judged = None if events is None else gauges(events.findings)
@@ -97,7 +101,7 @@ def _listen(settings: "Settings") -> "LiveJudgement":
     from quantlab_dagster.market.listening import listen
     from quantlab_dagster.work.stopping import run_interruptible
 
-    place, usual, limits = open_market(settings), settings.usual_days, settings.live_limits
+    place, usual, limits = open_market(settings, only_looks=True), settings.usual_days, settings.live_limits
     return run_interruptible(listen(place, settings.pairs, usual_days=usual, limits=limits, seconds=_LISTEN_SECONDS))
 
 

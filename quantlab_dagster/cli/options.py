@@ -147,13 +147,17 @@ def select_days(settings: "Settings", first: dt.date, last: dt.date | None) -> l
 
     Raises:
         SettingsError: the range makes no sense.
-        DayRefused: it begins before the first partition.
+        DayRefused: it begins before the first partition, or ends after today.
     """
-    last = last or first
+    from quantlab_dagster.work.clock import utc_now
+
+    last, today = last or first, utc_now().date()
     if last < first:
         raise SettingsError("--to", f"{last} is before --date {first}", "Swap them")
     if first < settings.start_date:
         raise DayRefused(str(first), "is before the first partition", f"Set QUANTLAB_START_DATE to {first} or earlier")
+    if last > today:
+        raise DayRefused(str(last), "is still to come", f"The last day there can be is today, {today} (UTC)")
     return [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
 
 

@@ -73,16 +73,41 @@ def _become(module: Sequence[str], workspace: Path | None, unsaid: str | None = 
         workspace: its workspace.yaml; None is ours.
         unsaid: how a warning begins that means nothing to whoever typed our command.
     """
-    from quantlab_dagster.cli.runs.home import WORKSPACE, ensure_dagster_home
+    from quantlab_dagster.cli.runs.home import CONFIGURATION, WORKSPACE, ensure_dagster_home
     from quantlab_dagster.cli.screen import Screen
     from quantlab_dagster.settings import load_settings
 
-    ensure_dagster_home(load_settings(), Screen().note)
+    if workspace is not None:
+        _refuse_foreign(workspace)
+    home = ensure_dagster_home(load_settings(), Screen().note)
+    if not (home / CONFIGURATION.name).samefile(CONFIGURATION):
+        from quantlab_dagster.cli.runs.instance import open_instance
+
+        open_instance(home).dispose()  # what is wrong with it is said here, and not in Dagster's traceback
     sys.stdout.flush()
     sys.stderr.flush()
     warnings = ["-W", f"ignore:{unsaid}"] if unsaid else []
     command = [sys.executable, *warnings, "-m", *module, "--workspace", str(workspace or WORKSPACE)]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from elsewhere
+
+
+def _refuse_foreign(workspace: Path) -> None:
+    """Dagster would print what it cannot read as a workspace: all of it.
+
+    Raises:
+        SettingsError: the file is no YAML mapping, or cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    where, remedy = f"--workspace {workspace}", "Name a workspace.yaml, such as the shipped one"
+    try:
+        found = yaml.safe_load(workspace.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise SettingsError(where, "is not valid YAML", remedy) from None
+    except OSError as error:
+        raise SettingsError(where, f"cannot be read ({error.strerror})", remedy) from None
+    if not isinstance(found, dict) or not found:
+        raise SettingsError(where, "is no workspace: it has no names with values", remedy)
 
 
 def _refuse_taken(host: str, port: int) -> None:

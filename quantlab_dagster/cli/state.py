@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantlab_dagster.cli.faults import fault_of_home
 from quantlab_dagster.cli.loading import modules_loaded
 from quantlab_dagster.cli.options import EXIT_USAGE, DayOption, Json, leave, typed_day
+from quantlab_dagster.cli.runs.faults import fault_of_home
 from quantlab_dagster.errors import ObjectNotFound, QuantlabError, SettingsError
 
 if TYPE_CHECKING:
@@ -45,16 +45,19 @@ def status(
     settings = load_settings()
     screen = Screen(as_json=as_json)
     wrong: list[QuantlabError] = []
-    judgement, problem = None, ""
+    judgement, problem = None, "no market lake is configured, so none is looked at"
     screen.say("MARKET DATA")
-    screen.say(f"lakes                {settings.raw_url} → {settings.compact_url}")
-    try:
-        judgement = judge_market(settings)
-        _say(screen, judgement)
-    except QuantlabError as error:
-        wrong.append(error)
-        problem = str(error)
-        screen.say(f"FAIL {problem}")
+    if settings.has_market_lake:
+        screen.say(f"lakes                {settings.raw_url} → {settings.compact_url}")
+        try:
+            judgement = judge_market(settings)
+            _say(screen, judgement)
+        except QuantlabError as error:
+            wrong.append(error)
+            problem = str(error)
+            screen.say(f"FAIL {problem}")
+    else:
+        screen.say(problem)
     screen.say("\nEVENT LAKE")
     events: dict[str, object] = {"problem": "WAREHOUSE_URL is not set, so it is not looked at"}
     events_fine = True
@@ -72,9 +75,9 @@ def status(
             screen.say(f"FAIL {error}")
     else:
         screen.say(str(events["problem"]))
-    fine = judgement is not None and judgement.fine and events_fine and not wrong
+    fine = (judgement is None or judgement.fine) and events_fine and not wrong
     if metrics:
-        _write_metrics(settings, judgement, found, events_too=settings.has_event_lake)
+        _write_metrics(settings, judgement, found)
     screen.document(status_document(judgement, problem, events, fine=fine))
     if wrong and all(isinstance(error, SettingsError) for error in wrong) and (judgement is None or judgement.fine):
         raise typer.Exit(EXIT_USAGE)
@@ -92,7 +95,7 @@ def judge_market(settings: "Settings") -> "Judgement":
     from quantlab_dagster.market.judging import decide_all, judge_now
     from quantlab_dagster.work.stopping import run_interruptible
 
-    place = open_market(settings)
+    place = open_market(settings, only_looks=True)
 
     def decide(state: "State") -> "CatchUp":
         plain = catch_up_rules(settings, settings.pairs, place.clock(), busy=(), tries=lambda _: Tries())
@@ -103,6 +106,8 @@ def judge_market(settings: "Settings") -> "Judgement":
 
         try:
             return decide_by_history(settings, state, place.clock())
+        except QuantlabError:
+            raise
         except Exception as error:
             if (fault := fault_of_home(error)) is not None:
                 raise fault from error
@@ -120,17 +125,16 @@ def _has_home(settings: "Settings") -> bool:
         raise SettingsError("DAGSTER_HOME", cause, "Set it to a directory of your own") from error
 
 
-def _write_metrics(
-    settings: "Settings", judgement: "Judgement | None", found: "Sequence[Finding] | None", *, events_too: bool
-) -> None:
+def _write_metrics(settings: "Settings", judgement: "Judgement | None", found: "Sequence[Finding] | None") -> None:
     """Write what was judged of each lake, and that one could not be judged."""
     from quantlab_dagster.cli.runs.metrics import EVENTS, MARKET_DATA, write_judgement
     from quantlab_dagster.warehouse.checks import gauges
     from quantlab_dagster.work.clock import utc_now
 
     now = utc_now()
-    write_judgement(settings, MARKET_DATA, judgement.gauges if judgement is not None else None, now)
-    if events_too:
+    if settings.has_market_lake:
+        write_judgement(settings, MARKET_DATA, judgement.gauges if judgement is not None else None, now)
+    if settings.has_event_lake:
         write_judgement(settings, EVENTS, gauges(found) if found is not None else None, now)
 
 

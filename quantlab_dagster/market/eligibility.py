@@ -42,8 +42,8 @@ def check_eligible(day: dt.date, now: dt.datetime) -> None:
         DayRefused: saying from when on it is eligible.
     """
     if day > last_eligible_day(now):
-        raise DayRefused(
-            f"{day:%Y-%m-%d}",
-            "is not complete: collectors may still write to it",
-            f"It can be compacted from {eligible_from(day):%Y-%m-%d %H:%M} UTC on",
-        )
+        try:
+            remedy = f"It can be compacted from {eligible_from(day):%Y-%m-%d %H:%M} UTC on"
+        except OverflowError:
+            remedy = "It is the last day of the calendar"
+        raise DayRefused(f"{day:%Y-%m-%d}", "is not complete: collectors may still write to it", remedy)

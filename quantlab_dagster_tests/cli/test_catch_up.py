@@ -90,6 +90,22 @@ def test_a_day_that_failed_waits_for_cron_as_well(lakes: Lakes, day: dt.date) ->
     assert state_of(lakes).is_settled(day)
 
 
+def test_an_error_that_nobody_expected_is_said_with_its_cause() -> None:
+    @dg.op
+    def counts() -> None:
+        try:
+            dt.date.max + dt.timedelta(days=1)
+        except OverflowError as error:
+            raise RuntimeError("cannot count") from error
+
+    @dg.job
+    def counting() -> None:
+        counts()
+
+    result = counting.execute_in_process(raise_on_error=False)
+    assert step_failures(result, {}) == ["counts: OverflowError: date value out of range"]
+
+
 class Collector(Recorder):
     """While a pair is compacted, a symbol comes that its step does not see."""
 

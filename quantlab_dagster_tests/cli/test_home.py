@@ -205,20 +205,32 @@ def test_a_home_that_cannot_be_made_is_refused() -> None:
 
 def test_while_no_lake_is_configured_the_demos_home_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().home == Path("demo-lake/dagster-home")
-    monkeypatch.setenv("QUANTLAB_COMPACT_URL", "s3://somewhere")
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.setenv(name, "s3://somewhere")
     assert load_settings().home == Path(".dagster")
     monkeypatch.setenv("DAGSTER_HOME", "/elsewhere")
     assert load_settings().home == Path("/elsewhere")
-    monkeypatch.delenv("QUANTLAB_COMPACT_URL")
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.delenv(name)
     assert load_settings().home == Path("/elsewhere")
 
 
 def test_there_is_an_event_lake_where_one_is_set_and_in_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().has_event_lake, "the demo makes one"
-    monkeypatch.setenv("QUANTLAB_RAW_URL", "s3://somewhere")
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.setenv(name, "s3://somewhere")
     assert not load_settings().has_event_lake, "its default is the demo's, and lakes are configured"
     monkeypatch.setenv("WAREHOUSE_URL", "s3://elsewhere")
     assert load_settings().has_event_lake
+
+
+def test_there_are_market_lakes_where_they_are_set_and_in_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().has_market_lake, "the demo makes them"
+    monkeypatch.setenv("WAREHOUSE_URL", "s3://elsewhere")
+    assert not load_settings().has_market_lake, "their defaults are the demo's, and a lake is configured"
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.setenv(name, "s3://somewhere")
+    assert load_settings().has_market_lake
 
 
 SHIPPED = yaml.safe_load(CONFIGURATION.read_text())
@@ -254,6 +266,7 @@ def test_what_is_shipped_is_of_no_concern() -> None:
         ("run_monitoring.enabled", False, "run_monitoring is not enabled"),
         ("run_monitoring.max_runtime_seconds", 21_601, "21601"),
         ("run_monitoring.max_runtime_seconds", 0, "max_runtime_seconds is 0"),
+        ("run_monitoring.max_runtime_seconds", None, "max_runtime_seconds is not set"),
         ("run_retries.retry_on_asset_or_op_failure", None, "use up the attempts"),
         ("telemetry.enabled", True, "telemetry"),
     ],
@@ -269,7 +282,9 @@ def test_what_makes_it_unsafe_is_said(path: str, value: object, said: str) -> No
         ("concurrency.runs.max_concurrent_runs", 40),
         ("concurrency.pools.default_limit", {"env": "RUNS"}),
         ("run_monitoring.max_runtime_seconds", 3_600),
+        ("run_monitoring.max_runtime_seconds", {"env": "LONGEST"}),
         ("run_coordinator", None),  # Dagster's default is the queue
+        ("run_retries", True),  # Dagster refuses it
         ("run_launcher", {"module": "dagster_k8s", "class": "K8sRunLauncher"}),
         ("storage", {"postgres": {"postgres_url": {"env": "POSTGRES_URL"}}}),
     ],

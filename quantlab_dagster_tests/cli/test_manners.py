@@ -157,9 +157,10 @@ def test_a_file_of_settings_is_named_by_an_option(
 ) -> None:
     monkeypatch.setenv("QUANTLAB_ENV_FILE", "")  # restored at the end, whatever the option sets
     monkeypatch.delenv("QUANTLAB_RAW_URL")
+    monkeypatch.delenv("QUANTLAB_COMPACT_URL")
     (tmp_path / "quantlab.env").write_text("QUANTLAB_RAW_URL=/nowhere/at/all\n")
     named = tmp_path / "mine.env"
-    named.write_text(f"QUANTLAB_RAW_URL={lakes.raw_url}\n")
+    named.write_text(f"QUANTLAB_RAW_URL={lakes.raw_url}\nQUANTLAB_COMPACT_URL={lakes.compact_url}\n")
     code, out, _ = quantlab(capsys, f"--env-file {named} plan --date {DAY}")
     assert (code, "1 of 1 symbol-days" in out) == (0, True)
     assert os.environ["QUANTLAB_ENV_FILE"] == str(named), "what is started from here reads the same"
@@ -167,6 +168,31 @@ def test_a_file_of_settings_is_named_by_an_option(
     assert unknown_variables() == []
     named.write_text("QUANTLAB_ENV_FILE=/another\n")
     assert unknown_variables() == ["QUANTLAB_ENV_FILE"], "a file names no other file"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("command", [f"verify --date {DAY}", "verify --date 9999-12-31"], ids=["fine", "refused"])
+def test_an_output_that_is_closed_changes_no_exit_code(lakes: Lakes, command: str, closed: str) -> None:
+    del lakes
+    line = f"{sys.executable} -c 'from quantlab_dagster.cli.entry import main; main()' {command}"
+    expected, done = (
+        subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=120, check=False)
+        for text in (line, f"{line} {closed}")
+    )
+    assert done.returncode == expected.returncode
+    assert done.stdout in ("", expected.stdout)
+    assert done.stderr in ("", expected.stderr)
+
+
+@pytest.mark.parametrize("command", ["plan", "cost", "verify", "compact", "quality"])
+@pytest.mark.parametrize("days", [f"--date {DAY} --to 9999-12-31", "--date 9999-12-31"])
+def test_days_that_are_still_to_come_are_refused_at_once(
+    lakes: Lakes, capsys: pytest.CaptureFixture[str], command: str, days: str
+) -> None:
+    del lakes
+    code, out, err = quantlab(capsys, f"{command} {days}")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: 9999-12-31: is still to come. The last day there can be is today, ")
 
 
 @pytest.mark.parametrize("content", [None, "directory", b"\xff\xfe"])

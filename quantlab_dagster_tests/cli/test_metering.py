@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -85,10 +86,50 @@ def test_a_lake_that_cannot_be_looked_at_is_said_and_the_other_is_judged(
     assert 'quantlab_lake_judged_timestamp_seconds{lake="market_data"}' in found
 
 
+@pytest.mark.parametrize("command", [("metrics", "write"), ("status",), ("status", "--metrics")])
+def test_what_only_looks_makes_no_lake(
+    metrics: Path,
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("QUANTLAB_COMPACT_URL", str(tmp_path / "new"))
+    assert ended(*command) != 0
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'new'}: this local lake does not exist" in out + err
+    assert not (tmp_path / "new").exists()
+    assert metrics.exists() == (command != ("status",))
+
+
 def test_an_event_lake_that_nobody_configured_is_not_judged(metrics: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAREHOUSE_URL")
     assert ended("metrics", "write") == 0
     assert not [name for name in values(metrics) if 'lake="events"' in name and name.startswith("quantlab_lake")]
+
+
+def test_market_lakes_that_nobody_configured_are_not_judged(
+    metrics: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A deployment of the event lake alone is green where that lake is, and no gauge is 0 for ever."""
+    for name in ("QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COMPACTION_MIN_FILES", "1000")  # nothing waits
+    assert ended("metrics", "write") == 0
+    found = values(metrics)
+    assert found['quantlab_lake_fine{lake="events"}'] == 1
+    assert not [name for name in found if 'lake="market_data"' in name]
+    assert "no market lake is configured" in capsys.readouterr().err
+
+    assert ended("status", "--metrics") == 0
+    out = capsys.readouterr().out
+    assert "MARKET DATA\nno market lake is configured" in out
+    assert "demo-lake" not in out
+    assert values(metrics).keys() == found.keys()
+    assert ended("status", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["fine"], "problem" in document["event_lake"]) == (True, False)
+    assert "no market lake is configured" in document["market_data"]["problem"]
 
 
 def test_what_cannot_be_written_is_no_success(

@@ -173,6 +173,7 @@ def test_what_is_looked_at_of_the_demo_are_both_of_its_lakes(
 ) -> None:
     make_demo_lake(tmp_path / "demo-lake", demo_specs()[-1:], scale=0.01)
     make_demo_events(tmp_path / "demo-lake")
+    (tmp_path / "demo-lake" / "compact").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUANTLAB_METRICS_FILE", str(tmp_path / "quantlab.prom"))
     _, out, _ = quantlab(capsys, "status")
@@ -211,9 +212,11 @@ def test_variables_that_look_like_settings_are_warned_about(
     monkeypatch.chdir(tmp_path)
     (tmp_path / settings.ENV_FILE).write_text("COMPACTION_TARGETSIZE=1\n")
     monkeypatch.setenv("QUANTLAB_EXCHANGE", "binance")
+    monkeypatch.setenv("WAREHOUSE_LAYOUTS", "{Y}")
     monkeypatch.setenv("QUANTLAB_RAW_AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("WAREHOUSE_AWS_REGION", "eu-central-1")
     monkeypatch.setenv("QUANTLAB_STREAMS", "bbo")
-    assert settings.unknown_variables() == ["COMPACTION_TARGETSIZE", "QUANTLAB_EXCHANGE"]
+    assert settings.unknown_variables() == ["COMPACTION_TARGETSIZE", "QUANTLAB_EXCHANGE", "WAREHOUSE_LAYOUTS"]
     settings._warn_of.cache_clear()
     with caplog.at_level(logging.WARNING):
         settings.load_settings()
@@ -222,4 +225,5 @@ def test_variables_that_look_like_settings_are_warned_about(
     assert said == [
         "COMPACTION_TARGETSIZE is set, but is no setting of this project: did you mean COMPACTION_TARGET_SIZE?",
         "QUANTLAB_EXCHANGE is set, but is no setting of this project: did you mean QUANTLAB_EXCHANGES?",
+        "WAREHOUSE_LAYOUTS is set, but is no setting of this project: did you mean WAREHOUSE_LAYOUT?",
     ], "each once"

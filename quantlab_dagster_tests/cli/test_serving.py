@@ -59,9 +59,22 @@ def test_what_listens_becomes_dagsters_on_a_home_that_is_ready(name: str, module
 
 def test_the_daemon_becomes_dagsters_with_another_workspace(tmp_path: Path) -> None:
     workspace = tmp_path / "elsewhere.yaml"
-    workspace.touch()
+    workspace.write_text("load_from: []\n")
     assert became("daemon") == ["-m", "dagster._daemon", "run", "--workspace", str(WORKSPACE)]
     assert became("daemon", "--workspace", str(workspace))[-1] == str(workspace)
+
+
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0:s3cret\n", b"- s3cret", b"a: [s3cret", b"s3cret: \xff"])
+def test_what_is_no_workspace_is_refused_and_not_shown(
+    content: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "secrets").write_bytes(content)
+    with pytest.raises(SystemExit) as left:
+        main(["daemon", "--workspace", str(tmp_path / "secrets")])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said.startswith(f"error: --workspace {tmp_path / 'secrets'}: is no")
+    assert "s3cret" not in said
 
 
 @pytest.mark.parametrize("name", ["dev", "webserver"])

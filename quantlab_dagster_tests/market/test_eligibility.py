@@ -46,3 +46,5 @@ def test_refusal_says_from_when_on() -> None:
     with pytest.raises(DayRefused, match=r"2026-01-08: is not complete.*from 2026-01-09 02:30 UTC on"):
         check_eligible(DAY, dt.datetime(2026, 1, 8, 12, tzinfo=dt.UTC))
     check_eligible(DAY, dt.datetime(2026, 1, 9, 2, 30, tzinfo=dt.UTC))
+    with pytest.raises(DayRefused, match=r"9999-12-31: is not complete.*the last day of the calendar"):
+        check_eligible(dt.date.max, utc_now())

@@ -35,14 +35,16 @@ def concerns(configuration: Mapping[str, Any]) -> list[str]:
     found += _starving(configuration)
     if _at(configuration, "run_monitoring", "enabled") is not True:
         found.append("run_monitoring is not enabled: runs that never start, or hang, read as running for ever")
-    longest = _number(_at(configuration, "run_monitoring", "max_runtime_seconds"))
-    if longest is not None and not 0 < longest <= LONGEST_RUN_SECONDS:
+    given = _at(configuration, "run_monitoring", "max_runtime_seconds")
+    longest = _number(given)
+    if given is None or (longest is not None and not 0 < longest <= LONGEST_RUN_SECONDS):
+        said = "is not set: it must be" if given is None else f"is {longest}, not"
         found.append(
-            f"run_monitoring.max_runtime_seconds is {longest}, not at most {LONGEST_RUN_SECONDS}: "
+            f"run_monitoring.max_runtime_seconds {said} at most {LONGEST_RUN_SECONDS}: "
             "after that long a run that cannot be seen counts as dead, and its day is run again"
         )
-    retries = configuration.get("run_retries") or {}
-    if retries.get("enabled") is True and retries.get("retry_on_asset_or_op_failure") is not False:
+    fails_again = _at(configuration, "run_retries", "retry_on_asset_or_op_failure") is not False
+    if _at(configuration, "run_retries", "enabled") is True and fails_again:
         found.append(
             "run_retries.retry_on_asset_or_op_failure is not false: failed days would be run again at once, "
             "and use up the attempts that catch-up spreads over hours"

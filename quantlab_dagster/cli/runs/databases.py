@@ -32,16 +32,18 @@ def make_databases(home: Path) -> None:
         home: Dagster's, with its dagster.yaml.
 
     Raises:
-        SettingsError: another process has been making them for too long.
+        SettingsError: another process has been making them for too long, or Dagster refuses what configures the home.
+        QuantlabError: they cannot be made.
     """
     if _made(home):
         return
     import dagster as dg  # a second, that a home which is ready need not wait for
 
+    from quantlab_dagster.cli.runs.instance import faults_of_opening
     from quantlab_dagster.cli.runs.sqlite import files_held_open
 
     try:
-        with FileLock(home / _LOCK, timeout=_PATIENCE_SECONDS):
+        with FileLock(home / _LOCK, timeout=_PATIENCE_SECONDS), faults_of_opening(home):
             if not _made(home):
                 with files_held_open(), dg.DagsterInstance.from_config(str(home)) as instance:
                     # Opening makes the others; a half-made one of the event log, the first look at an asset.

@@ -13,6 +13,7 @@ from dagster._core.utils import make_new_run_id
 
 from quantlab_dagster.cli.runs.engines import engines_shared
 from quantlab_dagster.cli.runs.home import ensure_dagster_home
+from quantlab_dagster.cli.runs.instance import open_instance
 from quantlab_dagster.cli.runs.location import runs_located
 from quantlab_dagster.cli.runs.sqlite import files_held_open
 from quantlab_dagster.definitions import build_definitions
@@ -23,6 +24,8 @@ from quantlab_dagster.work.clock import utc_now
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from contextvars import ContextVar
+
+    from dagster_shared.error import SerializableErrorInfo
 
     from quantlab_dagster.settings import Settings
 
@@ -41,7 +44,7 @@ class InProcess:
     """
 
     def __init__(self, settings: Settings, job: str, tell: Callable[[str], None]) -> None:
-        ensure_dagster_home(settings, tell)
+        self._home = ensure_dagster_home(settings, tell)
         self._job = build_definitions(settings).resolve_job_def(job)
         self._tell = tell
         self._stack = ExitStack()
@@ -49,7 +52,7 @@ class InProcess:
     def __enter__(self) -> Self:
         self._stack.enter_context(files_held_open())
         self._stack.enter_context(engines_shared())
-        self.instance = self._stack.enter_context(dg.DagsterInstance.get())
+        self.instance = self._stack.enter_context(open_instance(self._home))
         self._stack.enter_context(runs_located(self.instance))
         self.end_dead_runs()
         return self
@@ -123,11 +126,18 @@ def step_failures(result: dg.ExecuteInProcessResult, known: Mapping[str, Collect
         if event.is_step_failure:
             details = event.step_failure_data.user_failure_data
             text = details.description if details else None
-            text = text or (event.step_failure_data.error_display_string.strip().splitlines() or ["failed"])[0]
+            text = text or _innermost(event.step_failure_data.error)
             of_asset = (event.step_key or "").partition(".")[0]  # whose day may be several steps
             if not any(reason in text for reason in known.get(of_asset, ()) if reason):
                 failures.append(f"{event.step_key}: {text}")
     return failures
+
+
+def _innermost(error: SerializableErrorInfo | None) -> str:
+    """What an error that nobody expected says: Dagster wraps it, and says only where it was raised."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return ((error.message if error else "").strip().splitlines() or ["failed"])[0]
 
 
 def step_errors(result: dg.ExecuteInProcessResult, key: str) -> set[str]:

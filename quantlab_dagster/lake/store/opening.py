@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["open_store"]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BUCKET = re.compile(r"arn:[a-z-]+:s3:::(.+)")
 
 
 def open_store(
@@ -38,15 +40,21 @@ def open_store(
     if masked(url) != url:
         remedy = f"Take them out of {setting or 'it'}, and configure credentials beside it"
         raise SettingsError(url, "holds credentials, which have no place in a URL that is shown", remedy)
+    remedy = f"{f'Set {setting} to' if setting else 'Use'} s3://bucket/prefix, file:///directory or a path"
+    if url != url.strip() or _CONTROL.search(url):
+        raise SettingsError(repr(url), "begins or ends with a blank, or has a control character", remedy)
     if url.startswith("s3://"):
         if s3 is None:
             raise SettingsError(url, "needs S3 options", "Configure the resource's region and credentials")
         return s3_store(url, s3, setting=setting)
     parts = urlsplit(url)
     is_file = url.startswith("file://") and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment)
-    # `s3:/bucket` or `S3://bucket` must not become a directory of that name.
-    if not url or (_SCHEME.match(url) and not is_file):
-        remedy = f"{f'Set {setting} to' if setting else 'Use'} s3://bucket/prefix, file:///directory or a path"
-        raise SettingsError(url, "is no URL this project knows", remedy)
-    path = Path(unquote(parts.path) if is_file else url)
+    # `s3:/bucket` or `arn:aws:s3:::bucket` must not become a directory of that name, and `file://` is none.
+    if not url or (_SCHEME.match(url) and not is_file) or (is_file and not parts.path.strip("/")):
+        bucket = _BUCKET.fullmatch(url)
+        raise SettingsError(url, "is no URL this project knows", f"{remedy}{f': s3://{bucket[1]}' if bucket else ''}")
+    try:
+        path = Path(unquote(parts.path)) if is_file else Path(url).expanduser()
+    except RuntimeError:
+        raise SettingsError(url, "names the home of a user that there is not", remedy) from None
     return local_store(path, url=url, create=create, setting=setting, if_missing=if_missing)

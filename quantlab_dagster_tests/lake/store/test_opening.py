@@ -64,6 +64,13 @@ def test_a_missing_local_lake_is_made_only_where_asked(tmp_path: Path) -> None:
         "file:///lake?x=y",
         "file:///lake#x",
         "file:/lake",
+        "file:lake",
+        "file://",
+        "file:///",
+        "file://localhost",
+        "arn:aws:s3:::bucket",
+        "s3:bucket",
+        "~nobody-of-this-name/lake",
     ],
 )
 def test_urls_that_cannot_be_understood(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +80,29 @@ def test_urls_that_cannot_be_understood(url: str, tmp_path: Path, monkeypatch: p
     assert caught.value.where == url
     assert caught.value.remedy
     assert list(tmp_path.iterdir()) == [], "a directory was made of it"
+
+
+@pytest.mark.parametrize("url", [" ", " s3://bucket", "lake ", "\tlake", "la\nke", "la\x00ke", "s3://bucket/a\x7f"])
+def test_blanks_around_a_url_and_control_characters_in_it_are_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r"Set THE_URL to s3://bucket/prefix") as caught:
+        open_store(url, S3Options(None, "us-east-1", None), create=True, setting="THE_URL")
+    assert str(caught.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_of_a_user_is_meant_and_a_bucket_that_is_named_otherwise_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run(open_store("~/lake", create=True).put("x", b"x"))
+    assert (tmp_path / "home" / "lake" / "x").exists()
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(SettingsError, match=r"a path: s3://bucket/some$"):
+        open_store("arn:aws:s3:::bucket/some")
 
 
 @pytest.mark.parametrize("endpoint_url", ["nonsense", "http://", "ftp://host", "localhost:8333", "http://a b:80"])
