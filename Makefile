@@ -5,14 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
 
-.PHONY: setup demo dev check test lint validate bench clean help
+.PHONY: setup replace-copy demo dev check test lint validate bench clean help
 
 help:  ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed  ## Make .venv/ with everything
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# A copy of the package (`pip install .`) keeps the code of that day, whatever is pulled: it is replaced.
+COPY := $(wildcard $(VENV)/lib/python*/site-packages/quantlab_dagster)
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(if $(COPY),replace-copy)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

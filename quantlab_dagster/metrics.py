@@ -328,7 +328,10 @@ class _Series:
                 known[tuple(sample.labels[label] for label in labels)] = sample.value
 
     def add(self, counts: RunCounts, now: datetime) -> None:
-        """Add a run. Every result gets a series, for rate() needs a zero to start from."""
+        """Add a run. Every result gets a series, for rate() needs a zero to start from.
+
+        That of the first run begins with 1: the alerts count what begins (deploy/prometheus/alerts.yaml).
+        """
         key = (counts.lake, counts.target)
         for result in _RUN_RESULTS:
             self._increase("runs_total", (*key, result), counts.succeeded == (result == "success"))

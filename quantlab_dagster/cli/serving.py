@@ -29,9 +29,6 @@ _Workspace = Annotated[
     typer.Option(help="Another workspace.yaml, for code servers elsewhere.", exists=True, dir_okay=False),
 ]
 
-_SUPERSEDED = "Function `dev_command` is superseded"
-"""Dagster would have people type `dg dev`, which works on projects of another layout."""
-
 
 def dev(
     host: _Host = "127.0.0.1",
@@ -47,7 +44,7 @@ def dev(
 
         forget_what_is_configured(os.environ)
     _refuse_taken(host, port)
-    _become(["dagster", "dev", *_listening(host, port)], workspace, unsaid=_SUPERSEDED)
+    _become(["quantlab_dagster.cli.runs.unsaid", "dev", *_listening(host, port)], workspace)
 
 
 def webserver(host: _Host = "127.0.0.1", port: _Port = 3000, workspace: _Workspace = None) -> None:
@@ -65,13 +62,12 @@ def _listening(host: str, port: int) -> list[str]:
     return ["--host", host, "--port", str(port)]
 
 
-def _become(module: Sequence[str], workspace: Path | None, unsaid: str | None = None) -> NoReturn:
+def _become(module: Sequence[str], workspace: Path | None) -> NoReturn:
     """Replace this process: signals, exit code and the service manager's process id are Dagster's.
 
     Args:
         module: of Dagster, and its arguments.
         workspace: its workspace.yaml; None is ours.
-        unsaid: how a warning begins that means nothing to whoever typed our command.
     """
     from quantlab_dagster.cli.runs.home import CONFIGURATION, WORKSPACE, ensure_dagster_home
     from quantlab_dagster.cli.screen import Screen
@@ -86,8 +82,7 @@ def _become(module: Sequence[str], workspace: Path | None, unsaid: str | None = 
         open_instance(home).dispose()  # what is wrong with it is said here, and not in Dagster's traceback
     sys.stdout.flush()
     sys.stderr.flush()
-    warnings = ["-W", f"ignore:{unsaid}"] if unsaid else []
-    command = [sys.executable, *warnings, "-m", *module, "--workspace", str(workspace or WORKSPACE)]
+    command = [sys.executable, "-m", *module, "--workspace", str(workspace or WORKSPACE)]
     os.execv(sys.executable, command)  # noqa: S606  # no shell, and nothing in it comes from elsewhere
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +342,42 @@ def test_a_run_that_is_stopped_says_what_stands_and_begins_no_other_day(
         assert run.status is dg.DagsterRunStatus.CANCELED
     code, out, _ = quantlab(capsys, TWO)
     assert (code, "2 symbol-days: 2 built" in out) == (0, True)
+
+
+_AT_A_TERMINAL = """
+import asyncio, fcntl, os, sys, termios
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from quantlab_dagster.cli.app import main
+from quantlab_dagster.work.merging import Merging
+
+async def build(*_, **__):
+    print("at work")
+    await asyncio.sleep(60)
+
+Merging.build = build
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_at_a_terminal_is_answered_by_the_command_alone(lakes: Lakes) -> None:
+    """It goes to all processes of the terminal, those that show what the run prints included."""
+    assert lakes.raw_url
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", _AT_A_TERMINAL, *f"compact --date {DAY}".split()]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # EIO: nobody has the terminal open any more
+            while content := os.read(ours, 4096):
+                if b"at work" not in shown and b"at work" in shown + content:
+                    os.write(ours, b"\x03")
+                shown += content
+        os.close(ours)
+        assert process.wait(60) == 130, shown
+    assert b"at work" in shown, "by which it is known that they run"
+    assert b"Traceback" not in shown, shown.decode()
+    assert b"stopped: what is said to be done stands" in shown
 
 
 # ---- homes -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,9 @@ def became(*arguments: str) -> list[str]:
     return list(command[1:])
 
 
-UNSAID = ["-W", "ignore:Function `dev_command` is superseded"]
-
-
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("dev", [*UNSAID, "-m", "dagster", "dev"]), ("webserver", ["-m", "dagster_webserver"])],
+    [("dev", ["-m", "quantlab_dagster.cli.runs.unsaid", "dev"]), ("webserver", ["-m", "dagster_webserver"])],
     ids=["dev", "webserver"],
 )
 def test_what_listens_becomes_dagsters_on_a_home_that_is_ready(name: str, module: list[str], tmp_path: Path) -> None:
@@ -128,3 +126,24 @@ def test_the_demo_can_be_shown_whatever_is_configured(monkeypatch: pytest.Monkey
     assert os.environ["DAGSTER_HOME"] == str(tmp_path / "demo-lake" / "dagster-home")
     assert os.environ["QUANTLAB_RAW_URL"] == "demo-lake/raw"
     assert "production" not in os.environ["QUANTLAB_COMPACT_URL"] + os.environ["WAREHOUSE_URL"]
+
+
+@pytest.mark.slow
+def test_what_dagster_says_of_the_configuration_is_shown_where_it_is_true(tmp_path: Path) -> None:
+    """Dagster itself, in a directory with a dagster.yaml as a checkout has one, until it looks at its workspace."""
+
+    def said() -> str:
+        command = [sys.executable, "-m", "quantlab_dagster.cli.runs.unsaid", "dev", "--workspace", "wrong.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode != 0
+        assert "Launching Dagster services" in done.stdout + done.stderr, "until then it went"
+        assert "superseded" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    became("daemon")  # makes the home ready
+    (tmp_path / "wrong.yaml").write_text("load_from: nowhere")
+    (tmp_path / "dagster.yaml").symlink_to(CONFIGURATION)
+    assert "will not be used" not in said()
+    (tmp_path / "home" / "dagster.yaml").unlink()
+    (tmp_path / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}")
+    assert "The dagster.yaml file will not be used" in said()

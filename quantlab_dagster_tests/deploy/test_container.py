@@ -17,7 +17,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from quantlab_dagster.lake.warehouse import AppHour
-from quantlab_dagster.settings import AwsSettings, Settings
+from quantlab_dagster.settings import _LAKE_PREFIX, AwsSettings, Settings
 from quantlab_dagster.synthetic.warehouse import generate_event_files
 from quantlab_dagster_tests.deploy.places import DEPLOY, ROOT, script
 from quantlab_dagster_tests.deploy.processes import running, until
@@ -37,9 +37,9 @@ _COMPOSE = str(files("compose").joinpath("docker-compose"))
 OURS = ("code", "web", "daemon", "metrics")
 
 
-def composed(**variables: str) -> subprocess.CompletedProcess[str]:
+def composed(*options: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [_COMPOSE, "--file", DOCKER / "compose.yaml", "config", "--format", "json"],
+        [_COMPOSE, "--file", DOCKER / "compose.yaml", *options, "config", "--format", "json"],
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables},
         capture_output=True,
         text=True,
@@ -122,14 +122,35 @@ def test_compose_refuses_to_start_without_secrets() -> None:
     assert [value for name, _, value in example if value and "KEY_ID" not in name] == [], "no secret is shipped"
 
 
-def test_every_variable_is_one_that_something_reads() -> None:
-    known = {str(info.validation_alias) for kind in (Settings, AwsSettings) for info in kind.model_fields.values()}
-    known |= set(re.findall(r"env: (\w+)", (DOCKER / "dagster.yaml").read_text()))
+def test_every_setting_is_passed_on_and_nothing_that_nobody_reads() -> None:
+    aws = {str(info.validation_alias) for info in AwsSettings.model_fields.values()} - {"AWS_PROFILE"}  # a file's
+    settings = {str(info.validation_alias) for info in Settings.model_fields.values()}
+    settings |= aws | {f"{prefix}{name}" for prefix in _LAKE_PREFIX.values() for name in aws}
+    of_image = set(re.findall(r"(\w+)=", " ".join(value for name, value in instructions() if name == "ENV")))
+    assert of_image - settings == {"PATH", "PYTHONUNBUFFERED"}
+    database = set(re.findall(r"env: (\w+)", (DOCKER / "dagster.yaml").read_text()))
     found = services()
     for name in OURS:
-        assert set(found[name]["environment"]) <= known, name
-    of_image = set(re.findall(r"(\w+)=", " ".join(value for name, value in instructions() if name == "ENV")))
-    assert of_image - known == {"PATH", "PYTHONUNBUFFERED"}
+        assert set(found[name]["environment"]) == settings - of_image | database, name
+
+
+def test_what_an_operator_sets_reaches_the_containers(tmp_path: Path) -> None:
+    given = {
+        "QUANTLAB_QUALITY_RULES": "exchange=okx,bad_from_queue_pct=95",
+        "QUANTLAB_ALERT_TEMPLATE": '{"text": "$text"}',
+        "QUANTLAB_RAW_AWS_ACCESS_KEY_ID": "another",
+        "AWS_SERVER_SIDE_ENCRYPTION": "AES256",
+    }
+    file = tmp_path / ".env"
+    file.write_text("".join(f"{name}='{value}'\n" for name, value in (SECRETS | given).items()))
+    done = composed("--env-file", file, COMPACTION_GRACE_MINUTES="5")
+    assert done.returncode == 0, done.stderr
+    for name in OURS:
+        environment = json.loads(done.stdout)["services"][name]["environment"]
+        there = {key: value.replace("$$", "$") for key, value in environment.items() if value}
+        assert there.items() >= {**given, "COMPACTION_GRACE_MINUTES": "5"}.items()
+        assert "GRAFANA_ADMIN_PASSWORD" not in environment
+        assert environment["QUANTLAB_STREAMS"] is None, "which is unset in the container"
 
 
 def test_the_instance_is_the_shipped_one_beside_postgres() -> None:
@@ -223,7 +244,7 @@ class Here:
         (directory / "workspace.yaml").write_text(self.put(workspace))
         of_image = dict(re.findall(r"(\w+)=(\S+)", " ".join(text for name, text in instructions() if name == "ENV")))
         settings = {**of_image, **services()["code"]["environment"]}
-        self.env = {name: self.put(value or "") for name, value in settings.items()} | database
+        self.env = {name: self.put(value) for name, value in settings.items() if value is not None} | database
         self.env["PATH"] = f"{Path(script('dagster')).parent}:{os.environ['PATH']}"
 
     def put(self, text: str) -> str:

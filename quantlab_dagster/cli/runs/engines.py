@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Engine
 
-__all__ = ["engines_shared"]
+__all__ = ["engines_shared", "replaced"]
 
 _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 _ENGINES = 16
@@ -37,8 +37,8 @@ def engines_shared() -> Iterator[None]:
     engines, scripts = _Engines(), _Scripts()
     with ExitStack() as stack:
         for storage in _STORAGES:
-            stack.enter_context(_replaced(storage, "create_engine", engines.of))
-        stack.enter_context(_replaced(ScriptDirectory, "from_config", staticmethod(scripts.of)))
+            stack.enter_context(replaced(storage, "create_engine", engines.of))
+        stack.enter_context(replaced(ScriptDirectory, "from_config", staticmethod(scripts.of)))
         yield
 
 
@@ -77,7 +77,8 @@ class _Scripts:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, replacement: object) -> Iterator[None]:
+def replaced(owner: Any, name: str, replacement: object) -> Iterator[None]:
+    """Within, a module's or class's attribute is another."""
     original = vars(owner)[name]
     setattr(owner, name, replacement)
     try:

@@ -5,13 +5,17 @@ Imported only by commands that run something, because Dagster takes a second to 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import subprocess
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
+from dagster._core.execution import compute_logs
 from dagster._core.utils import make_new_run_id
 
-from quantlab_dagster.cli.runs.engines import engines_shared
+from quantlab_dagster.cli.runs.engines import engines_shared, replaced
 from quantlab_dagster.cli.runs.home import ensure_dagster_home
 from quantlab_dagster.cli.runs.instance import open_instance
 from quantlab_dagster.cli.runs.location import runs_located
@@ -22,7 +26,7 @@ from quantlab_dagster.errors import QuantlabError
 from quantlab_dagster.work.clock import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from contextvars import ContextVar
 
     from dagster_shared.error import SerializableErrorInfo
@@ -52,6 +56,7 @@ class InProcess:
     def __enter__(self) -> Self:
         self._stack.enter_context(files_held_open())
         self._stack.enter_context(engines_shared())
+        self._stack.enter_context(_mirrors_apart())
         self.instance = self._stack.enter_context(open_instance(self._home))
         self._stack.enter_context(runs_located(self.instance))
         self.end_dead_runs()
@@ -106,6 +111,18 @@ class InProcess:
             self.instance.report_run_canceled(result.dagster_run, "Stopped by a signal.")
             raise KeyboardInterrupt
         return result
+
+
+@contextmanager
+def _mirrors_apart() -> Iterator[None]:
+    """Within, the processes by which Dagster shows what a run prints are no part of the terminal's group.
+
+    Ctrl-C goes to all of that: each would end with a traceback, and the run's last lines would go unshown. They end
+    with the run, or when this process is gone.
+    """
+    apart = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))
+    with replaced(compute_logs, "subprocess", apart):
+        yield
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
