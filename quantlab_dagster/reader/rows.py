@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import polars as pl
 import pyarrow as pa
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.worth import Day
     from quantlab_dagster.reader.times import Bound, Unit
 
-__all__ = ["FileOrder", "Opens", "Rows"]
+__all__ = ["FILE_ORDERS", "FileOrder", "Opens", "Rows"]
 
 FileOrder = Literal["total", "files"]
+FILE_ORDERS: tuple[str, ...] = get_args(FileOrder)
 
 _STEP_ROWS = 1 << 20
 _ROWS_AT_ONCE = 2 << 20
