@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -203,7 +204,7 @@ class Lake:
             columns=_several(columns),
             order=order,
             quiet=[day for day in asked if day.data is not None and day.symbol_day not in kept],
-            missing=_missing(series, asked, first, last),
+            missing=partial(_missing, series, asked, first, last),
         )
 
     def page(
