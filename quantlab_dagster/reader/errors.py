@@ -5,10 +5,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import QuantlabError
+from quantlab_dagster.errors import PathError, QuantlabError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "REPAIR",
@@ -22,6 +22,7 @@ __all__ = [
     "DayWithheld",
     "NothingPublished",
     "TimeUnitUnclear",
+    "one_of",
     "unknown_column",
 ]
 
@@ -73,3 +74,13 @@ def unknown_column(name: str, known: Iterable[str]) -> ColumnsDiffer:
     names = list(known)
     near = ", ".join(get_close_matches(name, names, 3) or names)
     return ColumnsDiffer(f"column {name}", "is in none of these days", f"Nearest are: {near}")
+
+
+def one_of(what: str, given: str, words: Sequence[str]) -> None:
+    """Let one of some words pass.
+
+    Raises:
+        PathError: it is none of them.
+    """
+    if given not in words:
+        raise PathError(f"{what} {given!r}", "is not known", f"Known are: {', '.join(words)}")

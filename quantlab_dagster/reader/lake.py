@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -16,11 +17,11 @@ from quantlab_dagster.lake.market import META, QUARANTINE, Pair, SymbolDay, day_
 from quantlab_dagster.lake.paths import segment, value_of
 from quantlab_dagster.market.worth import Day, Flaw, judge
 from quantlab_dagster.reader.ahead import side_by_side
-from quantlab_dagster.reader.errors import DayRebuilt, DayUncommitted, NothingPublished
+from quantlab_dagster.reader.errors import DayRebuilt, DayUncommitted, NothingPublished, one_of
 from quantlab_dagster.reader.files import DayFile, Footer
-from quantlab_dagster.reader.paging import Cursor, Page, read_page
+from quantlab_dagster.reader.paging import ON_REBUILT, Cursor, Page, read_page
 from quantlab_dagster.reader.places import open_place
-from quantlab_dagster.reader.rows import Rows
+from quantlab_dagster.reader.rows import FILE_ORDERS, Rows
 from quantlab_dagster.reader.times import bound_of, span_of_days
 from quantlab_dagster.reader.withholding import withheld
 
@@ -166,7 +167,7 @@ class Lake:
             symbol: which; None for all. `adausdt` and `ADAUSDT` are the same.
             start: of the range; see `Instant`. None for all.
             end: before which it ends.
-            columns: only these, in this order.
+            columns: only these, in this order; a text is one name.
             order: `total`: (`ts_event`, exchange, stream, symbol, day, `seq`), streamed from all at once; `files`: one
                 symbol-day after the other, which is faster.
             allow: days that are read although they are `uncommitted`, `quarantined` or `bad`.
@@ -175,10 +176,12 @@ class Lake:
             NothingPublished: there is no such exchange, stream or symbol, or none of its days in the range.
             DayWithheld: a day that may have such rows is uncommitted, quarantined or BAD, and that is not allowed.
             TimeUnitUnclear: a time cannot be said in the unit of the days, or they differ in it.
+            PathError: an order, or what is allowed, is none that is known.
             StoreError: the lake cannot be read.
         """
+        one_of("order", order, FILE_ORDERS)
         lower, upper = _bound(start, "start"), _bound(end, "end")
-        allowed = {_flaw(text) for text in allow}
+        allowed = _flaws(allow)
         first, last = span_of_days(lower, upper)
         series = self._series(exchange, stream, symbol)
         found = self._looked(series, _before(first), _after(last), patience=self._patience)
@@ -198,10 +201,10 @@ class Lake:
             [day for day in proved if day.data is not None],
             start=lower,
             end=upper,
-            columns=columns,
+            columns=_several(columns),
             order=order,
             quiet=[day for day in asked if day.data is not None and day.symbol_day not in kept],
-            missing=_missing(series, asked, first, last),
+            missing=partial(_missing, series, asked, first, last),
         )
 
     def page(
@@ -232,7 +235,8 @@ class Lake:
 
         Raises:
             NothingPublished: there is no such day.
-            PathError: the symbol is there in several spellings, none of which is the one that was given.
+            PathError: the symbol is there in several spellings, none of which is the one that was given; or
+                `on_rebuilt` or what is allowed is none that is known.
             DayWithheld: it is uncommitted, quarantined or BAD.
             DayRebuilt: it was rebuilt since the cursor was taken, or while it was read.
             CursorError: the cursor is none of this day.
@@ -241,6 +245,7 @@ class Lake:
             TimeUnitUnclear: the day is a datetime without a zone.
             StoreError: the lake cannot be read.
         """
+        one_of("on_rebuilt", on_rebuilt, ON_REBUILT)
         wanted = parse_day(day) if isinstance(day, str) else bound_of(day, "day").day
         after = Cursor.parse(after) if isinstance(after, str) else after
         pair, name = self._one_series(exchange, stream, symbol)
@@ -249,7 +254,7 @@ class Lake:
         if not found:
             raise NothingPublished(self._place.name(symbol_day.prefix), "is not published", "See `days()`")
         proved = self._proved(found[0], self._patience)
-        error = withheld(proved, {_flaw(text) for text in allow}, self._place.name)
+        error = withheld(proved, _flaws(allow), self._place.name)
         if error is not None:
             raise error
         if proved.data is None:
@@ -264,7 +269,7 @@ class Lake:
                     sha256,
                     after=after,
                     limit=limit,
-                    columns=columns,
+                    columns=_several(columns),
                     on_rebuilt=on_rebuilt,
                     name=where,
                 )
@@ -285,7 +290,7 @@ class Lake:
         allow: Iterable[Flaw | str] = (),
     ) -> Iterator[Page]:
         """All pages of one day behind a cursor; see `page`, which has the same errors."""
-        allow = tuple(allow)
+        allow = _flaws(allow)
         while True:
             page = self.page(
                 exchange,
@@ -518,6 +523,17 @@ def worth(days: Iterable[Day]) -> pl.DataFrame:
 
 def _bound(instant: Instant | None, what: str) -> Bound | None:
     return None if instant is None else bound_of(instant, what)
+
+
+def _several(names: Iterable[str] | None) -> list[str] | None:
+    """Names; a text is one, and not its letters."""
+    if names is None:
+        return None
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _flaws(allow: Iterable[Flaw | str]) -> set[Flaw]:
+    return {_flaw(text) for text in _several(allow) or ()}
 
 
 def _flaw(text: Flaw | str) -> Flaw:

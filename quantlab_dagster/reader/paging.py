@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from quantlab_dagster.errors import PathError
 from quantlab_dagster.lake.market import SymbolDay
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from quantlab_dagster.reader.files import DayFile
 
-__all__ = ["Cursor", "OnRebuilt", "Page", "read_page"]
+__all__ = ["ON_REBUILT", "Cursor", "OnRebuilt", "Page", "read_page"]
 
 OnRebuilt = Literal["refuse", "restart"]
+ON_REBUILT: tuple[str, ...] = get_args(OnRebuilt)
 
 _TEXT = re.compile(r"(?P<day>.+/\d{8})@(?P<ts_event>-?\d+):(?P<seq>\d+)@(?P<sha256>[0-9a-f]{64})")
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import polars as pl
 import pyarrow as pa
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.worth import Day
     from quantlab_dagster.reader.times import Bound, Unit
 
-__all__ = ["FileOrder", "Opens", "Rows"]
+__all__ = ["FILE_ORDERS", "FileOrder", "Opens", "Rows"]
 
 FileOrder = Literal["total", "files"]
+FILE_ORDERS: tuple[str, ...] = get_args(FileOrder)
 
 _STEP_ROWS = 1 << 20
 _ROWS_AT_ONCE = 2 << 20
@@ -80,11 +81,10 @@ class Rows:
         columns: which columns, in this order; None for all.
         order: of the rows.
         quiet: days that were asked for and have no rows in the range: they have columns, and a unit.
-        missing: days that were asked for, and of which nothing is published, by (exchange, stream, symbol).
+        missing: what tells the days that were asked for, and of which nothing is published.
 
     Attributes:
         days: see above.
-        missing: see above.
 
     Raises:
         TimeUnitUnclear: the days have different units of `ts_event`, or one in which a time cannot be said.
@@ -100,11 +100,11 @@ class Rows:
         columns: Sequence[str] | None,
         order: FileOrder,
         quiet: Sequence[Day],
-        missing: dict[tuple[str, str, str], tuple[dt.date, ...]],
+        missing: Callable[[], dict[tuple[str, str, str], tuple[dt.date, ...]]],
     ) -> None:
         self._lake = lake
         self.days = tuple(days)
-        self.missing = missing
+        self._missing = missing
         self._quiet = tuple(quiet)
         self._order = order
         self._names = columns
@@ -117,8 +117,13 @@ class Rows:
 
     @property
     def unit(self) -> Unit | None:
-        """The unit of `ts_event`: as Polars names it, for `polars.from_epoch`. None without rows, or if none fits."""
+        """The unit of `ts_event`: as Polars names it, for `polars.from_epoch`. None without days, or if none fits."""
         return unit_of_ticks(self._told) if self._told else None
+
+    @cached_property
+    def missing(self) -> dict[tuple[str, str, str], tuple[dt.date, ...]]:
+        """Days that were asked for, and of which nothing is published, by (exchange, stream, symbol)."""
+        return self._missing()
 
     @cached_property
     def schema(self) -> pl.Schema:

@@ -94,6 +94,21 @@ def test_a_page_of_a_symbol_in_two_spellings_asks_which(local: ReadLake) -> None
         opened.page("binance", "bbo", "AdaUsdt", DAY)
 
 
+def test_words_that_mean_nothing_are_refused_and_a_text_is_one_word(local: ReadLake) -> None:
+    local.put(day_of(), TIMES, day_quality="BAD")
+    opened, which = local.open(), ("binance", "bbo", "adausdt", DAY)
+    wrong: Any = "bogus"
+    with pytest.raises(PathError, match=r"order 'bogus': is not known\. Known are: total, files"):
+        opened.rows(order=wrong)
+    with pytest.raises(PathError, match=r"on_rebuilt 'bogus': is not known\. Known are: refuse, restart"):
+        opened.page(*which, on_rebuilt=wrong)
+    with pytest.raises(PathError, match="allow 'bogus'"):
+        opened.rows(allow=wrong)
+    assert opened.rows(allow="bad", columns="seq").polars().columns == ["seq"]
+    assert opened.page(*which, allow="bad", columns="seq").rows.columns == ["seq"]
+    assert [page.rows.columns for page in opened.pages(*which, allow="bad", columns="seq")] == [["seq"]]
+
+
 def test_a_lake_may_be_given_as_a_path(local: ReadLake, tmp_path: Path) -> None:
     local.put(day_of(), TIMES)
     directory = tmp_path / local.url.rpartition("/")[2]

@@ -22,6 +22,7 @@ from polars.testing import assert_frame_equal
 from quantlab_dagster import reader
 from quantlab_dagster.lake.market import SymbolDay
 from quantlab_dagster.reader import files, merging, rows
+from quantlab_dagster.reader import lake as lakes
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.reader.lakes import (
     DAY,
@@ -246,6 +247,25 @@ def test_a_range_without_any_day_is_an_error_and_missing_days_are_said(local: Re
     assert found.missing == {("binance", "bbo", "adausdt"): (NEXT, NEXT + dt.timedelta(days=1))}
     assert lake.rows().missing == found.missing
     assert lake.rows(end="2026-01-09").missing == {}
+
+
+def test_missing_days_are_counted_only_when_they_are_asked_for(
+    local: ReadLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the year 1 on they are millions for each symbol."""
+    local.put(day_of(), [MIDNIGHT_MS])
+    counted: list[Any] = []
+
+    def count(*given_: Any) -> dict[Any, Any]:
+        counted.append(given_)
+        return {}
+
+    monkeypatch.setattr(lakes, "_missing", count)
+    found = local.open().rows(start="0001-01-02", end="9999-12-31")
+    assert found.polars().height == 1
+    assert counted == []
+    assert found.missing == found.missing == {}
+    assert len(counted) == 1
 
 
 def test_days_of_different_units_are_not_mixed(local: ReadLake) -> None:
