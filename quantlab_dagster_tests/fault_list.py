@@ -233,6 +233,7 @@ _VERDICT = Chapter(
             "The command `live` failed for ever where all symbols were delisted, and each weekend of a lake that rests "
             "then, while the checks passed.",
         ),
+        Fault("unchecked-is-green", "The check of a day's rows was green where nobody had checked them."),
         Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
         Fault(
             "partial-before-the-beginning",

@@ -229,6 +229,7 @@ def _quality_of_day(report: DayReport) -> dict[str, Any]:
         "date": str(report.day),
         "day_quality": evidence.day_quality,
         "fine": report.fine,
+        "accepted": report.accepted,
         "reasons": list(evidence.reasons),
         "windows": evidence.windows,
         "dropped_events": evidence.dropped_events,

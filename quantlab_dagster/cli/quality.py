@@ -48,7 +48,7 @@ def quality(
     symbol: Symbols = None,
     as_json: Json = False,
 ) -> None:
-    """What days are worth by the collectors' quality windows, and why. Exit code 1: one is BAD, PARTIAL or unclear."""
+    """What days are worth by the collectors' windows. Exit code 1: one is BAD or PARTIAL, not accepted, or unclear."""
     from quantlab_dagster.access import open_market
     from quantlab_dagster.cli.documents import quality_document
     from quantlab_dagster.cli.screen import Screen
@@ -71,13 +71,15 @@ def quality(
 
 
 def _days(settings: "Settings", last: int | None, first: dt.date | None, to: dt.date | None) -> list[dt.date]:
-    from quantlab_dagster.market.eligibility import last_eligible_day
+    from quantlab_dagster.market.eligibility import check_eligible, last_eligible_day
     from quantlab_dagster.work.clock import utc_now
 
     if first is not None:
         if last is not None:
             raise SettingsError("--last, --date", "exclude each other", "Use one of them")
-        return select_days(settings, first, to)
+        days = select_days(settings, first, to)
+        check_eligible(days[-1], utc_now())
+        return days
     if to is not None:
         raise SettingsError("--to", "is the last day of a range without a first one", "Use --date, too")
     newest = last_eligible_day(utc_now())
@@ -109,7 +111,7 @@ def _row(alike: "Sequence[DayReport]") -> tuple[str, ...]:
     first = alike[0].evidence
     offline = ", ".join(f"{name} {s:g} s" for name, s in first.offline_seconds_by_exchange.items() if s)
     kinds = ("good", "degraded", "bad", "partial", "missing")
-    why = "; ".join(first.reasons)
+    why = "; ".join([*first.reasons, *([f"accepted: {alike[0].accepted}"] if alike[0].accepted else [])])
     return (
         span([report.day for report in alike]),
         first.day_quality,

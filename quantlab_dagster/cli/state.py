@@ -1,5 +1,6 @@
 """Commands for running unattended: `quantlab status`, `catch-up` and `state …`. Only `catch-up` needs Dagster."""
 
+import datetime as dt
 import json
 from typing import TYPE_CHECKING, Annotated
 
@@ -171,7 +172,7 @@ def _say(screen: "Screen", judgement: "Judgement") -> None:
             for word, found in (
                 ("quarantined", day.quarantined),
                 ("accepted", day.accepted),
-                ("late parts", dict.fromkeys(day.stale, "")),
+                ("late parts or another label", dict.fromkeys(day.stale, "")),
                 ("failed", day.failed),
                 ("cannot be looked at", day.unreadable),
                 ("quality window cannot be understood:", day.windows),
@@ -195,6 +196,7 @@ def catch_up(as_json: Json = False) -> None:
     from quantlab_dagster.cli.documents import runs_document
     from quantlab_dagster.cli.screen import ProgressListener, Screen, say_accepted, saying_what_stands
     from quantlab_dagster.market.accepting import accepted_now
+    from quantlab_dagster.market.late import ROUND_EVERY
     from quantlab_dagster.market.outcome import Status
     from quantlab_dagster.settings import load_settings
     from quantlab_dagster.work.stopping import run_interruptible
@@ -203,6 +205,7 @@ def catch_up(as_json: Json = False) -> None:
     screen = Screen(as_json=as_json)
     if not as_json:
         screen.note(f"raw lake {settings.raw_url}, compact lake {settings.compact_url}")
+    before = _next_search(settings)
     with saying_what_stands(screen), ProgressListener(screen) as listener:
         report, left = run_catch_up(settings, listener=listener, tell=screen.note)
     bad = [item for item in report.outcomes if item.status in (Status.QUARANTINE, Status.FAILED)]
@@ -215,6 +218,12 @@ def catch_up(as_json: Json = False) -> None:
     )
     for text in left.skipped:
         screen.say(f"left: {text}")
+    again = _next_search(settings)
+    if again is not None and again == before:
+        last = f"{again - ROUND_EVERY:%H:%M} UTC"
+        screen.say(
+            f"late parts were last searched for at {last}, and not now: the next search is from {again:%H:%M} UTC on"
+        )
     for failure in report.failures:
         screen.error(failure)
     screen.document(runs_document(report, accepted, left.skipped))
@@ -223,6 +232,21 @@ def catch_up(as_json: Json = False) -> None:
         if not finding.passed:
             screen.say(f"FAIL {finding.name}: {finding.text}")
     leave(found=not judgement.fine or report.failures)
+
+
+def _next_search(settings: "Settings") -> dt.datetime | None:
+    """From when on late parts are searched for again; None if that is now."""
+    from quantlab_dagster.access import open_market
+    from quantlab_dagster.market.late import next_round
+    from quantlab_dagster.market.state_store import StateStore
+    from quantlab_dagster.work.stopping import run_interruptible
+
+    place = open_market(settings)
+    try:
+        state = run_interruptible(StateStore(place.compact).view())
+    except QuantlabError:
+        return None  # the work itself says what is wrong
+    return next_round(state, settings.pairs, place.clock()) if state is not None else None
 
 
 @state_app.command()

@@ -251,7 +251,7 @@ def decide_late_days(state: State, rules: CatchUpRules, before: CatchUp) -> Catc
 def _late(day: dt.date, found: dict[str, str], pairs: Sequence[Pair]) -> _Due:
     concerned = {SymbolDay.of_state_key(key).pair for key in found}
     selected = tuple(pair for pair in pairs if pair in concerned)
-    why = f"{len(found)} symbol-days have late parts or cannot be read"
+    why = f"{len(found)} symbol-days have late parts or another label, or cannot be read"
     return _Due(day, selected, f"{_LATE}{day:%Y%m%d}:{_digest(found)}", why)
 
 
@@ -299,7 +299,7 @@ def _decide_one(item: _Due, rules: CatchUpRules) -> tuple[DayRequest | None, Dec
 
 def _so_far(tries: Tries) -> str:
     failed = f"failed {tries.failed} time{'s' if tries.failed != 1 else ''}"
-    return failed if tries.last_failed else "its last run did not fail, and yet it is due"
+    return failed if tries.last_failed else "is due again: it changed since its last run, or that was cancelled"
 
 
 def _stale_days(state: State, pairs: Collection[Pair]) -> dict[dt.date, dict[str, str]]:

@@ -91,7 +91,7 @@ class DayJudgement:
         attempts: that failed, since the last that did not.
         quarantined: symbol-days that nobody accepted, with the reason.
         accepted: symbol-days that an operator accepted as they are, with the reason given.
-        stale: symbol-days with raw parts that the published file does not hold, not accepted.
+        stale: symbol-days with raw parts that the published file does not hold, or with another label, not accepted.
         failed: symbol-days whose last try failed, with the reason.
         unproved: of these, those whose new file was not proved.
         unreadable: symbol-days that cannot be looked at, with the reason.
@@ -218,7 +218,7 @@ class Judgement:
 
     @property
     def stale(self) -> list[str]:
-        """Symbol-days with late parts, not accepted, and not among the unreadable."""
+        """Symbol-days with late parts or another label, not accepted, and not among the unreadable."""
         return [key for day in self.days for key in day.stale]
 
     @property
@@ -268,10 +268,10 @@ class Judgement:
         if self.not_looked:
             texts.append(f"late parts could not be looked for: {self.not_looked}")
         if self.stale:
-            texts.append(f"late parts: {name_some(self.stale)}")
+            texts.append(f"late parts, or another quality label: {name_some(self.stale)}")
         if unreadable:
             texts.append(f"cannot be looked at: {name_some(unreadable)}")
-        return Finding(NOT_STALE, not texts, "; ".join(texts) or "no published day lacks raw parts")
+        return Finding(NOT_STALE, not texts, "; ".join(texts) or "no published day lacks raw parts, or its label")
 
     def _raw_prefixes(self) -> Finding:
         texts = []

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quantlab_dagster.market.quality.reading import Qualities
     from quantlab_dagster.market.state_store import StateStore
 
-__all__ = ["SCAN_SECONDS", "look_at", "round_name", "scan_slice"]
+__all__ = ["ROUND_EVERY", "SCAN_SECONDS", "look_at", "next_round", "round_name", "scan_slice"]
 
 SCAN_SECONDS = 20.0
 """How long a slice of the sensor's may take: Dagster ends a tick after 60 s, and its other requests need time, too."""
@@ -100,7 +100,7 @@ async def scan_slice(
     """
     now, name = place.clock(), round_name(pairs)
     scan = state.late_scan.rounds.get(name, Round())
-    if scan.cursor is None and scan.started_at and _age(scan.started_at, now) < ROUND_EVERY:
+    if next_round(state, pairs, now) is not None:
         return state
     until = None if seconds is None else asyncio.get_running_loop().time() + seconds
     try:
@@ -135,6 +135,14 @@ async def scan_slice(
     if remaining and not looked.through:
         raise _too_slow(place, f"{remaining[0]}, the next to be searched for late parts, was not looked at", seconds)
     return after
+
+
+def next_round(state: State, pairs: Sequence[Pair], now: dt.datetime) -> dt.datetime | None:
+    """When the next round may begin; None if one may now, or is under way."""
+    scan = state.late_scan.rounds.get(round_name(pairs), Round())
+    if scan.cursor is not None or not scan.started_at or _age(scan.started_at, now) >= ROUND_EVERY:
+        return None
+    return dt.datetime.fromisoformat(scan.started_at) + ROUND_EVERY
 
 
 def _is_settled(state: State, text: str) -> bool:

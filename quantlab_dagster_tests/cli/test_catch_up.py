@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
+from quantlab_dagster.cli.app import main
 from quantlab_dagster.cli.runs.in_process import step_failures
 from quantlab_dagster.cli.runs.market import RunReport, catch_up
 from quantlab_dagster.errors import StoreUnavailable
@@ -146,6 +147,18 @@ def test_the_search_for_late_parts_goes_all_the_way(lakes: Lakes, day: dt.date) 
     [scan] = state_of(lakes).late_scan.rounds.values()
     assert scan.started_at is not None
     assert scan.cursor is None
+
+
+def test_a_search_that_is_put_off_is_said(lakes: Lakes, day: dt.date, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> str:
+        with pytest.raises(SystemExit):
+            main(["catch-up"])
+        return capsys.readouterr().out
+
+    put_off = "and not now: the next search is from"
+    assert put_off not in said()
+    assert put_off in said()
+    del lakes, day
 
 
 @pytest.mark.guards("scan-before-open")

@@ -159,6 +159,8 @@ def test_a_bad_day_is_published_on_the_command_line_and_readers_still_refuse_it(
     with pytest.raises(reader.DayBad):
         lake.rows()
     assert lake.rows(allow=["bad"]).polars().height == item["rows"]
+    code, report = desk.json("quality", "--last", "1")
+    assert (code, report["days"][0]["accepted"]) == (0, "the only day of the crash")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,8 @@ def test_a_bad_day_on_the_command_line(desk: Desk) -> None:
     assert (code, planned[0]["action"]) == (0, "quarantine")
     code, done = desk.json("catch-up")
     assert code == 1
+    said = "late parts were last searched for at "
+    assert said in desk("catch-up")[1], "within the hour"
     [item] = done["symbol_days"]
     assert (item["status"], item["day_quality"], item["rows"]) == ("quarantine", "BAD", 0)
     code, status = desk.json("status")
@@ -200,6 +204,10 @@ def test_a_bad_day_on_the_command_line(desk: Desk) -> None:
     assert desk("state", "accept", f"{DAY}", "--reason", "outage")[0] == 0
     code, status = desk.json("status")
     assert (code, status["market_data"]["accepted"]) == (0, {ADA.state_key: "outage"})
+    code, report = desk.json("quality", "--last", "1")
+    [day] = report["days"]
+    assert (code, day["day_quality"], day["fine"], day["accepted"]) == (0, "BAD", True, "outage"), "as status says"
+    assert "accepted: outage" in " ".join(desk("quality", "--last", "1")[1].split())
 
 
 def test_a_partial_day_on_the_command_line(local: Desk) -> None:
@@ -282,6 +290,9 @@ def test_days_are_named_as_elsewhere(local: Desk) -> None:
     for wrong in ("--to 2026-01-08", "--date 2026-01-08 --last 2", "--date 2026-01-08 --to 2026-01-07"):
         assert local("quality", *wrong.split())[0] == 2
     assert local("quality", "--date", "2020-01-01")[0] == 2, "before the first partition"
+    after = DAY + dt.timedelta(days=1)
+    assert local("quality", "--date", f"{after}")[0] == 2, "not over, or just so"
+    assert local("quality", "--date", f"{DAY}", "--to", f"{after}")[0] == 2
 
 
 def test_thresholds_are_settings(local: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

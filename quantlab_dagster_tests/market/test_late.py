@@ -241,7 +241,10 @@ def test_an_unreadable_record_names_itself_and_stops_nothing_else(lakes: Lakes) 
     assert set(state.unreadable) == {symbol_day("b").state_key}
     not_stale = judge(state, [PAIR], NOW).findings[1]
     assert not not_stale.passed
-    assert f"late parts: {symbol_day('c', DAYS[2])}; cannot be looked at: {symbol_day('b')} (" in not_stale.text
+    assert (
+        f"late parts, or another quality label: {symbol_day('c', DAYS[2])}; cannot be looked at: {symbol_day('b')} ("
+        in not_stale.text
+    )
     assert f"{symbol_day('b').key('meta.json')}: is not a valid DayMeta record" in not_stale.text
 
 

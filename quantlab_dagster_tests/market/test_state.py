@@ -332,6 +332,8 @@ def test_a_cancelled_attempt_uses_none_up_and_comes_back_after_a_while_under_a_n
     for minutes, asked in ((9, 0), (10, 1)):
         decided = decide(begun(), day(8), now=NOW + dt.timedelta(minutes=minutes), tries=lambda _: just_now)
         assert len(decided.requests) == asked, "who cancels a run does not want it back at once"
+        if not asked:
+            assert "is due again: it changed since its last run, or that was cancelled" in decided.skipped[0]
 
 
 @pytest.mark.guards("odd-times")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from quantlab_dagster.defs.names import compact_key
+from quantlab_dagster.market.outcome import Status
+from quantlab_dagster.market.quality.rules import Label
 from quantlab_dagster.work.wording import name_some
 
 if TYPE_CHECKING:
@@ -26,21 +28,45 @@ _MOST_TABLE_ROWS = 500
 def plausible_result(outcome: PairOutcome) -> dg.AssetCheckResult:
     """What was counted in the rows of a pair's day, whether it was built now or before.
 
-    It speaks of the data, which nobody can mend, and not of the lake: `status` does not ask for it.
+    It speaks of the data, which nobody can mend, and not of the lake: `status` does not ask for it. What had rows that
+    nobody has checked keeps it from passing; what is withheld by the day's label had none to check.
     """
     known = [item for item in outcome.outcomes if item.checks is not None]
     bad = [item for item in known if item.findings]
-    texts = [f"{item.symbol_day.symbol}: {'; '.join(item.findings.values())}" for item in bad]
+    unchecked = [f"{item.symbol_day.symbol} ({why})" for item in outcome.outcomes if (why := _why_unchecked(item))]
+    texts = [
+        *([f"not checked: {name_some(unchecked)}"] if unchecked else []),
+        *(f"{item.symbol_day.symbol}: {'; '.join(item.findings.values())}" for item in bad),
+    ]
     return dg.AssetCheckResult(
         asset_key=compact_key(outcome.pair),
         check_name=PLAUSIBLE,
-        passed=not bad,
+        passed=not texts,
         severity=dg.AssetCheckSeverity.WARN,
-        description=name_some(texts, separator=" · ")
-        if texts
-        else f"nothing was found in {len(known)} of {len(outcome.outcomes)} symbol-days",
-        metadata={"symbol-days looked at": len(known), "symbol-days with findings": len(bad), **_totals(known)},
+        description=name_some(texts, separator=" · ") if texts else _well(len(known), len(outcome.outcomes)),
+        metadata={
+            "symbol-days looked at": len(known),
+            "symbol-days with findings": len(bad),
+            "symbol-days not checked": len(unchecked),
+            **_totals(known),
+        },
     )
+
+
+def _why_unchecked(item: Outcome) -> str:
+    """Why nobody has checked the rows of a symbol-day; empty if somebody has, or it had none to check."""
+    if item.checks is not None:
+        return ""
+    if item.status is Status.SUCCESS:
+        return "published by other software or an earlier version"
+    withheld = item.status is Status.QUARANTINE and item.day_quality == Label.BAD
+    return "" if withheld or item.status in (Status.NO_FILES, Status.SKIPPED) else item.status.value
+
+
+def _well(known: int, symbol_days: int) -> str:
+    if not known:
+        return f"nothing was checked: none of {symbol_days} symbol-days is published"
+    return f"nothing was found in {known} of {symbol_days} symbol-days"
 
 
 def findings_table(outcomes: tuple[Outcome, ...]) -> dg.TableMetadataValue | None:

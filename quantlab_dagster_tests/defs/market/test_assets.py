@@ -16,14 +16,16 @@ from dagster._core.loader import LoadingContextForTest
 from PIL import Image
 
 from quantlab_dagster.definitions import build_definitions
-from quantlab_dagster.defs.market.plausible import PLAUSIBLE
+from quantlab_dagster.defs.market.plausible import PLAUSIBLE, plausible_result
 from quantlab_dagster.market.eligibility import last_eligible_day
+from quantlab_dagster.market.outcome import Outcome, PairOutcome, Status
+from quantlab_dagster.market.plan import Action
 from quantlab_dagster.settings import Settings, load_settings
 from quantlab_dagster.synthetic.market import corrupt_part
 from quantlab_dagster.work.clock import utc_now
 from quantlab_dagster_tests import in_child
 from quantlab_dagster_tests.conftest import Rig
-from quantlab_dagster_tests.lakes import DAY, Lakes, oracle, same_rows, spec, symbol_day
+from quantlab_dagster_tests.lakes import DAY, PAIR, Lakes, oracle, same_rows, spec, symbol_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +147,30 @@ def test_checks_tell_of_quarantine_and_audit(local_lakes: Lakes, instance: dg.Da
     }
 
 
+@pytest.mark.guards("unchecked-is-green")
+def test_what_nobody_has_checked_is_not_called_plausible() -> None:
+    """A day that is withheld by its label had nothing to check, and says so; one of other software had."""
+
+    def said(**fields: Any) -> tuple[bool, str | None]:
+        one = Outcome(symbol_day("adausdt"), fields.pop("status"), Action.KEEP, "why", **fields)
+        fine = Outcome(symbol_day("btcusdt"), Status.SUCCESS, Action.KEEP, "why", checks={"findings": {}})
+        both = plausible_result(PairOutcome(PAIR, DAY, (one, fine), 1.0, {}))
+        alone = plausible_result(PairOutcome(PAIR, DAY, (one,), 1.0, {}))
+        assert both.passed == alone.passed
+        assert "nothing was checked" not in str(both.description)
+        return alone.passed, alone.description
+
+    nothing = (True, "nothing was checked: none of 1 symbol-days is published")
+    assert said(status=Status.QUARANTINE, day_quality="BAD") == nothing
+    assert said(status=Status.SKIPPED, day_quality="PARTIAL") == nothing
+    assert said(status=Status.NO_FILES) == nothing
+    foreign = "not checked: adausdt (published by other software or an earlier version)"
+    assert said(status=Status.SUCCESS, rows=9) == (False, foreign)
+    assert said(status=Status.QUARANTINE) == (False, "not checked: adausdt (quarantine)")
+    assert said(status=Status.FAILED) == (False, "not checked: adausdt (failed)")
+    assert said(status=Status.SUCCESS, checks={"findings": {}})[0]
+
+
 @pytest.mark.guards("check-for-proof")
 def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
     local_lakes: Lakes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
@@ -159,7 +185,7 @@ def test_a_failed_audit_fails_the_step_and_its_check_and_publishes_nothing(
     assert checks == {
         "order_and_losslessness_audited": False,
         "nothing_quarantined": True,
-        "market_data_plausible": True,
+        "market_data_plausible": False,
         "has_data": False,
     }
     assert local_lakes.compact_keys() == {}

@@ -506,6 +506,8 @@ def test_a_published_day_whose_windows_come_late_is_labelled_anew_and_kept(
     put_windows(lakes, **windows)
     state = scan(lakes)
     assert list(state.late_scan.stale) == [KEY]
+    [text] = [finding.text for finding in judged(state).findings if not finding.passed]
+    assert text == f"late parts, or another quality label: {symbol_day()}"
     outcome = compact(lakes)["adausdt"]
     assert (outcome.status, outcome.action, outcome.day_quality) == (Status.SUCCESS, Action.RELABEL, label)
     assert outcome.rows == ROWS
