@@ -16,6 +16,7 @@ from quantlab_dagster.errors import AccessDenied, Conflict, MalformedObject, Set
 from quantlab_dagster.lake.record import Record
 from quantlab_dagster.lake.warehouse import SLOTS, AppHour, Scope, Told, Turn, Walked, find_apps, list_hour, walk_app
 from quantlab_dagster.warehouse.look import LakeLook, look_at, look_at_slots, look_over, without_tables
+from quantlab_dagster.warehouse.place import last_cold_hour
 from quantlab_dagster.warehouse.slot import read_slot
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ logger = logging.getLogger(__name__)
 LOOK_KEY = f"{SLOTS}_look.json"
 
 RECENT = dt.timedelta(hours=48)
-"""Hours that ended so long ago at most are looked at in every run."""
+"""Hours that ended so long ago at most are looked at in every run, and what was so at the last one that ended: else
+what a run left that died, or came meanwhile, would be history when nobody was at work for longer."""
 
 _PAGES = 8
 """Requests that a run spends on listing history."""
@@ -69,6 +71,7 @@ class LookRecord(Record):
         app: whose history comes next; of the first one if empty.
         after: the last key that was seen of it.
         seen_whole_at: when all of the history had been looked at; None if it never was.
+        looked_at: when the last run began that looked at all that was recent, and ended; None if that is not known.
         again: directories of partitions of the history that were in trouble, or that somebody is at work on; one of
             them is empty if they are too many.
         unexplained: examples of what the layout does not explain: of this round, and of the one before.
@@ -86,6 +89,7 @@ class LookRecord(Record):
     app: str = ""
     after: str = ""
     seen_whole_at: AwareDatetime | None = None
+    looked_at: AwareDatetime | None = None
     again: tuple[str, ...] = ()
     unexplained: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     withheld: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = ((), ())
@@ -152,8 +156,7 @@ async def look_at_changes(place: WarehousePlace, record: LookRecord, *, history:
     Raises:
         StoreError: a listing failed; it is never taken for an empty one.
     """
-    scope = Scope((), place.last_cold_hour() - RECENT)
-    recent = await look_over(place, scope, tables_of(record), _turn(record))
+    recent = await look_over(place, Scope((), _recent_since(place, record)), tables_of(record), _turn(record))
     told, looks = recent.told, {look.partition: look for look in recent.looks}
     if history:
         found, record = await _slice(place, record, told)
@@ -171,6 +174,13 @@ async def look_at_changes(place: WarehousePlace, record: LookRecord, *, history:
     sound = {look.partition.app for look in recent.looks if look.needs_work}
     ours = await without_tables(place, looks.values(), told, sound)
     return Seen(LakeLook(recent.totals, ours, told), record)
+
+
+def _recent_since(place: WarehousePlace, record: LookRecord) -> dt.datetime:
+    """The first hour that is looked at in any case."""
+    before = record.looked_at or record.seen_whole_at
+    last = place.last_cold_hour()
+    return (min(last, last_cold_hour(before, place.grace)) if before is not None else last) - RECENT
 
 
 def _turn(record: LookRecord) -> Turn:
@@ -327,11 +337,12 @@ def _again(needed: set[str], also: Collection[str]) -> tuple[str, ...]:
 
 
 def _alike(one: LookRecord, other: LookRecord) -> bool:
-    """Whether they differ by a few hours at most in when the history was seen."""
-    if one.seen_whole_at is None or other.seen_whole_at is None:
-        return one == other
-    same = one.model_copy(update={"seen_whole_at": other.seen_whole_at}) == other
-    return same and abs(other.seen_whole_at - one.seen_whole_at) < _STALE
+    """Whether they differ by a few hours at most in when the lake was seen."""
+    for name in ("seen_whole_at", "looked_at"):
+        this, that = getattr(one, name), getattr(other, name)
+        if this is not None and that is not None and abs(that - this) < _STALE:
+            one = one.model_copy(update={name: that})
+    return one == other
 
 
 def after_all(record: LookRecord | None, lake: LakeLook, now: dt.datetime) -> LookRecord:

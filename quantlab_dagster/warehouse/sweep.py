@@ -90,7 +90,7 @@ async def sweep(
         SettingsError: another layout has left something unfinished here, or the slots are another lake's.
         StoreError: the lake cannot be listed. What goes wrong in one partition is in its outcome.
     """
-    started, before = time.monotonic(), place.lake.requests.by_kind()
+    started, began, before = time.monotonic(), place.clock(), place.lake.requests.by_kind()
     await check_servers(place)
     known = await read_look(place)
     record = known[0]
@@ -124,7 +124,7 @@ async def sweep(
     told.add(lake.told)
     slots = await read_slots(place, {*(one.partition for one in outcomes), *_with_slots(looks.values())})
     now = with_withheld(
-        seen.record if wide and not left else record or LookRecord(),
+        seen.record.model_copy(update={"looked_at": began}) if wide and not left else record or LookRecord(),
         {item.partition.prefix: item.withheld for item in outcomes if item.withheld},
         {item.partition.prefix for item in outcomes},
     )

@@ -183,6 +183,50 @@ def test_a_run_that_dies_in_the_history_is_come_back_to_by_the_next(
 
 
 @pytest.mark.guards("crash-unnoted")
+@pytest.mark.parametrize("ended", [True, False], ids=["since a run that ended", "as of a record of an earlier version"])
+def test_a_run_that_dies_in_a_recent_hour_is_come_back_to_however_long_nobody_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, worked_on: list[AppHour], ended: bool
+) -> None:
+    bucket = filled(24 * 10, 1)
+    swept(bucket)
+    swept(bucket, NOW + 10 * HOUR)
+    if not ended:
+        bucket.write(looking.LOOK_KEY, record(bucket).model_copy(update={"looked_at": None}).dump())
+    recent = put_two(bucket, AppHour("app0", NOW.replace(minute=0) - 30 * HOUR))
+
+    async def dies(*_: object) -> list[HourOutcome]:
+        bucket.write(recent.slot_key, Slot(state="planned", holder="x", since=NOW, plan=PLAN).dump())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep_module, "compact_hours", dies)
+        with pytest.raises(KeyboardInterrupt):
+            swept(bucket, NOW + 11 * HOUR)
+    monkeypatch.setattr(looking, "_PAGES", 0)  # not by luck
+    monday = NOW + 11 * HOUR + 72 * HOUR
+    assert str(recent) in judged(bucket, monday)[NO_UNFINISHED_PLANS]
+    assert str(recent) in failing(swept(bucket, monday, most=0))[NO_UNFINISHED_PLANS]
+    assert record(bucket).again == (recent.prefix,)
+    assert str(recent) in failing(swept(bucket, monday + HOUR))[NO_UNFINISHED_PLANS]
+    assert recent in worked_on
+    bucket.write(recent.slot_key, Slot().dump())
+    swept(bucket, monday + 2 * HOUR)
+    assert swept(bucket, monday + 3 * HOUR).looked_at == 0, "the week before is history again"
+    assert record(bucket).again == ()
+
+
+def test_what_came_while_nobody_was_at_work_is_looked_at_by_the_first_run(
+    monkeypatch: pytest.MonkeyPatch, worked_on: list[AppHour]
+) -> None:
+    bucket = filled(24, 1)
+    swept(bucket)
+    new = put_two(bucket, AppHour("app0", NOW.replace(minute=0)))
+    monkeypatch.setattr(looking, "_PAGES", 0)
+    swept(bucket, NOW + 30 * 24 * HOUR)
+    assert worked_on == [new]
+
+
+@pytest.mark.guards("crash-unnoted")
 @pytest.mark.parametrize("scope", [Scope(), Scope((), NOW - 119 * 24 * HOUR)], ids=["all of it", "a part of it"])
 def test_a_catch_up_that_dies_is_seen_and_completed_however_many_hours_it_was_to_work_on(
     monkeypatch: pytest.MonkeyPatch, worked_on: list[AppHour], scope: Scope
