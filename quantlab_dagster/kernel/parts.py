@@ -41,12 +41,14 @@ class Footer:
         layout: its columns. Shared between parts that agree.
         metadata: its key-value pairs, without Arrow's schema. Shared between neighbours that agree.
         uncompressed_bytes: of all pages, as it declares.
+        row_bytes: what a row takes at least when it is decoded, whatever its pages declare.
     """
 
     row_groups: tuple[int, ...]
     layout: Layout
     metadata: dict[bytes, bytes] = field(default_factory=dict)
     uncompressed_bytes: int = 0
+    row_bytes: int = 0
 
     @property
     def schema(self) -> pl.Schema:
@@ -143,7 +145,7 @@ class FooterReader:
         check_width(part, row_groups, row_bytes, self._budget_bytes)
         if pairs != self._metadata:
             self._metadata = pairs
-        return Footer(row_groups, layout, self._metadata, uncompressed_bytes)
+        return Footer(row_groups, layout, self._metadata, uncompressed_bytes, row_bytes)
 
     def _layout(self, part: Part, metadata: Any, arrow: bytes) -> tuple[Layout, int]:
         footer = footer_bytes(part.source)

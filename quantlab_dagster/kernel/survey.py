@@ -19,6 +19,7 @@ import polars as pl
 import polars.selectors as cs
 
 from quantlab_dagster.errors import NullOrder, SchemaConflict
+from quantlab_dagster.kernel.bounds import least_row_bytes
 from quantlab_dagster.kernel.checksums import verify_pages
 from quantlab_dagster.kernel.columns import SEQ, Columns, ConstantValue, may_be_constant, unite
 from quantlab_dagster.kernel.frames import POSITION, UNREADABLE, blame, read_parts, scan
@@ -38,6 +39,9 @@ Int64Array = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 # Parts are read in runs of about this many rows, so that the order column of a huge day is never held at once.
 _ROWS_PER_SCAN = 1 << 18
+# And of wide rows fewer: the runs that are scanned at once take one byte in so many of the budget, if all columns have
+# to be looked at.
+_SCANNED_SHARE = 4
 # The first rows tell which columns may be constant at all; text longer than this is no label.
 _FIRST_ROWS = 1 << 10
 _LABEL_BYTES = 64
@@ -118,9 +122,10 @@ class _Run:
         return np.array([footer.rows for _, footer in self.filled], dtype=np.int64)
 
     @property
-    def is_large(self) -> bool:
-        """Whether it is one part, of so many rows that it is read in slices."""
-        return len(self.filled) == 1 and self.filled[0][1].rows > _ROWS_PER_SCAN
+    def decoded_bytes(self) -> int:
+        """What all columns take at least: pages of nulls, runs and dictionaries declare next to nothing."""
+        row_bytes = sum(map(least_row_bytes, self.columns.dtypes.values()))
+        return max(sum(footer.uncompressed_bytes for _, footer in self.filled), int(self.rows.sum()) * row_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +176,8 @@ class Surveyor:
     """The united columns, where all parts begun are one run."""
     _begun_parts: int = 0
     _begun_rows: int = 0
-    _pending_rows: int = 0
+    _pending: float = 0.0
+    """Which share of a run the parts are whose scan has not begun."""
     _kept: list[pl.DataFrame] | None = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -192,13 +198,22 @@ class Surveyor:
             for part in parts:
                 footer = self._footers.read(part)
                 verify_pages(part)
-                if footer.rows > _ROWS_PER_SCAN:
+                if footer.rows > self._most_rows(footer):
                     self._scan_pending()
                 self._parts.append(readable(part, footer.layout))
                 self._part_footers.append(footer)
-                self._pending_rows += footer.rows
-                if self._pending_rows >= _ROWS_PER_SCAN:
+                self._pending += footer.rows / self._most_rows(footer)
+                if self._pending >= 1:
                     self._scan_pending()
+
+    def _most_rows(self, footer: Footer) -> int:
+        """So many rows like those of a part are a run."""
+        share = self.budget_bytes // (_SCANNED_SHARE * max(2, self.threads))
+        return min(_ROWS_PER_SCAN, max(1, share // max(1, footer.row_bytes)))
+
+    def _is_large(self, run: _Run) -> bool:
+        """Whether it is one part, of so many rows that it is read in slices."""
+        return len(run.filled) == 1 and run.filled[0][1].rows > self._most_rows(run.filled[0][1])
 
     @property
     def kept_bytes(self) -> int:
@@ -273,7 +288,7 @@ class Surveyor:
         """The parts whose scan has not begun: their footers, and what scans them; None without any."""
         parts = self._parts[self._begun_parts :]
         footers = self._part_footers[self._begun_parts :]
-        is_first, self._begun_parts, self._pending_rows = not self._begun_parts, len(self._parts), 0
+        is_first, self._begun_parts, self._pending = not self._begun_parts, len(self._parts), 0.0
         if not parts:
             return None
         # Fails early, and names the culprit, where the order column is missing or no integer.
@@ -318,8 +333,8 @@ class Surveyor:
     def _kept_frame(self, run: _Run) -> pl.DataFrame | None:
         """The rows of a run, all columns of them, which are kept; None where they are too many."""
         begun = sum(part.size_bytes for part in self._parts)
-        declared = sum(footer.uncompressed_bytes for _, footer in run.filled)
-        if run.is_large or self._kept is None or not self._fits(declared, begun):
+        is_large = len(run.filled) == 1 and run.filled[0][1].rows > _ROWS_PER_SCAN
+        if is_large or self._kept is None or not self._fits(self.kept_bytes + run.decoded_bytes, begun):
             self._kept = None
             return None
         rows = run.rows
@@ -336,10 +351,11 @@ class Surveyor:
 
     def _scanned(self, run: _Run, constants: dict[str, ConstantValue]) -> _Scanned:
         """Read the order column of a run, and what may be constant; in a thread, so that nothing of this is changed."""
-        if not run.is_large:
+        if not self._is_large(run):
             return self._seen_together(run, self._order_frame(run, constants), constants)
         ranges, samples, first = [], [], run.first
-        for offset, length in run.filled[0][1].slices(_ROWS_PER_SCAN):
+        footer = run.filled[0][1]
+        for offset, length in footer.slices(self._most_rows(footer)):
             frame = self._order_frame(run, constants, (offset, length))
             values, sample, constants = self._seen(run, frame, constants, first)
             ranges.append((int(values.min()), int(values.max())))  # type: ignore[arg-type]  # integers, none of them null
