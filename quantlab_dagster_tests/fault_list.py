@@ -234,6 +234,7 @@ _VERDICT = Chapter(
             "then, while the checks passed.",
         ),
         Fault("unchecked-is-green", "The check of a day's rows was green where nobody had checked them."),
+        Fault("gone-is-not-over", "A failing check of a pair that was taken out of the settings was told as over."),
         Fault("weekend-alarm", "What is traded from Monday to Friday was reported as silent every Saturday."),
         Fault(
             "partial-before-the-beginning",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quantlab_dagster.errors import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 __all__ = ["AGAIN_AFTER", "CHANGED_AFTER", "Kind", "Known", "Message", "News", "Trouble", "decide", "dump", "load"]
 
@@ -32,6 +32,7 @@ class Kind(StrEnum):
     CHANGED = "changed"
     STILL = "still"
     OVER = "over"
+    GONE = "gone"
     TEST = "test"
 
 
@@ -70,7 +71,7 @@ class News:
     Attributes:
         kind: of the news.
         what: of the trouble.
-        text: how it is wrong; empty where it is over.
+        text: how it is wrong; empty where it is over or gone.
         since: when it was first seen.
     """
 
@@ -85,6 +86,8 @@ class News:
         since = f"since {self.since:%Y-%m-%d %H:%M} UTC"
         if self.kind is Kind.OVER:
             return f"OVER {self.what} (it was wrong {since})"
+        if self.kind is Kind.GONE:
+            return f"GONE {self.what} (it was wrong {since}): no longer looked at, so whether it is over is not known"
         if self.kind is Kind.TEST:
             return f"TEST {self.what} (at {self.since:%Y-%m-%d %H:%M} UTC): {_short(self.text)}"
         return f"{self.kind.value.upper()} {self.what} ({since}): {_short(self.text)}"
@@ -124,7 +127,12 @@ class Message:
 
 
 def decide(
-    known: Mapping[str, Known], troubles: Iterable[Trouble], now: dt.datetime, *, at_once: bool = False
+    known: Mapping[str, Known],
+    troubles: Iterable[Trouble],
+    now: dt.datetime,
+    *,
+    at_once: bool = False,
+    looked: Collection[str] | None = None,
 ) -> tuple[tuple[News, ...], dict[str, Known]]:
     """What is to be told now, and what is to be remembered once that has arrived.
 
@@ -135,6 +143,8 @@ def decide(
         troubles: all that is wrong now.
         now: the present time.
         at_once: whether what is seen for the first time is told.
+        looked: the names of all that was looked at, wrong or not: what is not among them is gone, and not over. None
+            if that is everything.
     """
     news: list[News] = []
     after: dict[str, Known] = {}
@@ -147,8 +157,11 @@ def decide(
         else:
             news.append(News(kind, trouble.what, trouble.text, before.since))
             after[trouble.what] = Known(before.since, now, _digest(trouble.text))
-    over = (what for what, one in known.items() if what not in after and one.told is not None)
-    return (*news, *(News(Kind.OVER, what, "", known[what].since) for what in over)), after
+    ended = (what for what, one in known.items() if what not in after and one.told is not None)
+    for what in ended:
+        kind = Kind.OVER if looked is None or what in looked else Kind.GONE
+        news.append(News(kind, what, "", known[what].since))
+    return tuple(news), after
 
 
 def _kind(before: Known, digest: str, now: dt.datetime) -> Kind | None:

@@ -22,7 +22,7 @@ from quantlab_dagster.alerts.news import AGAIN_AFTER, Kind, Known, Message, News
 from quantlab_dagster.alerts.notify import Notifier
 from quantlab_dagster.defs.history import PARTITION_TAG
 from quantlab_dagster.defs.names import CHECK_ALERTS, RUN_ALERTS
-from quantlab_dagster.defs.ticks import failing_ticks
+from quantlab_dagster.defs.ticks import failing_ticks, tick_name
 from quantlab_dagster.settings import Settings
 from quantlab_dagster.work.clock import Clock
 from quantlab_dagster.work.wording import name_some
@@ -96,7 +96,8 @@ def check_alerts(
         known = _known(context, json.loads(context.cursor) if context.cursor else {})
         location = context.code_location_origin
         ticks = failing_ticks(context.instance, ticking, location.location_name if location is not None else None)
-        news, after = decide(known, [*_failing(context.instance, checks), *ticks], clock())
+        looked = {*map(_name, checks), *map(tick_name, ticking)}
+        news, after = decide(known, [*_failing(context.instance, checks), *ticks], clock(), looked=looked)
         alerts.tell(news)
         return dg.SensorResult(cursor=json.dumps(dump(after)), skip_reason=_said(news, after))
 
@@ -113,9 +114,12 @@ def _failing(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]) -
             records = storage.get_asset_check_execution_history(key, limit=1, status=_ENDED)
             event = records[0].evaluation if records else None
         if isinstance(event, dg.AssetCheckEvaluation) and not event.passed:
-            what = f"{key.asset_key.to_user_string()} {key.name}"
-            found.append(Trouble(what, event.description or "the check has failed"))
+            found.append(Trouble(_name(key), event.description or "the check has failed"))
     return found
+
+
+def _name(key: dg.AssetCheckKey) -> str:
+    return f"{key.asset_key.to_user_string()} {key.name}"
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------

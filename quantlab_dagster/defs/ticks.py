@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     import dagster as dg
     from dagster_shared.error import SerializableErrorInfo
 
-__all__ = ["failing_ticks"]
+__all__ = ["failing_ticks", "tick_name"]
 
 _ON = {InstigatorStatus.RUNNING, InstigatorStatus.DECLARED_IN_CODE}
 _ENDED = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+
+
+def tick_name(name: str) -> str:
+    """What the trouble of a schedule or sensor is called."""
+    return f"tick of {name}"
 
 
 def failing_ticks(instance: dg.DagsterInstance, names: Collection[str], location: str | None) -> list[Trouble]:
@@ -34,7 +39,7 @@ def failing_ticks(instance: dg.DagsterInstance, names: Collection[str], location
             continue
         ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=_ENDED)
         if ticks and ticks[0].status is TickStatus.FAILURE:
-            found[state.name] = Trouble(f"tick of {state.name}", _why(ticks[0].error))
+            found[state.name] = Trouble(tick_name(state.name), _why(ticks[0].error))
     return [found[name] for name in sorted(found)]
 
 

@@ -38,6 +38,17 @@ def test_a_trouble_is_told_once_once_a_day_and_when_it_is_over() -> None:
     assert memory.look(30 * HOUR, disk="full") == ["new disk"], "another time"
 
 
+@pytest.mark.guards("gone-is-not-over")
+def test_what_is_no_longer_looked_at_is_gone_and_not_over() -> None:
+    known = {what: Known(NOON, NOON, "x") for what in ("okx", "binance")} | {"unsaid": Known(NOON)}
+    news, after = decide(known, [], NOON + HOUR, looked={"binance"})
+    assert [(one.kind, one.what) for one in news] == [(Kind.GONE, "okx"), (Kind.OVER, "binance")]
+    assert after == {}
+    assert news[0].line == (
+        "GONE okx (it was wrong since 2026-01-09 12:00 UTC): no longer looked at, so whether it is over is not known"
+    )
+
+
 def test_what_passes_by_itself_is_no_news() -> None:
     memory = Memory()
     for minutes in range(0, 10, 2):

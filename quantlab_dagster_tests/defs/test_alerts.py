@@ -157,6 +157,21 @@ def test_several_checks_are_one_message_live_ones_among_them_and_others_are_not_
     ]
 
 
+@pytest.mark.guards("gone-is-not-over")
+def test_a_check_of_a_pair_that_is_not_configured_any_more_is_gone(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for exchange in ("binance", "okx"):
+        daemon.check(passed=False, text="silent", asset=dg.AssetKey(["raw", exchange, "bbo"]), name="parts_arriving")
+    daemon.tick(CHECKS)
+    assert len(daemon.tick(CHECKS, minutes=1)) == 1
+    monkeypatch.setenv("QUANTLAB_EXCHANGES", "binance")
+    [text] = daemon.tick(CHECKS, minutes=1)
+    assert "GONE raw/okx/bbo parts_arriving" in text
+    assert "OVER" not in text
+    assert daemon.tick(CHECKS, minutes=1) == []
+
+
 @pytest.mark.guards("alert-of-another-day")
 @pytest.mark.parametrize("chunk_size", ["", "8"])
 def test_what_is_counted_in_rows_is_no_news(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, chunk_size: str) -> None:
