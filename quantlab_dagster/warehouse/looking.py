@@ -20,7 +20,7 @@ from quantlab_dagster.warehouse.place import last_cold_hour
 from quantlab_dagster.warehouse.slot import read_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from quantlab_dagster.lake.store.objects import ObjectInfo
     from quantlab_dagster.warehouse.look import HourLook
@@ -32,6 +32,7 @@ __all__ = [
     "LookRecord",
     "Seen",
     "after_all",
+    "in_turn",
     "is_recent",
     "keep",
     "look_at_changes",
@@ -72,6 +73,7 @@ class LookRecord(Record):
         after: the last key that was seen of it.
         seen_whole_at: when all of the history had been looked at; None if it never was.
         looked_at: when the last run began that looked at all that was recent, and ended; None if that is not known.
+        stopped_at: directory of the last partition of the history that a run worked on which left others for the next.
         again: directories of partitions of the history that were in trouble, or that somebody is at work on; one of
             them is empty if they are too many.
         unexplained: examples of what the layout does not explain: of this round, and of the one before.
@@ -90,6 +92,7 @@ class LookRecord(Record):
     after: str = ""
     seen_whole_at: AwareDatetime | None = None
     looked_at: AwareDatetime | None = None
+    stopped_at: str = ""
     again: tuple[str, ...] = ()
     unexplained: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     withheld: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = ((), ())
@@ -148,6 +151,28 @@ def _lake_of(place: WarehousePlace) -> str:
 def is_recent(place: WarehousePlace, partition: AppHour) -> bool:
     """Whether every run looks at it."""
     return partition.last_hour >= place.last_cold_hour() - RECENT
+
+
+def in_turn(
+    place: WarehousePlace, work: Iterable[HourLook], record: LookRecord | None
+) -> tuple[list[HourLook], list[HourLook]]:
+    """Partitions that need work: those whose turn it is, and those of the history that earlier runs have had.
+
+    Where a run may not work on all, the next goes on where it stopped. What needs work all the same was in vain: hours
+    that may not be read, however many, must not keep the others waiting.
+    """
+    stopped = AppHour.of_directory(record.stopped_at, place.layout) if record and record.stopped_at else None
+    turn: list[HourLook] = []
+    had: list[HourLook] = []
+    for look in work:
+        history = not look.unfinished and not is_recent(place, look.partition)
+        was_had = stopped is not None and history and _rank(look.partition) <= _rank(stopped)
+        (had if was_had else turn).append(look)
+    return turn, had
+
+
+def _rank(partition: AppHour) -> tuple[float, AppHour]:
+    return -partition.hour.timestamp(), partition
 
 
 async def look_at_changes(place: WarehousePlace, record: LookRecord, *, history: bool = True) -> Seen:

@@ -23,12 +23,17 @@ _LARGEST = 2
 _SETTLED = 0.75
 """An output of this share of the target is not merged again: to fill it up is not worth writing it anew."""
 _LEAST_FILES = 2
-_GOOD_PART = 4
-"""An earlier output is merged again if it is at most so many times as large as what is merged with it: then late files
+_GOOD_PART = 3.0
+"""The smallest earlier output is merged again if it is at most so many times as large as what is new: then late files
 that trickle in are written a number of times that grows with the logarithm of their number."""
-_MOST_LEFT = 8
-"""More earlier outputs than these are not left beside new files: they are merged, whatever it costs. One more, which a
-merge adds, is not left without new ones either: others than us may have named many tiny files so."""
+_FADING = 0.7
+"""For each further output that number is less: else a late file that is worth one of them would be worth them all."""
+_MOST_LEFT = 12
+"""More earlier outputs than these are not left beside new files. One more, which a merge adds, is not left without new
+ones either: others than us may have named many tiny files so, and then all are merged."""
+_LEFT = 8
+"""Of too many, the smallest are merged with the new ones, so that no more than these are left beside what they become:
+it costs little, and there is room again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +127,19 @@ def _worth_merging(small: list[ObjectInfo]) -> list[ObjectInfo]:
     Their sizes decide, not what is expected of a merge: whoever looks, and whoever works, must choose the same.
     """
     taken = {file for file in small if not is_compacted(file.name)}
+    if not taken:
+        return small
     size_bytes = sum(file.size_bytes for file in taken)
     outputs = sorted(
         (file for file in small if file not in taken), key=lambda file: (file.size_bytes, _byte_order(file))
     )
-    for number, file in enumerate(outputs):
-        if file.size_bytes > _GOOD_PART * size_bytes:
-            if len(outputs) - number > _MOST_LEFT:
-                return small
-            break
-        taken.add(file)
-        size_bytes += file.size_bytes
+    number, part = 0, _GOOD_PART
+    while number < len(outputs) and outputs[number].size_bytes <= part * size_bytes:
+        size_bytes += outputs[number].size_bytes
+        number, part = number + 1, part * _FADING
+    if len(outputs) - number > _MOST_LEFT:
+        number = len(outputs) - _LEFT
+    taken.update(outputs[:number])
     return [file for file in small if file in taken]
 
 

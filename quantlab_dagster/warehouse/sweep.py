@@ -17,6 +17,7 @@ from quantlab_dagster.warehouse.looking import (
     LookRecord,
     Seen,
     after_all,
+    in_turn,
     is_recent,
     keep,
     look_at_changes,
@@ -32,7 +33,7 @@ from quantlab_dagster.warehouse.servers import check_servers
 from quantlab_dagster.warehouse.slot import read_slot, refuse_slots_of_another_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from quantlab_dagster.lake.store.objects import Staged
     from quantlab_dagster.warehouse.look import HourLook
@@ -82,7 +83,7 @@ async def sweep(
         place: what the work needs.
         scope: which partitions.
         listener: told of progress.
-        most: work on no more partitions than that; the rest waits for the next run.
+        most: work on no more partitions than that; the rest waits for the next run, which goes on there.
         full: look at all of the history.
 
     Raises:
@@ -109,8 +110,10 @@ async def sweep(
     else:
         lake = await look_over(place, scope, tables_of(record))
         seen = await look_at_changes(place, record or LookRecord(), history=False)
-    work = [look.partition for look in lake.work][:most]
-    left = len(lake.work) - len(work)
+    turn, had = in_turn(place, lake.work, record if wide else None)
+    chosen = (turn + had)[:most]
+    work = [look.partition for look in chosen]
+    left = max(0, len(turn) - len(work))
     historic = {partition.prefix for partition in work if not is_recent(place, partition)}
     kept: tuple[LookRecord | None, str | None] | None = known
     if historic or (work and record is None):
@@ -123,9 +126,16 @@ async def sweep(
     told = seen.lake.told
     told.add(lake.told)
     slots = await read_slots(place, {*(one.partition for one in outcomes), *_with_slots(looks.values())})
+    now = record or LookRecord()
+    if wide and left:
+        now = now.model_copy(update={"stopped_at": _stopped_at(chosen, historic) or now.stopped_at})
+    elif wide:
+        now = seen.record.model_copy(update={"looked_at": began, "stopped_at": ""})
+    untried = {look.partition.prefix for look in had} - {partition.prefix for partition in work}
     now = with_withheld(
-        seen.record.model_copy(update={"looked_at": began}) if wide and not left else record or LookRecord(),
-        {item.partition.prefix: item.withheld for item in outcomes if item.withheld},
+        now,
+        {path: why for path, why in withheld_of(record).items() if path in untried}
+        | {item.partition.prefix: item.withheld for item in outcomes if item.withheld},
         {item.partition.prefix for item in outcomes},
     )
     now = with_tables(now, told.tables, record)
@@ -134,7 +144,7 @@ async def sweep(
         one.prefix for one, slot in slots.items() if isinstance(slot, MalformedObject) or slot.state != "idle"
     }
     unfinished |= {one.partition.prefix for one in undone(outcomes) if not one.withheld}
-    done = historic | {look.partition.prefix for look in looks.values()}
+    done = historic | {look.partition.prefix for look in looks.values()} - untried
     with_bad_files = {one.prefix for one in slots} - unfinished
     if record is not None or not told.empty:  # a wrong URL is left as it was
         await keep(
@@ -154,6 +164,13 @@ async def sweep(
         time.monotonic() - started,
         _since(place, before),
     )
+
+
+def _stopped_at(chosen: Sequence[HourLook], historic: set[str]) -> str:
+    """Where the next run goes on that looks at the same; empty if this one has not come to the history."""
+    last = chosen[-1] if chosen else None
+    prefix = last.partition.prefix if last is not None and not last.unfinished else ""
+    return prefix if prefix in historic else ""
 
 
 def _with_slots(looks: Iterable[HourLook]) -> list[AppHour]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 
@@ -214,6 +216,7 @@ def test_a_late_file_that_its_own_kind_s_output_is_too_large_for_waits_though_th
 def test_of_many_kinds_each_becomes_an_output_and_then_there_is_nothing_to_do(lake: EventLake) -> None:
     """More outputs than may stay beside each other if they united."""
     values: list[object] = [1, "x", 1.5, True, b"x", [1], {"a": 1}, [{"a": 1}], ["x"], [[1]], {"b": [1]}, [True]]
+    values += [dt.date(2026, 1, 15), dt.time(10), Decimal(1)]
     lake.put(PARTITION, [file for n, value in enumerate(values) for file in events(2 * n, 2, v=value)])
     [outcome] = lake.sweep().outcomes
     assert [item.inputs for item in outcome.replacements] == [2] * len(values)
@@ -264,7 +267,7 @@ def test_a_file_that_waits_is_tried_again_when_another_comes_and_not_while_one_s
 
 
 @pytest.mark.guards("outputs-pile-up")
-@pytest.mark.parametrize(("one", "other", "inputs"), [(10, 0, [10]), (9, 0, []), (5, 6, []), (4, 11, [11])])
+@pytest.mark.parametrize(("one", "other", "inputs"), [(14, 0, [14]), (13, 0, []), (7, 8, []), (4, 15, [15])])
 def test_many_small_files_named_as_outputs_are_merged_once_as_far_as_they_unite(
     lake: EventLake, one: int, other: int, inputs: list[int]
 ) -> None:

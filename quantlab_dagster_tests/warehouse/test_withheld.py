@@ -16,11 +16,12 @@ from quantlab_dagster.lake.warehouse import AppHour, Scope
 from quantlab_dagster.warehouse import looking
 from quantlab_dagster.warehouse.checks import EVERY_FILE_READABLE, FEW_SMALL_FILES, gauges
 from quantlab_dagster.warehouse.judging import judge_now
-from quantlab_dagster.warehouse.looking import LookRecord, with_withheld, withheld_of
+from quantlab_dagster.warehouse.looking import LookRecord, read_look, with_withheld, withheld_of
 from quantlab_dagster.warehouse.outcome import HourStatus, undone
+from quantlab_dagster.warehouse.sweep import Sweep, sweep
 from quantlab_dagster_tests.conftest import RIG_BUCKET, Rig, s3_options
 from quantlab_dagster_tests.faults import FaultProxy
-from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, EventLake, rows_of, spec
+from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, EventLake, HourRecorder, rows_of, spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,6 +113,42 @@ def test_it_is_not_tried_in_each_run_and_said_in_each_until_it_can_be_read(
     assert readable(done.findings).passed
     assert judged(lake, NOW + 2 * LATER).passed
     assert len(lake.names(OLD)) == 1
+
+
+@pytest.mark.guards("withheld-stops-all")
+def test_more_hours_that_may_not_be_read_than_a_run_works_on_keep_no_others_waiting(
+    lake: EventLake, closed: list[str]
+) -> None:
+    hours = [AppHour("demo", HOUR - at * LATER) for at in range(9)]
+    kept = [data for one in hours for data in lake.put_spec(spec(hour=one.hour, files=2, rows=20))]
+    closed += [one.prefix for one in hours[:6]]
+
+    def run(at: int) -> Sweep:
+        return asyncio.run(sweep(lake.place(now=NOW + at * LATER), Scope(), HourRecorder(), most=5))
+
+    done = run(0)
+    assert ([item.partition for item in done.outcomes], done.left) == (hours[4::-1], 4)
+    assert {item.error for item in done.outcomes} == {"Archived"}
+    done = run(1)
+    compacted = [item.partition for item in done.having(HourStatus.COMPACTED)]
+    assert (compacted, done.left) == (hours[:5:-1], 0)
+    assert readable(done.findings).number == 6, "those that were not tried again, too"
+    record, _ = asyncio.run(read_look(lake.place(now=NOW)))
+    assert record is not None
+    assert (record.suffices, record.stopped_at) == (True, ""), "the rest may not be read: all has been looked at"
+    assert judged(lake, NOW + LATER).number == 6
+
+    new = lake.put_spec(spec(hour=RECENT.hour)) + lake.put_spec(spec(hour=HOUR - 20 * LATER))
+    done = run(2)
+    assert RECENT in {item.partition for item in done.having(HourStatus.COMPACTED)}
+    done = run(3)
+    assert (len(lake.names(AppHour("demo", HOUR - 20 * LATER))), done.left) == (1, 0)
+    closed.clear()
+    for at in (4, 5):
+        done = run(at)
+    assert readable(done.findings).passed
+    assert len(lake.objects()) == 11
+    assert lake.rows() == rows_of(kept + new)
 
 
 def test_what_is_gone_is_forgotten_within_two_rounds(lake: EventLake, closed: list[str]) -> None:
