@@ -16,6 +16,14 @@ from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 from dagster_celery.executor import celery_executor
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
+from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
+from kubernetes.client import (  # type: ignore[import-untyped]
+    V1Deployment,
+    V1PersistentVolumeClaim,
+    V1Service,
+    V1Volume,
+    V1VolumeMount,
+)
 
 from quantlab_dagster.defs.executor import executor_of
 from quantlab_dagster.settings import Settings
@@ -163,7 +171,7 @@ def test_the_deployment_is_one_that_the_chart_has() -> None:
 def test_the_launcher_of_kubernetes_understands_what_the_chart_gives_it() -> None:
     config = at("runLauncher.config.k8sRunLauncher")
     given = snake(config, but=("runK8sConfig",)) | {
-        "run_k8s_config": snake(config["runK8sConfig"], but=("containerConfig", "jobSpecConfig")),
+        "run_k8s_config": snake(config["runK8sConfig"], but=("containerConfig", "jobSpecConfig", "podSpecConfig")),
         "service_account_name": VALUES["global"]["serviceAccountName"],
         "instance_config_map": "dagster-instance",
         "dagster_home": "/opt/dagster/dagster_home",
@@ -174,6 +182,54 @@ def test_the_launcher_of_kubernetes_understands_what_the_chart_gives_it() -> Non
     pod = UserDefinedDagsterK8sConfig.from_dict(given["run_k8s_config"])  # type: ignore[no-untyped-call]
     assert pod.container_config["resources"]["limits"] == {"memory": "4Gi"}
     assert pod.job_spec_config
+    assert pod.pod_spec_config["security_context"]["fs_group"] == 10001, "who the image is, for what runs count in"
+
+
+def understood(model: type, written: Any) -> Any:
+    """What is written, as Kubernetes understands it; it refuses what it does not know."""
+    return k8s_model_from_dict(model, k8s_snake_case_dict(model, written))
+
+
+def of_kind(kind: str, model: type) -> Any:
+    """What deploy/kubernetes/metrics.yaml says of one kind."""
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "metrics.yaml").read_text()))
+    [found] = [one for one in documents if one["kind"] == kind]
+    return understood(model, found)
+
+
+def test_prometheus_finds_on_kubernetes_what_runs_count() -> None:
+    with pytest.raises(Exception, match="mountsPath"):
+        understood(V1VolumeMount, {"name": "metrics", "mountsPath": "/"})
+    claim = of_kind("PersistentVolumeClaim", V1PersistentVolumeClaim)
+    assert claim.spec.access_modes == ["ReadWriteMany"], "runs are on any node"
+    pod, service = of_kind("Deployment", V1Deployment).spec.template, of_kind("Service", V1Service)
+    [container] = pod.spec.containers
+    [deployment] = VALUES["dagster-user-deployments"]["deployments"]
+    volumes = [understood(V1Volume, one) for one in deployment["volumes"]]
+    mounts = [understood(V1VolumeMount, one) for one in deployment["volumeMounts"]]
+    [file] = re.findall(r"QUANTLAB_METRICS_FILE=(\S+)/\w+\.prom", (DEPLOY / "docker" / "Dockerfile").read_text())
+    for there, mounted in ((pod.spec.volumes, container.volume_mounts), (volumes, mounts)):
+        [name] = [one.name for one in there if one.persistent_volume_claim]
+        [volume] = [one.persistent_volume_claim.claim_name for one in there if one.name == name]
+        assert volume == claim.metadata.name
+        assert [one.mount_path for one in mounted if one.name == name] == [file]
+    image = deployment["image"]
+    assert container.image == f"{image['repository']}:{image['tag']}"
+    assert " ".join(container.args) == "quantlab metrics serve --host 0.0.0.0 --port 9109"
+    assert container.env_from[0].secret_ref.name == deployment["envSecrets"][0]["name"]
+    assert service.spec.selector.items() <= pod.metadata.labels.items()
+    assert service.spec.ports[0].target_port == container.ports[0].name
+    assert service.spec.ports[0].port == container.ports[0].container_port == 9109
+    given = {one.name: one.value for one in container.env}
+    lakes = {name: value for name, value in deployment["env"].items() if name.endswith("_URL")}
+    assert given.items() >= lakes.items()
+    assert {"QUANTLAB_RAW_URL", "QUANTLAB_COMPACT_URL", "WAREHOUSE_URL"} == set(lakes)
+    of_image = set(re.findall(r"env: (\w+)", (DEPLOY / "docker" / "dagster.yaml").read_text()))
+    assert set(given) - set(lakes) == of_image, "which is the instance in it"
+    history = VALUES["postgresql"]
+    assert given["DAGSTER_POSTGRES_HOST"] == history["postgresqlHost"]
+    assert given["DAGSTER_POSTGRES_USER"] == history["postgresqlUsername"]
+    assert given["DAGSTER_POSTGRES_DB"] == history["postgresqlDatabase"]
 
 
 def test_the_logs_of_kubernetes_are_understood() -> None:
