@@ -282,7 +282,7 @@ def test_days_of_different_units_are_not_mixed(local: ReadLake) -> None:
 def test_a_day_in_no_unit_is_not_mixed_with_days_in_one(local: ReadLake) -> None:
     """Its rows would be compared with a range in the others' unit, and dropped or taken by chance."""
     local.put(day_of(), [MIDNIGHT_MS, MIDNIGHT_MS + 1])
-    local.put(day_of(day=NEXT), [0, (MIDNIGHT_MS + DAY_MS) * 10**6])
+    local.put(day_of(day=NEXT), [0, 10])
     lake, different = local.open(), r"20260109 in no usual unit and .*20260108 in ms: have ts_event in different units"
     for given_ in ({}, {"start": DAY, "end": DAY + dt.timedelta(days=2)}, {"start": MIDNIGHT_MS}):
         with pytest.raises(reader.TimeUnitUnclear, match=different):
@@ -291,6 +291,11 @@ def test_a_day_in_no_unit_is_not_mixed_with_days_in_one(local: ReadLake) -> None
         lake.rows(start="2026-01-09T12:00:00Z")
     local.put(day_of(day=NEXT), [])
     assert local.open().rows(start=DAY).polars().height == 2
+    local.put(day_of(day=NEXT), [0, (MIDNIGHT_MS + DAY_MS) * 10**6])
+    with pytest.raises(reader.TimeUnitUnclear, match="20260108 in ms and .*20260109 in ns: have ts_event in different"):
+        local.open().rows(start=DAY)
+    local.put(day_of(day=NEXT), [0, MIDNIGHT_MS + DAY_MS])
+    assert local.open().rows(start=DAY, end=DAY + dt.timedelta(days=2)).polars().height == 3, "a row far off hides none"
 
 
 @pytest.mark.parametrize("has_statistics", [True, False])

@@ -54,12 +54,14 @@ class InProcess:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(files_held_open())
-        self._stack.enter_context(engines_shared())
-        self._stack.enter_context(_mirrors_apart())
-        self.instance = self._stack.enter_context(open_instance(self._home))
-        self._stack.enter_context(runs_located(self.instance))
-        self.end_dead_runs()
+        with ExitStack() as stack:
+            stack.enter_context(files_held_open())
+            stack.enter_context(engines_shared())
+            stack.enter_context(_mirrors_apart())
+            self.instance = stack.enter_context(open_instance(self._home))
+            stack.enter_context(runs_located(self.instance))
+            self.end_dead_runs()
+            self._stack = stack.pop_all()  # what fails before leaves nothing open
         return self
 
     def __exit__(self, *_: object) -> None:
