@@ -27,11 +27,12 @@ from quantlab_dagster.cli.quality import quality
 from quantlab_dagster.cli.serving import daemon, dev, webserver
 from quantlab_dagster.cli.state import catch_up, state_app, status
 from quantlab_dagster.cli.warehouse import warehouse_app
-from quantlab_dagster.errors import DayRefused, NothingToAccept, PathError, QuantlabError, SettingsError
+from quantlab_dagster.errors import DayRefused, NothingToAccept, PathError, QuantlabError, SettingsError, TableFormat
 
 __all__ = ["app", "main"]
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
+_REFUSED = (SettingsError, DayRefused, NothingToAccept, PathError, TableFormat)
 
 app = typer.Typer(
     name="quantlab",
@@ -102,7 +103,7 @@ def _leave_with(error: QuantlabError) -> NoReturn:
     from quantlab_dagster.cli.screen import Screen
 
     Screen().error(str(error))
-    sys.exit(EXIT_USAGE if isinstance(error, (SettingsError, DayRefused, NothingToAccept, PathError)) else EXIT_FOUND)
+    sys.exit(EXIT_USAGE if isinstance(error, _REFUSED) else EXIT_FOUND)
 
 
 def _spare_collections() -> None:

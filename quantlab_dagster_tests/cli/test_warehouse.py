@@ -449,6 +449,12 @@ def test_a_lake_of_another_layout_is_a_finding_until_the_layout_is_set(
     assert [path.parent.name for path in (root.parent / "slots").rglob("hour=*.json")] == ["day=15"]
     (root / "_delta_log").mkdir()
     (root / "_delta_log" / "0.json").touch()
-    refused = quantlab("warehouse", "compact")
-    assert refused.returncode == 1
-    assert "belongs to a table of Delta" in refused.stderr + refused.stdout
+    for command in ("compact", "status"):
+        refused = quantlab("warehouse", command)
+        assert refused.returncode == 2
+        assert f"error: {root}/_delta_log/: this belongs to a table of Delta" in refused.stderr
+    for command in ("compact", "recover", "status"):
+        monkeypatch.setenv("WAREHOUSE_URL", "gs://x/y")
+        refused = quantlab("warehouse", command)
+        assert refused.returncode == 2
+        assert "error: gs://x/y: is no URL this project knows" in refused.stderr

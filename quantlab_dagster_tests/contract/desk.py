@@ -209,7 +209,7 @@ def events(desk: Desk) -> None:
     _put_plan(desk, recovered)
     desk("warehouse recover --json", exits=1, document="warehouse-recover", COMPACTION_HOOK_COMMAND="no-such-program")
     for command in ("compact", "recover"):
-        desk(f"warehouse {command} --json", exits=1, document=f"warehouse-{command}", **_no_lake(desk))
+        desk(f"warehouse {command} --json", exits=2, document=f"warehouse-{command}", **_no_lake(desk))
 
 
 _MALFORMED = b"no json"

@@ -13,7 +13,7 @@ from quantlab_dagster.defs.progress import HourListeners, extra_hour_listener
 from quantlab_dagster.defs.warehouse.hooking import extra_hook_listener
 from quantlab_dagster.defs.warehouse.job import SWEEP_OP, check_schedule
 from quantlab_dagster.defs.warehouse.recording import ERROR
-from quantlab_dagster.errors import ServerUnsafe
+from quantlab_dagster.errors import ServerUnsafe, SettingsError, TableFormat
 from quantlab_dagster.lake.warehouse import hour_text
 from quantlab_dagster.warehouse.outcome import HourOutcome, HourStatus
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SweepReport", "compact_warehouse", "refuse_wrong_schedule"]
 
 _ALL = 10_000_000  # a person is waiting, and watching
+_REFUSALS = {error.__name__ for error in (ServerUnsafe, SettingsError, TableFormat)}
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ class SweepReport:
         run_id: of the run, for the UI.
         outcomes: partitions that needed work, in the order they ended.
         failures: why the run failed, where that is not the failure of a partition; empty if it did not.
-        refused: whether nothing was done, since the server is not safe.
+        refused: whether nothing was done, since the server is not safe, or the settings name no lake to work on.
         hook: how the command ended that followed the run; None if there was none.
         failed_checks: what is wrong with the lake, by the name of the check; nothing is known of it after `recover`.
     """
@@ -113,8 +114,8 @@ def compact_warehouse(
         report.failed_checks = _failed_checks(runner.instance, result.run_id)
     report.run_id = result.run_id
     known = {item.reason for item in report.outcomes if item.status is HourStatus.FAILED}
-    report.failures = step_failures(result, {SWEEP_OP: known})
-    report.refused = ServerUnsafe.__name__ in step_errors(result, ERROR)
+    report.failures = [text.removeprefix(f"{SWEEP_OP}: ") for text in step_failures(result, {SWEEP_OP: known})]
+    report.refused = bool(_REFUSALS & step_errors(result, ERROR))
     return report
 
 
