@@ -50,6 +50,8 @@ _COMPACTED = "compacted_"
 _HOUR = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T -]?(\d{2})(?::?00)?Z?")
 _NAMESPACE = uuid.UUID("0c5ab3a4-54f5-5d1b-9d8c-3f5f0c2f3a51")
 _LISTINGS_AT_ONCE = 32
+_FOLDER = "_$folder$"
+"""With what the name of Hadoop's mark of a directory ends."""
 _LIKE_DATA = re.compile(r"^[^.]+$|\.(parquet|parq|pq)(\.(gz|snappy|zst|zstd|lz4|br))?$", re.IGNORECASE)
 """Names that may be those of events: Parquet's, and those of no kind at all, as part-00000."""
 # U+FFFD is what servers send in the place of a control character, which XML cannot hold: it finds nothing again.
@@ -257,7 +259,7 @@ async def list_hour(store: Store, partition: AppHour) -> list[ObjectInfo]:
     return [
         info
         for info in await store.list_objects(prefix)
-        if info.key == f"{prefix}{info.name}" and layout.is_event_file(info.name)
+        if info.key == f"{prefix}{info.name}" and _is_event_file(info, layout)
     ]
 
 
@@ -351,7 +353,7 @@ async def _tell_others(
     store: Store, layout: Layout, directories: list[str], files: tuple[str, ...], told: Told
 ) -> None:
     for name in files:
-        if layout.is_event_file(name):
+        if layout.is_event_file(name) and not name.endswith(_FOLDER):
             told.tell_unexplained(name)
     gate = asyncio.Semaphore(_LISTINGS_AT_ONCE)
 
@@ -366,7 +368,7 @@ async def _tell_others(
                 told.tell_denied(f"{name}/", str(error))
                 return
         for info in below:
-            if _holds_events(info.key, layout):
+            if _holds_events(info, layout):
                 told.tell_unexplained(info.key)
 
     await _all(one, directories)
@@ -384,10 +386,18 @@ def _chosen(others: list[str], turn: Turn | None, told: Told) -> list[str]:
     return chosen + again[:_PEEKS_IN_TURN]
 
 
-def _holds_events(key: str, layout: Layout) -> bool:
+def _is_event_file(info: ObjectInfo, layout: Layout) -> bool:
+    """Whether an object holds events by its name, and is no mark of a directory, which has no bytes."""
+    marks = not info.size_bytes and (
+        info.name.endswith(_FOLDER) or ("/" in info.key and layout.may_lead_to_events(f"{info.key}/"))
+    )
+    return layout.is_event_file(info.name) and not marks
+
+
+def _holds_events(info: ObjectInfo, layout: Layout) -> bool:
     """Whether an engine would read this object, whatever the layout says of where it lies."""
-    *directories, name = key.split("/")
-    return layout.is_event_file(name) and not any(text.startswith(("_", ".")) for text in directories)
+    directories = info.key.split("/")[:-1]
+    return _is_event_file(info, layout) and not any(text.startswith(("_", ".")) for text in directories)
 
 
 async def find_hours(
@@ -556,10 +566,10 @@ class _Walk:
         if info.name == HUDI_MARKER and self._explained and not deeper and self._partition is not None:
             self._told.tell_table(self._layout.prefix_of(self._partition.app), "Hudi")
         if deeper or not self._explained:
-            _tell(info.key, self._layout, self._told)
-        elif self._partition is not None and self._layout.is_event_file(info.name):
+            _tell(info, self._layout, self._told)
+        elif self._partition is not None and _is_event_file(info, self._layout):
             self._files.append(info)
-        elif self._partition is not None and not info.name.startswith(("_", ".")):
+        elif self._partition is not None and not info.name.startswith(("_", ".")) and not info.name.endswith(_FOLDER):
             self._unmatched = self._unmatched or info.key
             if _LIKE_DATA.search(info.name):
                 self._like_data = self._like_data or info.key
@@ -583,16 +593,16 @@ class _Walk:
         self._files, self._directory, self._partition = [], "", None
 
 
-def _tell(key: str, layout: Layout, told: Told) -> None:
+def _tell(info: ObjectInfo, layout: Layout, told: Told) -> None:
     """Tell of an object that lies in no partition."""
-    parts = key.split("/")
+    key, parts = info.key, info.key.split("/")
     table = table_of_key(key)
     if table is not None:
         told.tell_table(*table)
     elif _LOST in key:
         at = next(at for at, part in enumerate(parts) if _LOST in part)
         told.tell_odd("/".join([*parts[:at], repr(parts[at])]))
-    elif _holds_events(key, layout):
+    elif _holds_events(info, layout):
         told.tell_unexplained(key)
 
 

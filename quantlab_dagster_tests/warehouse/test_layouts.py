@@ -21,7 +21,7 @@ from quantlab_dagster.errors import AccessDenied, SettingsError, TableFormat
 from quantlab_dagster.lake.store.local import LocalStore
 from quantlab_dagster.lake.store.opening import open_store
 from quantlab_dagster.lake.template import DEFAULT_TEMPLATE, Layout
-from quantlab_dagster.lake.warehouse import SLOTS, AppHour, Scope
+from quantlab_dagster.lake.warehouse import SLOTS, AppHour, Scope, Told, find_hours, list_hour
 from quantlab_dagster.warehouse import looking
 from quantlab_dagster.warehouse.checks import EVERY_FILE_EXPLAINED, EVERY_FILE_READABLE, NO_CORRUPT_FILES
 from quantlab_dagster.warehouse.judging import judge_now
@@ -32,8 +32,10 @@ from quantlab_dagster.warehouse.slot import Corrupt, ReplacementPlan, Slot
 from quantlab_dagster.warehouse.sweep import recover
 from quantlab_dagster_tests.conftest import Rig
 from quantlab_dagster_tests.warehouse.event_lakes import HOUR, LATER, SOON, EventLake, HourRecorder
+from quantlab_dagster_tests.warehouse.model_s3 import Bucket, ModelStore
 
 if TYPE_CHECKING:
+    from quantlab_dagster.errors import UnaddressableKey
     from quantlab_dagster.lake.store.objects import Names, ObjectInfo
     from quantlab_dagster.warehouse.sweep import Sweep
 
@@ -267,6 +269,34 @@ def test_a_lake_without_any_file_is_told_and_nothing_is_written_there(lake: Even
     assert asyncio.run(lake.store.list_objects("")) == []
     put(lake, LAYOUTS["padded"][1])
     assert [one.name for one in lake.sweep(now=EARLY + DAY_LATER).findings if not one.passed] == []
+
+
+@pytest.mark.parametrize("files", ["*", "*.parquet"])
+def test_marks_of_directories_are_no_files(files: str) -> None:
+    """Zero bytes, as consoles and Hadoop leave them; listed without the slash at their end."""
+    bucket, layout = Bucket(), Layout("{app}/{Y}/{m}/{d}/{H}", files)
+    for number in range(3):
+        bucket.write(f"demo/2026/01/15/10/part-{number}.parquet", b"x")
+    for mark in ("demo/2026", "demo/2026/01/15", "demo/2026/01/15/10", "demo/2026/01/15/11"):
+        bucket.write(mark, b"")
+    for mark in ("demo", "demo/2026", "demo/2026/01/15/10", "demo/2026/01/15/10/part"):
+        bucket.write(f"{mark}_$folder$", b"")
+    found: dict[AppHour, int] = {}
+    told = Told()
+
+    def take(partition: AppHour, listed: list[ObjectInfo] | UnaddressableKey) -> None:
+        assert isinstance(listed, list)
+        found[partition] = len(listed)
+
+    store = ModelStore(bucket).store
+    asyncio.run(find_hours(store, Scope(), take, told, layout))
+    [partition] = found
+    assert found == {partition: 3}
+    assert len(asyncio.run(list_hour(store, partition))) == 3
+    assert (told.unexplained, told.unmatched) == ({}, {})
+    bucket.write("demo/2026/part", b"x")
+    asyncio.run(find_hours(store, Scope(), take, told, layout))
+    assert told.unexplained == ({"demo": "demo/2026/part"} if files == "*" else {})
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "events.parquet.crc.txt", "notes.md"])
