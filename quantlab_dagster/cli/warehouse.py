@@ -302,7 +302,7 @@ def _say_report(screen: "Screen", report: "SweepReport") -> None:
         tell(f"{hook_line(report.hook)}{'' if report.hook.result is HookResult.SUCCESS else '; what was merged stays'}")
     for outcome in report.outcomes:
         if outcome.withheld:
-            screen.say(f"{outcome.partition}: {outcome.reason}")
+            screen.say(f"{outcome.partition.told}: {outcome.reason}")
     for name, text in report.failed_checks.items():
         screen.say(f"FAIL {name}: {text}")
     for failure in report.failures:

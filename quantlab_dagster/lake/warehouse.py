@@ -117,6 +117,11 @@ class AppHour:
         app, hour = read
         return cls(app, hour, "" if directory == layout.directory(app, hour) else directory, layout)
 
+    @property
+    def told(self) -> str:
+        """As people are told of it: two directories may be one hour, if one of them is spelled otherwise."""
+        return f"{self} ({self.directory.rstrip('/')})" if self.directory else str(self)
+
     def __str__(self) -> str:
         text = hour_text(self.hour) if self.layout.by_hour else f"{self.hour.year:04d}{self.hour:-%m-%d}"
         return f"{self.app}/{text}" if self.app else text

@@ -67,7 +67,7 @@ def findings(
     done = {item.partition for item in outcomes if item.status in (HourStatus.COMPACTED, HourStatus.UNTOUCHED)}
     late = [look for look in looks if look.merges and look.partition.last_hour + ONE_HOUR + _DUE_AFTER <= now]
     small = [
-        f"{look.partition} ({look.small})"
+        f"{look.partition.told} ({look.small})"
         for look in late
         if look.partition not in done and look.partition.prefix not in withheld
     ]
@@ -77,8 +77,8 @@ def findings(
     waiting = [f"{partition.key(item.name)} ({item.reason})" for partition, item in aside if item.waits]
     corrupt += [f"{path} (no request can name it)" for path in odd if not path.startswith(SLOTS)]
     corrupt += [f"{look.partition.prefix} ({look.unreadable})" for look in looks if look.unlisted]
-    open_plans = [f"{partition}" for partition, slot in readable.items() if slot.plan is not None]
-    open_plans += [f"{partition} (unreadable slot)" for partition in slots if partition not in readable]
+    open_plans = [partition.told for partition, slot in readable.items() if slot.plan is not None]
+    open_plans += [f"{partition.told} (unreadable slot)" for partition in slots if partition not in readable]
     open_plans += [f"{path} (no request can name it)" for path in odd if path.startswith(SLOTS)]
     strangers = _strangers(told)
     closed = [f"{prefix} ({why})" for prefix, why in sorted({**withheld, **told.denied}.items())]

@@ -118,7 +118,7 @@ class HourListener(Protocol):
 
 def hour_line(outcome: HourOutcome) -> str:
     """One line on an hour: files merged, bytes in and out, rows, time, and how it ended."""
-    text = f"{outcome.partition}: "
+    text = f"{outcome.partition.told}: "
     if outcome.replacements:
         outputs = len(outcome.replacements)
         recovered = sum(item.recovered for item in outcome.replacements)

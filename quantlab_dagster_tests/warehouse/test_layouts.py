@@ -27,7 +27,7 @@ from quantlab_dagster.warehouse.checks import EVERY_FILE_EXPLAINED, EVERY_FILE_R
 from quantlab_dagster.warehouse.judging import judge_now
 from quantlab_dagster.warehouse.look import look_over
 from quantlab_dagster.warehouse.looking import LOOK_KEY, LookRecord, read_look
-from quantlab_dagster.warehouse.outcome import HourStatus
+from quantlab_dagster.warehouse.outcome import HourStatus, hour_line
 from quantlab_dagster.warehouse.slot import Corrupt, ReplacementPlan, Slot
 from quantlab_dagster.warehouse.sweep import recover
 from quantlab_dagster_tests.conftest import Rig
@@ -269,6 +269,13 @@ def test_a_lake_without_any_file_is_told_and_nothing_is_written_there(lake: Even
     assert asyncio.run(lake.store.list_objects("")) == []
     put(lake, LAYOUTS["padded"][1])
     assert [one.name for one in lake.sweep(now=EARLY + DAY_LATER).findings if not one.passed] == []
+
+
+def test_two_directories_of_one_hour_are_told_apart(lake: EventLake) -> None:
+    for seed, name in enumerate(("padded", "unpadded")):
+        put(lake, LAYOUTS[name][1], seed=seed)
+    lines = sorted(hour_line(outcome).partition(": ")[0] for outcome in lake.sweep(now=EARLY + DAY_LATER).outcomes)
+    assert lines == ["demo/2026-01-05T09", f"demo/2026-01-05T09 ({LAYOUTS['unpadded'][1].rstrip('/')})"]
 
 
 @pytest.mark.parametrize("files", ["*", "*.parquet"])

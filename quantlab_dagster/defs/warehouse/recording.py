@@ -139,4 +139,4 @@ def raise_failures(done: Sweep, *, busy_too: bool = False) -> None:
 
 
 def _reasons(outcomes: Sequence[HourOutcome]) -> str:
-    return name_some([f"{item.partition}: {item.reason}" for item in outcomes], _MOST_REASONS)
+    return name_some([f"{item.partition.told}: {item.reason}" for item in outcomes], _MOST_REASONS)
