@@ -262,6 +262,21 @@ _KERNEL = Chapter(
             "Columns that Parquet or Polars would not give back as they were came out as something else.",
         ),
         Fault(
+            "nested-drift-dies",
+            "A day or hour with a struct, a list of structs or a map failed for ever where its parts differed in"
+            " another column.",
+        ),
+        Fault(
+            "untyped-nulls-die",
+            "A column of empty lists, or of nulls without Arrow's schema, ended the run with a traceback"
+            " and no culprit.",
+        ),
+        Fault(
+            "case-united",
+            "Columns whose names differ in case only were united into one file, of which engines read half or nothing.",
+        ),
+        Fault("ids-doubled", "An output had one field id on two columns, or the ids of its columns were dropped."),
+        Fault(
             "widening-loses",
             "Parts of different types were united with a loss: integers through floats, decimals, unsigned.",
         ),
@@ -359,6 +374,13 @@ _EVENTS = Chapter(
         Fault(
             "table-compacted",
             "An app that is a Delta, Iceberg or Spark table was compacted where hours were looked at without its log.",
+        ),
+        Fault(
+            "table-above", "A lake whose URL lies within a Delta, Hudi or Iceberg table was compacted without a word."
+        ),
+        Fault(
+            "red-for-ever",
+            "A file of another kind beside events, or a mark of a directory, failed a check from the first run on.",
         ),
         Fault(
             "overlooked-lake",

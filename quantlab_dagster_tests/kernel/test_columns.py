@@ -219,6 +219,7 @@ def test_conflict_names_both_parts_the_column_and_both_types() -> None:
         assert named in caught.value.cause
 
 
+@pytest.mark.guards("case-united")
 @pytest.mark.parametrize("names", list(itertools.permutations([("eventType",), ("eventtype",)])))
 def test_names_that_differ_only_in_case_do_not_unite(names: list[tuple[str, ...]]) -> None:
     [[first], [second]] = names

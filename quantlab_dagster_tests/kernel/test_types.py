@@ -206,6 +206,7 @@ NESTED = {
 }
 
 
+@pytest.mark.guards("nested-drift-dies")
 @pytest.mark.parametrize("lake", LAKES)
 @pytest.mark.parametrize("kind", NESTED)
 def test_nested_columns_unite_where_another_column_drifts(kind: str, lake: str, tmp_path: Path) -> None:
@@ -229,6 +230,7 @@ UNTYPED = {
 }
 
 
+@pytest.mark.guards("untyped-nulls-die")
 @pytest.mark.parametrize("lake", LAKES)
 @pytest.mark.parametrize("store_schema", [True, False])
 @pytest.mark.parametrize("kind", UNTYPED)
@@ -242,6 +244,7 @@ def test_nulls_of_no_type_within_something_are_refused_by_themselves(
     assert caught.value.part == "a"
 
 
+@pytest.mark.guards("untyped-nulls-die")
 def test_column_of_no_type_without_arrow_s_schema_is_refused_but_for_the_order_column(tmp_path: Path) -> None:
     with pytest.raises(SchemaConflict, match=r"'x' has no type"):
         survey_of([one_column("a", pa.nulls(2), store_schema=False)])
@@ -284,6 +287,7 @@ def test_id_in_which_parts_differ_goes_from_a_flat_column_too() -> None:
     assert ids("7", "8") is None
 
 
+@pytest.mark.guards("ids-doubled")
 def test_an_id_that_two_columns_have_keeps_parts_apart() -> None:
     def part(key: str, **ids: str) -> Part:
         fields = [pa.field(name, pa.int64(), metadata={"PARQUET:field_id": one}) for name, one in ids.items()]

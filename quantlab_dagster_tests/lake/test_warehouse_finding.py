@@ -246,7 +246,7 @@ ABOVE = {
 }
 
 
-@pytest.mark.guards("table-compacted")
+@pytest.mark.guards("table-above")
 @pytest.mark.parametrize("below", ["data", "data/region=eu"])
 @pytest.mark.parametrize(("key", "kind"), ABOVE.items(), ids=list(ABOVE))
 def test_a_lake_within_a_table_is_refused_by_name(rig: Rig, key: str, kind: str, below: str) -> None:

@@ -76,6 +76,7 @@ def test_drifted_files_become_an_output_of_their_own(lake: EventLake) -> None:
     assert (again.outcomes, again.requests["GET"]) == ((), 1)
 
 
+@pytest.mark.guards("case-united")
 def test_files_that_spell_a_column_in_another_case_become_an_output_of_their_own(lake: EventLake) -> None:
     """In one file DuckDB would find half of the values in `eventtype_1`, and Spark nothing at all."""
     put = lake.put(PARTITION, [*events(0, 3, eventType="a"), *events(3, 2, eventtype="b")])
