@@ -292,7 +292,9 @@ def test_a_day_in_no_unit_is_not_mixed_with_days_in_one(local: ReadLake) -> None
     local.put(day_of(day=NEXT), [])
     assert local.open().rows(start=DAY).polars().height == 2
     local.put(day_of(day=NEXT), [0, (MIDNIGHT_MS + DAY_MS) * 10**6])
-    with pytest.raises(reader.TimeUnitUnclear, match="20260108 in ms and .*20260109 in ns: have ts_event in different"):
+    with pytest.raises(
+        reader.TimeUnitUnclear, match=r"20260108 in ms and .*20260109 in ns: have ts_event in different"
+    ):
         local.open().rows(start=DAY)
     local.put(day_of(day=NEXT), [0, MIDNIGHT_MS + DAY_MS])
     assert local.open().rows(start=DAY, end=DAY + dt.timedelta(days=2)).polars().height == 3, "a row far off hides none"
