@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from quantlab_dagster.kernel.frames import read_parts
 from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES
-from quantlab_dagster.kernel.writer import ROW_GROUP_ROWS
+from quantlab_dagster.kernel.writer import ROW_GROUP_BYTES, ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     from quantlab_dagster.kernel.survey import Survey
@@ -39,7 +39,8 @@ def window_rows(row_bytes: int, budget_bytes: int, row_group_rows: int = ROW_GRO
         row_group_rows: rows that the writer holds until they fill a row group.
     """
     row = row_bytes + _HELPER_BYTES
-    available = budget_bytes - _FIXED_BYTES - _COPIES_OF_ROW_GROUP * row_group_rows * row
+    row_group_bytes = min(row_group_rows * row, ROW_GROUP_BYTES)
+    available = budget_bytes - _FIXED_BYTES - _COPIES_OF_ROW_GROUP * row_group_bytes
     # Never less than an eighth of the budget: what is fixed may not starve the windows.
     return max(1, max(available, budget_bytes // 8) // (_COPIES_OF_WINDOW * row))
 

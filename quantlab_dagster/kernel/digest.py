@@ -115,7 +115,13 @@ def digest_file(
 
 
 def digest_group(
-    content: pa.Buffer, where: str, order: Order, *, constants: Mapping[str, ConstantValue], first: int
+    content: pa.Buffer,
+    where: str,
+    order: Order,
+    *,
+    constants: Mapping[str, ConstantValue],
+    first: int,
+    batch_rows: int = _BATCH_ROWS,
 ) -> FileDigest:
     """The same of a row group, in a file of its own.
 
@@ -125,11 +131,12 @@ def digest_group(
         order: of the rows.
         constants: as above.
         first: index of its first row in the file to which it belongs.
+        batch_rows: how many rows to read at once, where they are so wide that the usual number is too large.
 
     Raises:
         AuditFailed, MachineFault: as above.
     """
-    return _digest(_Source(content, where, order.column, order.numbered, constants), first)
+    return _digest(_Source(content, where, order.column, order.numbered, constants, batch_rows), first)
 
 
 def joined(before: FileDigest, after: FileDigest) -> FileDigest:
@@ -159,6 +166,7 @@ class _Source:
     order_by: str
     numbered: bool
     constants: Mapping[str, ConstantValue]
+    batch_rows: int = _BATCH_ROWS
 
     @property
     def left_out(self) -> set[str]:
@@ -219,7 +227,10 @@ def _batches(source: _Source) -> Iterator[pl.DataFrame]:
             for needed in [source.order_by, SEQ] if source.numbered else [source.order_by]:
                 if needed not in names:
                     raise _unproved(source.where, f"column {needed!r} is missing")
-            for batch in file.iter_batches(_BATCH_ROWS, use_threads=not isinstance(source.content, pa.Buffer)):
+            # No batch of wide rows is of several row groups, which have fewer of those.
+            largest = max((file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)), default=0)
+            batch_rows = max(1, min(_BATCH_ROWS, source.batch_rows, largest))
+            for batch in file.iter_batches(batch_rows, use_threads=not isinstance(source.content, pa.Buffer)):
                 if batch.num_rows:
                     yield _frame(source, batch, names)
     except (pa.ArrowException, OSError, ValueError, IndexError, MemoryError) as error:

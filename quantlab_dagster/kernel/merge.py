@@ -79,7 +79,7 @@ def merge(
             it can work with is a few times the largest row group among the parts.
         bucket_width: width of the histogram's buckets, in units of the order column.
         metadata: key-value pairs for the file.
-        row_group_rows: rows per row group of the file, where the usual number does not fit.
+        row_group_rows: rows per row group of the file, where the usual number does not fit; of wide rows fewer.
         threads: how many row groups are encoded, and batches distributed, at once; they do not show in the bytes.
         split: whether floats may be split into streams of bytes (`encodings`).
         observer: watches the rows as they are handed to the file.
@@ -103,6 +103,7 @@ def merge(
                 metadata,
                 row_group_rows=row_group_rows,
                 threads=threads,
+                budget_bytes=budget_bytes,
                 split=split,
             ) as writer,
             closing(ahead(iter(windows)) if windows.count > 1 else iter(windows)) as frames,

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -20,14 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantlab_dagster.kernel.arrays import retyped
+from quantlab_dagster.kernel.bounds import least_row_bytes
 from quantlab_dagster.kernel.columns import SEQ
 from quantlab_dagster.kernel.digest import digest_group, joined
 from quantlab_dagster.kernel.encodings import choose_encodings, encoding_options, sample_rows
 from quantlab_dagster.kernel.layout import ARROW_SCHEMA, restored, store_type
 from quantlab_dagster.kernel.leaves import is_ordered_otherwise
 from quantlab_dagster.kernel.parts import footer_bytes
+from quantlab_dagster.kernel.sizes import row_sizes
 from quantlab_dagster.kernel.stitch import Piece, Stitcher, check_stitched, take_apart
-from quantlab_dagster.kernel.terms import FileDigest
+from quantlab_dagster.kernel.terms import DEFAULT_BUDGET_BYTES, FileDigest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +40,18 @@ if TYPE_CHECKING:
     from quantlab_dagster.kernel.leaves import ColumnType
     from quantlab_dagster.kernel.survey import Order
 
-__all__ = ["ROW_GROUP_ROWS", "SortedFileWriter", "Written"]
+__all__ = ["ROW_GROUP_BYTES", "ROW_GROUP_ROWS", "SortedFileWriter", "Written"]
 
 ROW_GROUP_ROWS = 262_144
 """Rows per row group: a measured trade between size and what a reader of one minute must fetch (benchmarks/)."""
+
+ROW_GROUP_BYTES = 128 << 20
+"""Of wide rows a row group has only as many as take so many bytes decoded (`row_sizes`), at least one."""
+
+_LABEL_BYTES = 4  # of a text that is constant: its index in a dictionary of one entry
+# A row group that is encoded is there about twice, and once more as it is read back.
+_ENCODED_SHARE = 2
+_READ_BACK_BYTES = 16 << 20
 
 _OLDEST = pl.CompatLevel.oldest()  # large_string rather than string views, which the writer does not take
 
@@ -58,8 +69,37 @@ class Written:
     sha256: str
 
 
+@dataclass(slots=True)
+class _Group:
+    """Rows of one row group.
+
+    Attributes:
+        frames: they, in order.
+        first: how many rows come before them.
+        rows: how many they are.
+        size_bytes: what they take decoded.
+    """
+
+    frames: list[pl.DataFrame]
+    first: int
+    rows: int = 0
+    size_bytes: int = 0
+
+    def add(self, frame: pl.DataFrame, size_bytes: int) -> None:
+        """Take more rows."""
+        self.frames.append(frame)
+        self.rows += frame.height
+        self.size_bytes += size_bytes
+
+    def head(self, rows: int) -> pl.DataFrame:
+        """The first of them, as one chunk."""
+        starts = accumulate((frame.height for frame in self.frames), initial=0)
+        few = [frame.head(rows - start) for start, frame in zip(starts, self.frames, strict=False) if start < rows]
+        return pl.concat(few, rechunk=True)
+
+
 class SortedFileWriter:
-    """Writes frames of sorted rows, cut into row groups of fixed size whatever the frames' sizes are.
+    """Writes frames of sorted rows, cut into row groups by what the rows are, whatever the frames' sizes are.
 
     `sorting_columns` is declared in the file because the merge proves the order before anyone sees the file.
 
@@ -68,8 +108,9 @@ class SortedFileWriter:
         columns: the united columns; constant ones are added here.
         order: decides the declared sorting columns, and whether `seq` follows the order column.
         metadata: further key-value pairs for the file's own metadata. Nothing in it may depend on the clock.
-        row_group_rows: rows per row group, where the usual number does not fit.
-        threads: how many row groups are encoded at once.
+        row_group_rows: rows per row group, where the usual number does not fit; of wide rows fewer.
+        threads: how many row groups are encoded at once, as far as the budget allows.
+        budget_bytes: memory for all that is encoded at once; it does not show in the bytes.
         split: whether floats may be split into streams of bytes (`encodings`).
     """
 
@@ -82,6 +123,7 @@ class SortedFileWriter:
         *,
         row_group_rows: int | None = None,
         threads: int = 1,
+        budget_bytes: int = DEFAULT_BUDGET_BYTES,
         split: bool = True,
     ) -> None:
         self._group_rows = row_group_rows or ROW_GROUP_ROWS
@@ -94,11 +136,14 @@ class SortedFileWriter:
         self._pairs = columns.metadata | _own_arrow_schema(self._types)
         self._pairs |= {key.encode(): value.encode() for key, value in (metadata or {}).items()}
         self._options = _writer_options(self._schema, columns, order)
-        self._waiting: list[pl.DataFrame] = []
-        self._waiting_rows = 0
-        self._submitted_rows = 0
+        self._constant_bytes = sum(
+            _LABEL_BYTES if isinstance(value, str) else least_row_bytes(columns.dtypes[name])
+            for name, value in columns.constants.items()
+        )
+        self._waiting = _Group([], first=0)
         self._threads = threads
-        self._coming: deque[Future[tuple[Piece, FileDigest]]] = deque()
+        self._most_bytes = budget_bytes // _ENCODED_SHARE
+        self._coming: deque[tuple[int, Future[tuple[Piece, FileDigest]]]] = deque()
         self._pieces: list[Piece] = []
         self._digests: list[FileDigest] = []
         with ExitStack() as stack:
@@ -116,39 +161,52 @@ class SortedFileWriter:
 
     def append(self, frame: pl.DataFrame) -> None:
         """Take the next rows: the varying columns and `seq`, in order. Writes whole row groups as they fill."""
-        self._waiting.append(frame)
-        self._waiting_rows += frame.height
-        while self._waiting_rows >= self._group_rows:
-            group, first = self._next_group()
-            self._make_room()
-            self._coming.append(self._encoders.submit(self._encoded, group, first))
+        ends = np.cumsum(row_sizes(frame) + self._constant_bytes)
+        start = 0
+        while start < frame.height:
+            end = self._end_of_group(ends, start)
+            if end > start:
+                size_bytes = int(ends[end - 1] - (ends[start - 1] if start else 0))
+                self._waiting.add(frame.slice(start, end - start), size_bytes)
+            start = end
+            if start < frame.height or self._waiting.rows == self._group_rows:
+                self._submit(self._next_group())
 
-    def _next_group(self) -> tuple[list[pl.DataFrame], int]:
-        """The rows of the next row group, and how many come before them."""
-        group: list[pl.DataFrame] = []
-        rows = missing = min(self._group_rows, self._waiting_rows)
-        self._waiting_rows -= missing
-        while missing:
-            frame = self._waiting.pop(0)
-            if frame.height > missing:
-                self._waiting.insert(0, frame.slice(missing))
-                frame = frame.slice(0, missing)
-            group.append(frame)
-            missing -= frame.height
-        if not self._submitted_rows:
-            self._options |= self._encodings(group, rows)
-        self._submitted_rows += rows
-        return group, self._submitted_rows - rows
+    def _end_of_group(self, ends: np.ndarray, start: int) -> int:
+        """Where the rows end that go into the row group that waits; with them it has one row or more.
 
-    def _encodings(self, group: list[pl.DataFrame], rows: int) -> dict[str, Any]:
-        sample = self._table(pl.concat(group, rechunk=True).head(sample_rows(rows)))
+        Args:
+            ends: how many bytes the rows of a frame take together with those before them.
+            start: which of them comes next.
+        """
+        taken = (int(ends[start - 1]) if start else 0) - self._waiting.size_bytes
+        by_bytes = int(np.searchsorted(ends, taken + ROW_GROUP_BYTES, side="right"))
+        return min(
+            start + self._group_rows - self._waiting.rows, max(by_bytes, start if self._waiting.rows else start + 1)
+        )
+
+    def _next_group(self) -> _Group:
+        """The rows that wait, which are a row group; the next one begins behind them."""
+        group = self._waiting
+        if not group.first:
+            self._options |= self._encodings(group)
+        self._waiting = _Group([], first=group.first + group.rows)
+        return group
+
+    def _encodings(self, group: _Group) -> dict[str, Any]:
+        sample = self._table(group.head(sample_rows(group.rows)))
         return encoding_options(choose_encodings(sample, int96=frozenset(self._columns.int96), split=self._split))
 
-    def _encoded(self, group: list[pl.DataFrame], first: int) -> tuple[Piece, FileDigest]:
+    def _submit(self, group: _Group) -> None:
+        size_bytes = group.size_bytes
+        self._make_room(size_bytes)
+        self._coming.append((size_bytes, self._encoders.submit(self._encoded, group)))
+
+    def _encoded(self, group: _Group) -> tuple[Piece, FileDigest]:
         """A row group, encoded, and its digest as it is read back from the same bytes."""
         # One chunk a column: the encoder ends pages at chunk boundaries, which would show the windows in the bytes.
-        table = self._table(pl.concat(group, rechunk=True))
-        group.clear()  # the windows from which it was cut; who called holds the list
+        table = self._table(pl.concat(group.frames, rechunk=True))
+        group.frames.clear()  # the windows from which it was cut; who called holds the list
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, self._schema, **self._options) as writer:
             writer.write_table(table, row_group_size=self._group_rows)
@@ -157,14 +215,21 @@ class SortedFileWriter:
         # Its checksum is taken first: bytes that still have it are those that were read back.
         piece = take_apart(memoryview(content), pq.read_metadata(pa.BufferReader(content)))
         where, constants = str(self._path), self._columns.constants
-        return piece, digest_group(content, where, self._order, constants=constants, first=first)
+        batch_rows = max(1, _READ_BACK_BYTES * group.rows // max(1, group.size_bytes))
+        return piece, digest_group(
+            content, where, self._order, constants=constants, first=group.first, batch_rows=batch_rows
+        )
 
-    def _make_room(self) -> None:
-        while len(self._coming) >= self._threads:
+    def _make_room(self, size_bytes: int) -> None:
+        """Write what was encoded until so much more may be."""
+        while self._coming and (
+            len(self._coming) >= self._threads or sum(size for size, _ in self._coming) + size_bytes > self._most_bytes
+        ):
             self._write_next()
 
     def _write_next(self) -> None:
-        self._write(*self._coming.popleft().result())
+        _, coming = self._coming.popleft()
+        self._write(*coming.result())
 
     def _write(self, piece: Piece, digest: FileDigest) -> None:
         self._pieces.append(self._stitcher.append(piece))
@@ -182,9 +247,9 @@ class SortedFileWriter:
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _finish(self) -> None:
-        self._make_room()
+        self._make_room(self._waiting.size_bytes)
         # The last one here, where it is waited for anyway: for a file of one row group no thread is started.
-        last = [self._encoded(*self._next_group())] if self._waiting_rows else []
+        last = [self._encoded(self._next_group())] if self._waiting.rows else []
         while self._coming:
             self._write_next()
         for piece, digest in last:
@@ -216,7 +281,7 @@ class SortedFileWriter:
         with self._held:
             if error is None:
                 self._finish()
-            for coming in self._coming:
+            for _, coming in self._coming:
                 coming.cancel()
 
 

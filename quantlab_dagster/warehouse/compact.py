@@ -62,8 +62,8 @@ INPUTS_METADATA = "quantlab.inputs"
 """Key in an output's own metadata: a JSON object of its inputs' names and ETags."""
 
 ROW_GROUP_ROWS = 131_072
-"""Rows per row group: half of the usual number, because rows of events are wide, and an engine that looks for a few
-minutes of an hour reads less. The file is no larger (benchmarks/README.md)."""
+"""Rows per row group, at most: half of the usual number, because rows of events are wide, and an engine that looks for
+a few minutes of an hour reads less. The file is no larger (benchmarks/README.md)."""
 
 _HOURS_AT_ONCE = 8
 _SMALL_BYTES = 8 << 20
