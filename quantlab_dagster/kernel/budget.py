@@ -60,15 +60,25 @@ def release_memory(survey: Survey) -> None:
 
 
 def row_bytes(survey: Survey) -> int:
-    """Decoded bytes of a row's varying columns, measured on the parts with the largest rows."""
+    """Decoded bytes of a row's varying columns, measured on the parts with the largest rows.
+
+    Parts of very few rows count by their share of all rows: one odd row must not shrink every window, and many that are
+    wide must not be overlooked.
+    """
     filled = np.flatnonzero(survey.rows)
     if not filled.size:
         return 1
-    # Parts of very few rows are left out: one odd row must not shrink every window.
-    usual = filled[survey.rows[filled] * 2 >= np.median(survey.rows[filled])]
-    density = np.array([survey.parts[i].size_bytes for i in usual]) / survey.rows[usual]
-    densest = usual[np.argsort(-density, kind="stable")[:3]]
-    longest = usual[np.argmax(survey.rows[usual])]
+    usual = survey.rows[filled] * 2 >= np.median(survey.rows[filled])
+    few = filled[~usual]
+    rows = int(survey.rows[few].sum())
+    least, total = _most_row_bytes(survey, filled[usual]), survey.total_rows
+    return least if not rows else max(least, (least * (total - rows) + _most_row_bytes(survey, few) * rows) // total)
+
+
+def _most_row_bytes(survey: Survey, indices: np.ndarray) -> int:
+    density = np.array([survey.parts[i].size_bytes for i in indices]) / survey.rows[indices]
+    densest = indices[np.argsort(-density, kind="stable")[:3]]
+    longest = indices[np.argmax(survey.rows[indices])]
     return max(_measured_row_bytes(survey, index) for index in {*densest.tolist(), int(longest)})
 
 

@@ -202,14 +202,19 @@ class Surveyor:
                     self._scan_pending()
                 self._parts.append(readable(part, footer.layout))
                 self._part_footers.append(footer)
-                self._pending += footer.rows / self._most_rows(footer)
+                self._pending += max(
+                    footer.rows / self._most_rows(footer), footer.uncompressed_bytes / max(1, self._share_bytes())
+                )
                 if self._pending >= 1:
                     self._scan_pending()
 
     def _most_rows(self, footer: Footer) -> int:
         """So many rows like those of a part are a run."""
-        share = self.budget_bytes // (_SCANNED_SHARE * max(2, self.threads))
-        return min(_ROWS_PER_SCAN, max(1, share // max(1, footer.row_bytes)))
+        return min(_ROWS_PER_SCAN, max(1, self._share_bytes() // max(1, footer.row_bytes)))
+
+    def _share_bytes(self) -> int:
+        """What a run may take, if all its columns have to be looked at."""
+        return self.budget_bytes // (_SCANNED_SHARE * max(2, self.threads))
 
     def _is_large(self, run: _Run) -> bool:
         """Whether it is one part, of so many rows that it is read in slices."""

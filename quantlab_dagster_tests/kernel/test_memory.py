@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from quantlab_dagster.kernel.budget import row_bytes
 from quantlab_dagster.kernel.frames import read_parts
 from quantlab_dagster.kernel.sizes import row_sizes
 from quantlab_dagster.kernel.spread import SpreadWindows
@@ -228,3 +229,27 @@ def test_wide_row_groups_are_encoded_one_after_the_other(tmp_path: Path, monkeyp
     assert most == 1
     compact(text_parts(100), tmp_path, budget_bytes=512 << 20, threads=4)
     assert most > 1
+
+
+# ---- parts of few rows that are wide ---------------------------------------------------------------------------------
+
+
+def narrow_and_wide_parts(parts: int) -> list[Part]:
+    """Parts of many narrow rows, and as many of few rows of long texts."""
+    narrow = pa.table({"ts_event": range(1_100), "text": ["x"] * 1_100})
+    wide = pa.table({"ts_event": range(20), "text": [f"{at}" * 10_000 for at in range(20)]})
+    return [part_of(f"{at:02}", wide if at % 2 else narrow) for at in range(2 * parts)]
+
+
+def test_wide_rows_of_parts_of_few_rows_count_by_their_share() -> None:
+    decoded = 10 * 20 * 15_000  # at least
+    assert row_bytes(survey_of(narrow_and_wide_parts(10))) > decoded / (10 * 1_120)
+
+
+def test_a_text_that_seems_to_be_a_label_is_not_scanned_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned = watched(monkeypatch, "_order_frame")
+    budget_bytes = 4 << 20
+    surveyor = Surveyor(Order(), budget_bytes=budget_bytes, total_bytes=1 << 60)
+    surveyor.add(narrow_and_wide_parts(10))
+    assert not surveyor.finish().columns.constants
+    assert max(frame.estimated_size() for frame in scanned) < budget_bytes // 4
