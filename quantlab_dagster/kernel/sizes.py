@@ -27,6 +27,7 @@ def row_sizes(frame: pl.DataFrame) -> Int64Array:
 
 def _sizes(values: pl.Series) -> Int64Array | int:
     """Of each value, or of all if they have one width."""
+    values = values.alias("values")  # Polars takes some names for patterns
     dtype = values.dtype
     if dtype == pl.String:
         return _OFFSET_BYTES + _filled(values.str.len_bytes())
