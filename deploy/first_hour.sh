@@ -69,6 +69,7 @@ expect 1 quantlab status
 test ! -e "$QUANTLAB_COMPACT_URL/compacted/_state.json"
 
 step "one day, one hour, proved"
+quantlab state seed --last-compacted "$(date -u -d "$day -1 day" +%F)"  # else the lake begins with yesterday
 quantlab compact --date "$day"
 quantlab verify --date "$day"
 quantlab warehouse compact

@@ -133,6 +133,7 @@ def run(directory: Path, recorders: Recorders) -> None:
         )
 
     for code, command in (
+        (0, ["state", "seed", "--last-compacted", "2026-01-07"]),
         (0, ["compact", "--date", "2026-01-08"]),
         (0, ["compact", "--date", "2026-01-08", "--overwrite"]),
         (0, ["verify", "--date", "2026-01-08"]),
