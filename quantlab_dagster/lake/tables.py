@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
-from quantlab_dagster.errors import StoreError
+from quantlab_dagster.errors import AccessDenied
 
 if TYPE_CHECKING:
     from quantlab_dagster.lake.store.base import Store
@@ -37,13 +37,16 @@ async def table_above(store: Store) -> tuple[str, str] | None:
 
     Args:
         store: the lake.
+
+    Raises:
+        StoreError: a listing failed for another reason: then nobody knows.
     """
 
     async def one(level: int, name: str) -> tuple[str, str] | None:
         kind, sign = SURELY[name]
         try:
             where, found = await store.peek_above(level, name)
-        except StoreError:
+        except AccessDenied:
             return None
         return (where, kind) if any(map(sign.fullmatch, found)) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import shutil
 from asyncio import run
@@ -279,6 +280,23 @@ def test_what_may_not_be_looked_at_above_a_lake_says_nothing(tmp_path: Path, mon
 
     monkeypatch.setattr(lake, "_find_above", denied)
     assert run(find_apps(lake)).items == ()
+
+
+@pytest.mark.guards("table-above")
+def test_an_outage_above_a_lake_is_not_taken_for_there_being_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a table would be compacted in the one run in which its log could not be listed."""
+    lake = local_store(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "made up")
+
+    monkeypatch.setattr(lake, "_find_above", broken)
+    with pytest.raises(StoreError):
+        run(find_apps(lake))
+    monkeypatch.undo()
+    assert run(find_apps(lake)).items == (), "it is asked again"
 
 
 @pytest.mark.guards("table-compacted")

@@ -239,8 +239,7 @@ def test_a_quarantine_is_lifted_when_its_part_is_gone_and_nothing_is_to_be_built
     ended = [(item.symbol_day.symbol, item.action, item.status, item.rows) for item in outcome.outcomes]
     expected = [("adausdt", Action.UP_TO_DATE, Status.SUCCESS, 600), ("xrpusdt", Action.LIFT, Status.NO_FILES, 0)]
     # On a store without directories nobody knows of a symbol without objects: it is to be named.
-    assert ended[:1] == expected[:1]
-    assert ended[1:] in ([], expected[1:])
+    assert ended == expected or (lakes.rig.name != "local" and ended == expected[:1])
     [named] = lakes.run(symbols=["xrpusdt"]).outcomes
     assert named.status is Status.NO_FILES
     assert lakes.compact_keys() == {key: etag for key, etag in published.items() if "xrpusdt" not in key}

@@ -158,6 +158,9 @@ def of_junk(names: str, part: str | None = "x", source_files: int = 4) -> Quaran
     )
 
 
+OF_ITS_DAY = of_junk("abcx", None).model_copy(update={"day_quality": "BAD"})
+
+
 @pytest.mark.parametrize(
     ("listed", "published", "requested", "action", "reason"),
     [
@@ -171,6 +174,7 @@ def of_junk(names: str, part: str | None = "x", source_files: int = 4) -> Quaran
         ("ab", replace(OURS, quarantine=of_junk("abcx")), PLAIN, Action.QUARANTINED, "bad; and 1 raw parts that were"),
         ("ab", replace(OURS, quarantine=of_junk("abcx")), SHRINK, Action.BUILD, "raw parts arrived"),
         ("", replace(OURS, quarantine=of_junk("abcx")), PLAIN, Action.QUARANTINED, "bad; and 3 raw parts that were"),
+        ("ab", replace(OURS, quarantine=OF_ITS_DAY), PLAIN, Action.KEEP, "1 raw parts that were read are gone"),
         ("", replace(OURS, quarantine=of_junk("abcx")), SHRINK, Action.LIFT, "gone, which is allowed"),
         ("", Published(quarantine=of_junk("x", source_files=1)), PLAIN, Action.LIFT, "its only raw part is gone"),
         ("", Published(quarantine=of_junk("ax")), PLAIN, Action.QUARANTINED, "bad; its raw parts are gone"),

@@ -227,6 +227,29 @@ def test_ids_with_too_many_holes_take_no_more_memory(monkeypatch: pytest.MonkeyP
     assert (known.missing, known.holes) == (498, 499)
     assert known.add(np.array([997])) == 1
     assert (known.missing, known.holes) == (497, 498)
+    assert known.add(np.array([1_000, 1_002])) == 2
+    assert known._starts.size == 10
+
+
+@pytest.mark.parametrize("stray", [[], [0]])
+def test_one_row_far_off_keeps_no_time_from_being_judged(stray: list[int]) -> None:
+    times = [*stray, *((MIDNIGHT + second) * 1_000 for second in range(10))]
+    frame = pl.DataFrame({"ts_event": times, "ts_recv": [time - 5_000 for time in times]})
+    observer = observer_of(SymbolDay("b", "bbo", "x", DAY), "ts_event", (times[0], times[-1]))
+    sums = observer.begin({})
+    sums.see(frame, frame.hash_rows())
+    said = checks_of(observer, sums.result())
+    assert (said["gaps"]["number"], said["rows_received_early"]["rows"]) == (1, len(times))
+    assert said["rows_of_neighbouring_days"] == {"before": len(stray), "after": 0}
+    assert "times_not_judged" not in said["findings"]
+
+
+def test_that_no_time_was_judged_is_a_finding() -> None:
+    observer = observer_of(SymbolDay("b", "bbo", "x", DAY), "ts_event", (3, 9))
+    assert (
+        "in no usual unit do they lie near 2026-01-08" in checks_of(observer, Seen(2))["findings"]["times_not_judged"]
+    )
+    assert "times_not_judged" not in checks_of(observer, Seen(0))["findings"]
 
 
 def test_ids_that_go_back_are_counted_alike_wherever_the_windows_end() -> None:
